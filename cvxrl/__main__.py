@@ -1,0 +1,5 @@
+"""`python -m cvxrl`."""
+
+from cvxrl.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The shared training engine: prompts, rollouts, rewards, advantages, objective, optimizer step."""

@@ -1,0 +1,116 @@
+"""What a recipe is going to do, in numbers, before anything heavy is loaded (no torch here)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvxrl.policy.locate import locate
+from cvxrl.recipe.schema import Recipe, ScratchSpec
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+# fp32 copies of a micro-batch's [tokens, V] logits that are alive at once: logits, their log-softmax, the target's,
+# and the gradients flowing back through the last two.
+_LOGIT_COPIES = 5
+# Activations per token and layer in units of hidden_size: attention and gated feed-forward inputs kept for backward.
+_ACTIVATION_FACTOR = 34
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Numbers that `--dry-run` prints.
+
+    Attributes:
+        equation: per-token loss of the objective.
+        reduction: how token losses become one number.
+        sequences: sequences per step.
+        max_tokens: most response tokens per step.
+        optimizer_steps: optimizer steps in the whole run.
+        parameters: number of parameters, or None if the configuration is not at hand.
+        memory_bytes: estimated peak of parameters, optimizer state, activations and logits, or None.
+    """
+
+    equation: str
+    reduction: str
+    sequences: int
+    max_tokens: int
+    optimizer_steps: int
+    parameters: int | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class _Shape:
+    parameters: int
+    hidden: int
+    layers: int
+    vocab: int
+
+
+def describe(recipe: Recipe) -> Plan:
+    """Plan of a run.
+
+    Raises:
+        UserError: the policy's files do not exist.
+    """
+    sequences = recipe.sequences_per_step
+    shape = _shape(recipe)
+    return Plan(
+        equation=recipe.objective.equation,
+        reduction=recipe.reduction,
+        sequences=sequences,
+        max_tokens=sequences * recipe.rollout.max_new_tokens,
+        optimizer_steps=recipe.train.steps * recipe.train.inner_epochs * recipe.train.minibatches,
+        parameters=shape.parameters if shape else None,
+        memory_bytes=_memory(recipe, shape) if shape else None,
+    )
+
+
+def _memory(recipe: Recipe, shape: _Shape) -> int:
+    """Parameters, gradients and Adam's two moments, plus one micro-batch of activations and logits."""
+    state = shape.parameters * _BYTES[recipe.model.dtype] * 4
+    rows = min(recipe.train.micro_batch or recipe.sequences_per_step, recipe.sequences_per_step)
+    tokens = rows * recipe.rollout.max_new_tokens
+    logits = _LOGIT_COPIES * tokens * shape.vocab * 4
+    activations = _ACTIVATION_FACTOR * tokens * shape.hidden * shape.layers * 4
+    return state + logits + activations
+
+
+def _shape(recipe: Recipe) -> _Shape | None:
+    scratch = recipe.model.scratch
+    if scratch is not None:
+        return _scratch_shape(scratch)
+    location = locate(recipe.model)
+    config = Path(location.path) / "config.json"
+    if not location.is_local or not config.is_file():
+        return None
+    raw = json.loads(config.read_text(encoding="utf-8"))
+    hidden, layers, vocab = (raw.get(key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    if not all(isinstance(value, int) for value in (hidden, layers, vocab)):
+        return None
+    parameters = sum(_safetensors_parameters(file) for file in Path(location.path).glob("*.safetensors"))
+    return _Shape(parameters, hidden, layers, vocab) if parameters else None
+
+
+def _scratch_shape(spec: ScratchSpec) -> _Shape:
+    """Parameters of a Qwen3 decoder with tied embeddings."""
+    vocab = len(set(spec.alphabet)) + 2
+    attention = spec.hidden_size * spec.head_dim * (2 * spec.heads + 2 * spec.kv_heads) + 2 * spec.head_dim
+    per_layer = attention + 3 * spec.hidden_size * spec.intermediate_size + 2 * spec.hidden_size
+    parameters = vocab * spec.hidden_size + spec.layers * per_layer + spec.hidden_size
+    return _Shape(parameters, spec.hidden_size, spec.layers, vocab)
+
+
+def _safetensors_parameters(file: Path) -> int:
+    """Number of stored values, read from the file's header alone."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    count = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            size = 1
+            for dim in entry["shape"]:
+                size *= dim
+            count += size
+    return count

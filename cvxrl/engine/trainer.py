@@ -1,0 +1,144 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cvxrl.engine.divergence import DivergedError
+from cvxrl.engine.evaluate import Evaluation, evaluate
+from cvxrl.engine.experience import Collector, DemonstrationCollector, Experience, RolloutCollector
+from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.signals import StopRequest
+from cvxrl.engine.state import Position
+from cvxrl.engine.update import Updater
+from cvxrl.policy.load import load_policy, pick_device
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.schema import Recipe
+from cvxrl.tasks import Grader, Task, load_grader, load_task
+
+Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop tells the outside world; it writes and prints nothing itself."""
+
+    record: Callable[[Record], None]
+    evaluation: Callable[[int, Evaluation], None]
+    checkpoint: Callable[[Position], None]
+
+
+@dataclass
+class Trainer:
+    """A policy, its task and its optimizer, ready to run.
+
+    `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
+    """
+
+    recipe: Recipe
+    policy: Policy
+    task: Task
+    grader: Grader
+    collector: Collector
+    optimizer: torch.optim.Optimizer
+    updater: Updater
+    position: Position
+
+    @classmethod
+    def build(cls, recipe: Recipe) -> Trainer:
+        """Load task, grader and policy, and try the first prompts.
+
+        Raises:
+            UserError: anything the recipe names cannot be had, or the prompts do not fit the policy.
+        """
+        device = pick_device(recipe.train.device)
+        task = load_task(recipe.task, recipe.seed)
+        grader = load_grader(recipe.task)
+        policy = load_policy(recipe.model, device, recipe.seed)
+        optimizer = build_optimizer(policy.model, recipe.optim)
+        collector: Collector = (
+            DemonstrationCollector(recipe, policy, task)
+            if recipe.supervised
+            else RolloutCollector(recipe, policy, task, grader)
+        )
+        collector.check()
+        updater = Updater(recipe, policy, optimizer)
+        return cls(recipe, policy, task, grader, collector, optimizer, updater, Position())
+
+    def run(self, hooks: Hooks, stop: StopRequest) -> bool:
+        """Train from the current position to the last step.
+
+        Args:
+            hooks: receives a record per step, evaluations, and checkpoint moments.
+            stop: asked after every step.
+
+        Returns:
+            True when all steps are done, False when stopped on request (a checkpoint has been taken).
+
+        Raises:
+            DivergedError: a loss, gradient or parameter is not finite.
+        """
+        if self.position.step == 0 and self.recipe.eval.every:
+            hooks.record({"step": 0, **self._evaluate(0, hooks)})
+        for step in range(self.position.step + 1, self.recipe.train.steps + 1):
+            record = self._step(step)
+            if self._due(self.recipe.eval.every, step):
+                record |= self._evaluate(step, hooks)
+            hooks.record(record)
+            if stop.requested and step < self.recipe.train.steps:
+                hooks.checkpoint(self.position)
+                return False
+            if self.recipe.checkpoint.every and step % self.recipe.checkpoint.every == 0:
+                hooks.checkpoint(self.position)
+        return True
+
+    def _step(self, step: int) -> Record:
+        """Collect, check, update, measure: one outer step."""
+        start = time.perf_counter()
+        experience = self.collector.collect(step)
+        collected = time.perf_counter()
+        record: Record = {"step": step, **experience.metrics}
+        if step == 1 and experience.logprobs is not None:
+            record["check/ratio_deviation"] = self._check_ratio(experience)
+        record |= self.updater.update(experience, step)
+        record |= self.updater.policy_shift(experience, self.recipe.logging.kl_sequences)
+        seconds = time.perf_counter() - start
+        tokens = sum(map(len, experience.responses))
+        self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
+        return record | {
+            "tokens/total": self.position.tokens,
+            "time/step_s": seconds,
+            "time/collect_s": collected - start,
+            "time/tokens_per_s": tokens / seconds,
+            "time/total_s": self.position.seconds,
+        }
+
+    def _check_ratio(self, experience: Experience) -> float:
+        """Sampler and trainer must agree on the probabilities before any update, or every ratio is wrong."""
+        deviation = self.updater.ratio_deviation(experience)
+        fp32 = self.recipe.train.precision == "fp32" and self.recipe.model.dtype == "float32"
+        limit = self.recipe.train.ratio_tolerance or (1e-5 if fp32 else float("inf"))
+        if not deviation <= limit:
+            raise DivergedError(
+                "on-policy ratio", f"differs from 1 by {deviation:.2e}, more than train.ratio_tolerance {limit:.0e}"
+            )
+        return deviation
+
+    def _evaluate(self, step: int, hooks: Hooks) -> Record:
+        start = time.perf_counter()
+        result = evaluate(self.recipe, self.policy, self.task, self.grader)
+        hooks.evaluation(step, result)
+        return {
+            "eval/accuracy": result.accuracy,
+            "eval/stderr": result.standard_error,
+            "eval/truncated": result.truncated,
+            "eval/grader_errors": result.errors,
+            "time/eval_s": time.perf_counter() - start,
+        }
+
+    def _due(self, every: int, step: int) -> bool:
+        return bool(every) and (step % every == 0 or step == self.recipe.train.steps)

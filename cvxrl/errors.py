@@ -1,0 +1,37 @@
+"""Errors that a user can cause: one sentence that says what is wrong and one that says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in what the user gave us.
+
+    Attributes:
+        message: what is wrong, in one line.
+        key: dotted recipe key or command-line option that holds the mistake, if any.
+        file: file that holds the mistake, if any.
+        remedy: what to do about it, in one line.
+    """
+
+    message: str
+    key: str = ""
+    file: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Render as ``file: key: message (remedy)``, leaving out what is empty."""
+        where = ": ".join(part for part in (self.file, self.key) if part)
+        text = f"{where}: {self.message}" if where else self.message
+        return f"{text}\n    -> {self.remedy}" if self.remedy else text
+
+
+class UserError(Exception):
+    """The user's input cannot be used; exit code 2. Carries every mistake found, not only the first."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        """Collect one or more problems; a plain string is a problem without file or key."""
+        self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
+        super().__init__("\n".join(str(p) for p in self.problems))

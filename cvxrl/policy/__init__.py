@@ -1,0 +1,1 @@
+"""The policy: loading it, its logits, and saving it as a plain Hugging Face directory."""

@@ -1,0 +1,83 @@
+"""Load a policy and its tokenizer, or say what is wrong with the path."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.policy.locate import Location, locate
+from cvxrl.policy.model import Policy
+from cvxrl.policy.scratch import build_model, build_tokenizer
+from cvxrl.recipe.schema import ModelSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Device for `train.device`; asking for CUDA where there is none is the user's error."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(Problem("no CUDA device is available", "train.device", remedy="set it to auto or cpu"))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
+    """Load or initialise the policy that a recipe names.
+
+    Args:
+        spec: recipe section `model`.
+        device: where the parameters go.
+        seed: seed of the initial weights of a scratch policy.
+
+    Raises:
+        UserError: the files are missing, unreachable or not a causal language model.
+    """
+    if spec.scratch is not None:
+        tokenizer: PreTrainedTokenizerBase = build_tokenizer(spec.scratch.alphabet, spec.scratch.context)
+        model: PreTrainedModel = build_model(spec.scratch, tokenizer, seed)
+    else:
+        location = locate(spec)
+        if location.gguf_file is not None and importlib.util.find_spec("gguf") is None:
+            raise UserError(
+                Problem(
+                    "reading a GGUF file needs the package `gguf`", "model.path", remedy='pip install "cvxrl[gguf]"'
+                )
+            )
+        tokenizer, model = _from_pretrained(spec, location)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Policy(model.to(device=device, dtype=DTYPES[spec.dtype]), tokenizer)
+
+
+def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    options = {
+        "gguf_file": location.gguf_file,
+        "revision": spec.revision or "main",
+        "trust_remote_code": spec.trust_remote_code,
+        "local_files_only": location.is_local,
+    }
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location.path, **options)
+        # Pickled weights can run code when read, so only safetensors (and GGUF) are accepted.
+        options["use_safetensors"] = None if location.gguf_file else True
+        model = AutoModelForCausalLM.from_pretrained(location.path, dtype=DTYPES[spec.dtype], **options)
+    except (OSError, ValueError) as error:
+        raise UserError(_load_problem(location, error)) from error
+    return tokenizer, model
+
+
+def _load_problem(location: Location, error: Exception) -> Problem:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if location.is_local:
+        remedy = "the directory must hold config.json, tokenizer files and model.safetensors"
+        return Problem(f"cannot load `{Path(location.path).name}`: {reason}", "model.path", remedy=remedy)
+    return Problem(
+        f"cannot load `{location.path}` from the Hugging Face Hub: {reason}",
+        "model.path",
+        remedy="check the name and the network, or give a local directory; HF_HUB_OFFLINE=1 forbids downloads",
+    )

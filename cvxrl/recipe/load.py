@@ -1,0 +1,119 @@
+"""Load a recipe: every mistake at once, each with its file, key and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.recipe.merge import Layers, read_layers
+from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.sections import section_at, tags_at
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+    """Read, merge and check a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: `key=value` texts, laid over the file in order.
+        seed: laid over everything, if given.
+
+    Raises:
+        UserError: with one problem per mistake.
+    """
+    layers = read_layers(path, overrides)
+    if seed is not None:
+        layers.add({"seed": seed}, "--seed")
+    try:
+        return Recipe.model_validate(layers.values)
+    except ValidationError as error:
+        problems = [p for details in error.errors() for p in _explain(details, layers)]
+        raise UserError(*dict.fromkeys(problems)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """Resolved recipe as YAML; loading it gives a recipe with the same digest."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of the resolved recipe in canonical form."""
+    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def differences(left: Recipe, right: Recipe) -> list[tuple[str, Any, Any]]:
+    """Dotted keys in which two recipes differ, with both values (None where a side lacks the key)."""
+    a, b = dict(_leaves(left.model_dump(mode="json"))), dict(_leaves(right.model_dump(mode="json")))
+    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _explain(details: ErrorDetails, layers: Layers) -> Iterator[Problem]:
+    """Turn one of pydantic's errors into problems in the user's words."""
+    loc = _without_tags(details["loc"], layers.values)
+    key, file = ".".join(loc), layers.origin(loc)
+    kind, message = details["type"], details["msg"]
+    if kind == "extra_forbidden":
+        yield Problem("unknown key", key, file, _suggest(loc[-1], section_at(Recipe, layers.values, loc[:-1])))
+    elif kind == "missing":
+        yield Problem("missing", key, file, f"add `{loc[-1]}`")
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        tags = tags_at(Recipe, layers.values, loc)
+        given = details["input"].get("kind") if isinstance(details["input"], Mapping) else None
+        near = difflib.get_close_matches(str(given), tags, n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        what = "no `kind` given" if given is None else f"unknown kind `{given}`"
+        yield Problem(what, f"{key}.kind", file, f"{hint}choose one of {', '.join(tags)}")
+    elif kind == "value_error":
+        for line in message.removeprefix("Value error, ").splitlines():
+            yield _own_message(line, key, layers, file)
+    elif kind == "string_pattern_mismatch":
+        yield Problem(f"`{details['input']}` has characters that are not allowed", key, file, f"match {message[30:]}")
+    else:
+        given = json.dumps(details["input"], default=str)
+        yield Problem(f"{message[:1].lower()}{message[1:]}, got {given[:80]}", key, file, "give a value of that type")
+
+
+def _own_message(line: str, key: str, layers: Layers, file: str) -> Problem:
+    """Our own validators write `message; remedy`, prefixed by `key: ` where they speak of the whole recipe."""
+    text, _, remedy = line.partition("; ")
+    named, colon, rest = text.partition(": ")
+    if not key and colon and " " not in named:
+        return Problem(rest, named, layers.origin(named.split(".")), remedy)
+    return Problem(text, key, file, remedy or "change the value")
+
+
+def _without_tags(loc: Sequence[str | int], values: Any) -> tuple[str, ...]:
+    """Pydantic inserts a union's tag into the location; drop every part that is a `kind` rather than a key."""
+    parts: list[str] = []
+    for part in loc:
+        if isinstance(values, Mapping) and part not in values and values.get("kind") == part:
+            continue
+        parts.append(str(part))
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return tuple(parts)
+
+
+def _suggest(key: str, section: type[BaseModel] | None) -> str:
+    known = list(section.model_fields) if section else []
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"known keys here: {', '.join(known)}" if known else "remove it"

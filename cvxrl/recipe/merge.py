@@ -1,0 +1,109 @@
+"""Inheritance of recipes: `extends` and `--set` on plain mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.recipe.yaml_file import parse_value, read_mapping
+
+_COMMAND_LINE = "--set"
+
+
+class Layers:
+    """A merged mapping that remembers which file wrote each leaf."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.values: dict[str, Any] = {}
+        self._origin: dict[tuple[str, ...], str] = {}
+
+    def add(self, values: Mapping[str, Any], origin: str) -> None:
+        """Lay ``values`` over what is there; see `merge`."""
+        self.values = merge(self.values, values)
+        self._note(values, (), origin)
+
+    def origin(self, key: Sequence[str]) -> str:
+        """File (or `--set`) that last wrote the key or the nearest section around it."""
+        path = tuple(key)
+        while path:
+            if path in self._origin:
+                return self._origin[path]
+            path = path[:-1]
+        return self._origin.get((), "")
+
+    def _note(self, values: Mapping[str, Any], prefix: tuple[str, ...], origin: str) -> None:
+        self._origin[prefix] = origin
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                self._note(value, (*prefix, str(key)), origin)
+            else:
+                self._origin[(*prefix, str(key))] = origin
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; everything else replaces.
+
+    A mapping that changes its `kind` replaces the inherited one: the fields of another kind would not belong to it.
+    """
+    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
+        return dict(above)
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def read_layers(path: Path, overrides: Sequence[str]) -> Layers:
+    """Merge a recipe file, what it extends, and `--set` overrides.
+
+    Raises:
+        UserError: a file is missing or malformed, `extends` runs in a circle, or an override is not key=value.
+    """
+    layers = Layers()
+    for file, values in _chain(path, ()):
+        layers.add(values, str(file))
+    problems = []
+    for text in overrides:
+        try:
+            layers.add(_override(text), _COMMAND_LINE)
+        except ValueError as error:
+            problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
+    if problems:
+        raise UserError(*problems)
+    return layers
+
+
+def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+    """Files from the most basic to ``path``, each without its `extends`."""
+    resolved = path.resolve()
+    if resolved in above:
+        names = " -> ".join(p.name for p in (*above, resolved))
+        raise UserError(Problem(f"runs in a circle: {names}", "extends", str(path), "remove one of them"))
+    values = read_mapping(path)
+    parents = values.pop("extends", None)
+    names_of = [parents] if isinstance(parents, str) else [] if parents is None else parents
+    if not isinstance(names_of, list) or not all(isinstance(p, str) for p in names_of):
+        raise UserError(Problem("must be a file name or a list of them", "extends", str(path), "extends: base.yaml"))
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for name in names_of:
+        parent = path.parent / name
+        if not parent.is_file():
+            raise UserError(Problem(f"no such file: {parent}", "extends", str(path), "paths are relative to this file"))
+        found += _chain(parent, (*above, resolved))
+    return [*found, (path, values)]
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ValueError(f"`{text}` is not of the form key=value")
+    value: Any = parse_value(raw)
+    for part in reversed(parts):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested

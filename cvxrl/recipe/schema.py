@@ -1,0 +1,195 @@
+"""The recipe: every number that can change a result, in one frozen tree."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from cvxrl.recipe.base import Section
+from cvxrl.recipe.objective import AdvantageSpec, GroupAdvantage, GrpoSpec, ObjectiveSpec
+from cvxrl.recipe.task import TaskSpec
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class ScratchSpec(Section):
+    """A small Qwen3-style decoder with a one-character-per-token tokenizer, initialised at random."""
+
+    alphabet: str = Field(min_length=2, description="Characters of the tokenizer, one token each.")
+    hidden_size: PositiveInt = Field(128, description="Width of the residual stream.")
+    layers: PositiveInt = Field(4, description="Number of decoder layers.")
+    heads: PositiveInt = Field(4, description="Attention heads.")
+    kv_heads: PositiveInt = Field(4, description="Key/value heads.")
+    head_dim: PositiveInt = Field(32, description="Width of an attention head.")
+    intermediate_size: PositiveInt = Field(384, description="Width of the gated feed-forward layer.")
+    context: PositiveInt = Field(128, description="Longest sequence, in tokens.")
+    init_std: PositiveFloat = Field(0.02, description="Standard deviation of the initial weights.")
+
+
+class ModelSpec(Section):
+    """Where the policy comes from: a Hugging Face directory or id, a GGUF file, an installed package, or nothing."""
+
+    path: str | None = Field(
+        None,
+        description="Hugging Face directory or Hub id, or `package:NAME/DIR` for files that an installed package "
+        "ships. A path to a `.gguf` file is read as GGUF.",
+    )
+    revision: str | None = Field(None, description="Hub revision; none means the default branch.")
+    gguf_file: str | None = Field(None, description="Name of a GGUF file inside `path`.")
+    scratch: ScratchSpec | None = Field(None, description="Initialise a new policy instead of loading one.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Data type of the parameters.")
+    trust_remote_code: bool = Field(False, description="Allow the model repository to run its own Python code.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `model.path` (load a policy) and `model.scratch` (start a new one)")
+        return self
+
+
+class RolloutSpec(Section):
+    """How completions are sampled. One step uses `prompts` x `samples` completions."""
+
+    prompts: PositiveInt = Field(32, description="Prompts per step.")
+    samples: PositiveInt = Field(8, description="Completions per prompt (the group).")
+    max_new_tokens: PositiveInt = Field(64, description="Longest completion, in tokens.")
+    temperature: PositiveFloat = Field(
+        1.0, description="Sampling temperature; the trained policy is softmax(z / temperature)."
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass. Training needs 1.0; see docs/method.md.")
+    batch: PositiveInt | None = Field(None, description="Completions decoded at a time; none means all at once.")
+
+
+class OptimSpec(Section):
+    """AdamW with warm-up, a schedule and gradient clipping."""
+
+    kind: Literal["adamw"] = Field("adamw", description="Optimizer.")
+    lr: PositiveFloat = Field(1e-4, description="Peak learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates of the two moments.")
+    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay (matrices only).")
+    warmup_steps: NonNegativeInt = Field(0, description="Steps over which the learning rate rises linearly from 0.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Learning rate after warm-up: constant, or falling to `final_lr_fraction` at the end."
+    )
+    final_lr_fraction: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of lr.")
+    max_grad_norm: PositiveFloat | None = Field(1.0, description="Clip the global gradient norm; none means never.")
+
+    @model_validator(mode="after")
+    def _betas_below_one(self) -> Self:
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError("`betas` must lie in [0, 1)")
+        return self
+
+
+class TrainSpec(Section):
+    """The outer loop: steps, passes over a rollout, and how a step is split to fit memory."""
+
+    steps: PositiveInt = Field(100, description="Rollouts (outer steps).")
+    inner_epochs: PositiveInt = Field(1, description="Passes over each rollout.")
+    minibatches: PositiveInt = Field(
+        1, description="Optimizer steps per pass; each takes an equal share of the rollout."
+    )
+    micro_batch: PositiveInt | None = Field(
+        None, description="Sequences per forward pass; none means all at once. Cannot change the gradient."
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes CUDA if present.")
+    ratio_tolerance: PositiveFloat | None = Field(
+        None,
+        description="Stop at the first step if the on-policy ratio differs from 1 by more than this; none means 1e-5 "
+        "in fp32 and no limit in bf16. The measured number is always logged.",
+    )
+
+
+class EvalSpec(Section):
+    """Accuracy on held-out prompts, sampled."""
+
+    every: NonNegativeInt = Field(20, description="Evaluate every N steps (and before and after training); 0 is never.")
+    prompts: PositiveInt = Field(128, description="Held-out prompts; the same ones at every evaluation.")
+    samples: PositiveInt = Field(4, description="Completions per prompt.")
+    temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass.")
+    seed: NonNegativeInt = Field(0, description="Seed of evaluation sampling, independent of the training seed.")
+
+
+class CheckpointSpec(Section):
+    """When the trainer's state is saved."""
+
+    every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted.")
+    keep: PositiveInt = Field(2, description="Checkpoints kept; older ones are removed.")
+
+
+class LoggingSpec(Section):
+    """What is written besides metrics."""
+
+    samples: NonNegativeInt = Field(4, description="Readable completions stored with every evaluation.")
+    kl_sequences: NonNegativeInt = Field(
+        32, description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never."
+    )
+
+
+class Recipe(Section):
+    """One experiment. `advantage`, `objective` and `reduction` are independent of each other."""
+
+    name: RunName = Field(description="Name of the run directory under the output folder.")
+    seed: NonNegativeInt = Field(0, description="Seed of data order, sampling, minibatches and initial weights.")
+    model: ModelSpec = Field(description="The policy.")
+    task: TaskSpec = Field(description="Prompts and their verifier.")
+    rollout: RolloutSpec = Field(RolloutSpec(), description="Sampling.")
+    advantage: AdvantageSpec = Field(GroupAdvantage(), description="How rewards become advantages.")
+    objective: ObjectiveSpec = Field(GrpoSpec(), description="The per-token loss.")
+    reduction: Literal["token-mean", "sequence-mean", "constant"] = Field(
+        "token-mean",
+        description="How token losses become one number: over all tokens of the optimizer step; per sequence, then "
+        "over sequences; or divided by sequences x max_new_tokens (Dr. GRPO).",
+    )
+    optim: OptimSpec = Field(OptimSpec(), description="Optimizer.")
+    train: TrainSpec = Field(TrainSpec(), description="Training loop.")
+    eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
+    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Checkpoints.")
+    logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the objective learns from demonstrations instead of rollouts."""
+        return "demonstrations" in self.objective.needs
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences that one step trains on: prompts x samples, or prompts demonstrations."""
+        return self.rollout.prompts * (1 if self.supervised else self.rollout.samples)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        problems = list(self._conflicts())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _conflicts(self) -> list[str]:
+        """Say in one line each what two sections disagree about, with the remedy."""
+        found = []
+        rollout, train = self.rollout, self.train
+        if not self.supervised and self.advantage.needs_group and rollout.samples < 2:
+            found.append(
+                f"advantage.kind: `{self.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "
+                "set rollout.samples to 2 or more, or advantage.kind to reward"
+            )
+        if not self.supervised and rollout.top_p != 1.0:
+            found.append(
+                f"rollout.top_p: {rollout.top_p} truncates the sampling distribution, so the ratio to the policy would "
+                "not be 1 on-policy; set rollout.top_p to 1.0 (eval.top_p may be lower)"
+            )
+        if self.sequences_per_step % train.minibatches:
+            found.append(
+                f"train.minibatches: {train.minibatches} does not divide the {self.sequences_per_step} sequences of a "
+                "step; choose a divisor"
+            )
+        if self.optim.warmup_steps >= train.steps * train.inner_epochs * train.minibatches:
+            found.append(
+                f"optim.warmup_steps: {self.optim.warmup_steps} is not below the number of optimizer steps "
+                f"({train.steps * train.inner_epochs * train.minibatches}); shorten the warm-up"
+            )
+        return found

@@ -1,0 +1,284 @@
+"""The task as a recipe section: where prompts come from, how they are put, and how replies are graded."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from cvxrl.recipe.base import Section
+
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
+LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+class ArithmeticSource(Section):
+    """Sums of one-digit numbers, with step-by-step demonstrations of which some steps are wrong."""
+
+    kind: Literal["arithmetic"] = Field("arithmetic", description="Sums of digits, generated.")
+    terms: tuple[int, int] = Field((3, 6), description="Fewest and most digits in a sum (each digit is 0 to 9).")
+    corrupt: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Chance that a step of a demonstration has a wrong result. Used by `sft` only; the "
+        "answer that replies are graded against is always right.",
+    )
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of all prompts that training never sees.")
+
+    @field_validator("terms")
+    @classmethod
+    def _ordered(cls, terms: tuple[int, int]) -> tuple[int, int]:
+        low, high = terms
+        if low < 2 or high < low:
+            raise ValueError(f"needs 2 <= fewest <= most, got [{low}, {high}]")
+        return terms
+
+
+class ReasoningGymSource(Section):
+    """Any data set of the reasoning-gym package."""
+
+    kind: Literal["reasoning-gym"] = Field("reasoning-gym", description="Problems of the package reasoning-gym.")
+    dataset: str = Field(min_length=1, description="Name of the reasoning-gym data set, such as `gcd`.")
+    config: dict[str, Any] = Field({}, description="Options of that data set, as reasoning-gym names them.")
+    size: PositiveInt = Field(
+        10_000,
+        description="Problems are drawn from the first `size` that reasoning-gym generates with seed 0.",
+    )
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of all prompts that training never sees.")
+
+    @field_validator("config")
+    @classmethod
+    def _numbering_is_ours(cls, config: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted({"seed", "size"} & config.keys())
+        if taken:
+            raise ValueError(f"{' and '.join(taken)} cannot be set here: use `seed` and `task.source.size` instead")
+        return config
+
+
+class DatasetSource(Section):
+    """Rows of a local file or of a data set on the Hugging Face Hub."""
+
+    kind: Literal["dataset"] = Field("dataset", description="Rows of a file or of a Hub data set.")
+    path: str = Field(min_length=1, description="A .jsonl, .json or .parquet file, or the id of a data set on the Hub.")
+    config_name: str | None = Field(None, description="Configuration (subset) of a Hub data set.")
+    revision: str | None = Field(None, description="Revision of a Hub data set; none means the default branch.")
+    split: str = Field("train", description="Split to train on (Hub only; a local file is one split).")
+    eval_path: str | None = Field(None, description="Local file with the held-out rows.")
+    eval_split: str | None = Field(None, description="Split of the Hub data set that holds the held-out rows.")
+    held_out: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the prompts held out, chosen by a hash of the prompt; ignored where "
+        "`eval_path` or `eval_split` names the held-out rows. 0 holds out nothing.",
+    )
+    prompt_field: str = Field("prompt", description="Field with the prompt.")
+    answer_field: str = Field("answer", description="Field with the right answer.")
+    answer_pattern: str | None = Field(
+        None,
+        description="Regular expression with one group that picks the answer out of `answer_field` "
+        "(last match), such as `#### (.+)`; none takes the whole field.",
+    )
+    demonstration_field: str | None = Field(None, description="Field with a full reply to imitate (`sft` only).")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `path` names a local file rather than a data set on the Hub."""
+        return self.path.endswith(LOCAL_SUFFIXES)
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        return pattern if pattern is None else check_pattern(pattern)
+
+    @model_validator(mode="after")
+    def _one_kind_of_place(self) -> Self:
+        wrong = []
+        if self.eval_path is not None and self.eval_split is not None:
+            wrong.append("give only one of `eval_path` and `eval_split`")
+        if self.is_file and (self.config_name or self.revision or self.eval_split):
+            wrong.append("`config_name`, `revision` and `eval_split` belong to Hub data sets, but `path` is a file")
+        if self.eval_path is not None and not self.eval_path.endswith(LOCAL_SUFFIXES):
+            wrong.append(f"`eval_path` must end in one of {', '.join(LOCAL_SUFFIXES)}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+class CallableSource(Section):
+    """Examples made by a function of yours."""
+
+    kind: Literal["callable"] = Field("callable", description="Examples returned by a python function.")
+    function: FunctionName = Field(
+        description="`module:function`; called once with `kwargs`, returns a sequence of mappings with "
+        "`prompt` and `answer` (and optionally `demonstration`, `id`, `info`). The working directory is searched too."
+    )
+    kwargs: dict[str, Any] = Field({}, description="Keyword arguments of the function.")
+    held_out: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of the prompts held out, chosen by a hash of the prompt; 0 holds out nothing.",
+    )
+
+
+SourceSpec = Annotated[
+    ArithmeticSource | ReasoningGymSource | DatasetSource | CallableSource, Field(discriminator="kind")
+]
+
+
+class NoExtract(Section):
+    """The whole reply is the answer."""
+
+    kind: Literal["none"] = Field("none", description="The whole reply, stripped of white space at both ends.")
+
+
+class LastIntegerExtract(Section):
+    """The last integer of the reply."""
+
+    kind: Literal["last-integer"] = Field(
+        "last-integer",
+        description="The last integer of the reply, without thousands separators; decimals are skipped.",
+    )
+
+
+class LastNumberExtract(Section):
+    """The last number of the reply, integer or decimal."""
+
+    kind: Literal["last-number"] = Field(
+        "last-number", description="The last integer or decimal of the reply; 72.00 counts as 72."
+    )
+
+
+class BoxedExtract(Section):
+    r"""What the last `\boxed{...}` of the reply holds."""
+
+    kind: Literal["boxed"] = Field(
+        "boxed", description="The content of the last `\\boxed{...}`; one that is never closed is no answer."
+    )
+
+
+class TagExtract(Section):
+    """What the last `<tag>...</tag>` of the reply holds."""
+
+    kind: Literal["tag"] = Field("tag", description="The content of the last complete pair of tags.")
+    tag: str = Field("answer", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="Name of the tag, without brackets.")
+
+
+class RegexExtract(Section):
+    """What a regular expression picks out of the reply."""
+
+    kind: Literal["regex"] = Field("regex", description="The group of the last match of a regular expression.")
+    pattern: str = Field(description="Python regular expression with exactly one group.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _one_group(cls, pattern: str) -> str:
+        return check_pattern(pattern)
+
+
+ExtractSpec = Annotated[
+    NoExtract | LastIntegerExtract | LastNumberExtract | BoxedExtract | TagExtract | RegexExtract,
+    Field(discriminator="kind"),
+]
+
+
+class ExactReward(Section):
+    """String equality with the answer."""
+
+    kind: Literal["exact"] = Field("exact", description="The extracted text equals the answer.")
+    correct: float = Field(1.0, description="Reward of a right reply.")
+    incorrect: float = Field(0.0, description="Reward of a wrong reply.")
+
+
+class WorkerReward(Section):
+    """What rewards share whose grader runs in a process of its own, under limits."""
+
+    correct: float = Field(1.0, description="Reward of a right reply.")
+    incorrect: float = Field(0.0, description="Reward of a wrong reply, and of one that could not be graded.")
+    timeout_s: PositiveFloat = Field(5.0, description="Seconds that grading one reply may take; then it is an error.")
+    memory_mb: PositiveInt = Field(
+        1024, description="Memory that grading may take (Linux), in MiB; then it is an error."
+    )
+
+
+class MathVerifyReward(WorkerReward):
+    """Mathematical equality with the answer, by the package math-verify."""
+
+    kind: Literal["math-verify"] = Field(
+        "math-verify", description="The extracted text equals the answer as mathematics."
+    )
+
+
+class ReasoningGymReward(WorkerReward):
+    """The score that reasoning-gym itself gives, for problems with more than one right answer."""
+
+    kind: Literal["reasoning-gym"] = Field(
+        "reasoning-gym",
+        description="The data set's own score; `correct` if at least `threshold`, else `incorrect`.",
+    )
+    threshold: float = Field(1.0, gt=0, le=1, description="Lowest score that counts as right.")
+
+
+class CallableReward(Section):
+    """A function of yours."""
+
+    kind: Literal["callable"] = Field("callable", description="The number that a python function returns.")
+    function: FunctionName = Field(
+        description="`module:function`; called with `completion`, `answer`, `prompt`, `info`, `extracted` "
+        "and `kwargs`, returns a number or a boolean. The working directory is searched too."
+    )
+    kwargs: dict[str, Any] = Field({}, description="More keyword arguments of the function.")
+    threshold: float = Field(1.0, description="Lowest reward that counts as right in the accuracy.")
+
+
+RewardSpec = Annotated[
+    ExactReward | MathVerifyReward | ReasoningGymReward | CallableReward, Field(discriminator="kind")
+]
+
+
+class TaskSpec(Section):
+    """Prompts and their verifier: source -> template -> (the policy's reply) -> extract -> reward."""
+
+    source: SourceSpec = Field(description="Where prompts and answers come from.")
+    template: Literal["none", "chat", "question-answer", "qwen-math"] = Field(
+        "none",
+        description="How a prompt is put to the policy: as it is; through the tokenizer's chat template; as "
+        "`Question: ... Answer:`; or in the fixed ChatML text that Qwen-Math models were evaluated with.",
+    )
+    system: str | None = Field(None, description="System message (`chat` and `qwen-math` only).")
+    instruction: str = Field("", description="Line added below every prompt, inside the template.")
+    extract: ExtractSpec = Field(NoExtract(), description="What of a reply is graded.")
+    reward: RewardSpec = Field(ExactReward(), description="How it is graded.")
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        wrong = []
+        if self.system is not None and self.template in ("none", "question-answer"):
+            wrong.append(f"`system`: template `{self.template}` has no system message; use chat or qwen-math")
+        if self.reward.kind == "reasoning-gym" and self.source.kind != "reasoning-gym":
+            wrong.append(f"`reward.kind`: reasoning-gym cannot score source `{self.source.kind}`; use another")
+        if not isinstance(self.reward, CallableReward) and self.reward.correct <= self.reward.incorrect:
+            wrong.append("`reward.correct` must be greater than `reward.incorrect`")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+
+def check_pattern(pattern: str) -> str:
+    """Return `pattern` if it compiles and has exactly one group.
+
+    Raises:
+        ValueError: it does not compile, or has another number of groups.
+    """
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(
+            f"`{pattern}` needs exactly one group in parentheses, it has {groups}; (?:...) does not capture"
+        )
+    return pattern

@@ -1,0 +1,1 @@
+"""Everything about the output folder: files, records, provenance, checkpoints."""

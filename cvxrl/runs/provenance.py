@@ -1,0 +1,83 @@
+"""Where a number came from: code, versions, machine. Nothing from the environment, which may hold secrets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel
+
+_PACKAGES = (
+    "cvxrl",
+    "torch",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "pydantic",
+    "math-verify",
+    "reasoning-gym",
+)
+
+
+class Provenance(BaseModel):
+    """Code state, versions and machine of a run.
+
+    Attributes:
+        commit: git commit of the package's checkout, or None outside one.
+        dirty_diff: SHA-256 of the uncommitted changes, or None if there are none.
+        versions: installed versions of python and the packages that matter.
+        machine: processor architecture, core count, operating system and GPU names.
+    """
+
+    commit: str | None
+    dirty_diff: str | None
+    versions: dict[str, str]
+    machine: dict[str, str]
+
+
+def collect_provenance(devices: str) -> Provenance:
+    """Look at the checkout, the installed packages and the machine.
+
+    Args:
+        devices: what the run computes on, e.g. `cpu` or a GPU's name.
+    """
+    commit = _git("rev-parse", "HEAD")
+    diff = _git("diff", "HEAD") if commit else None
+    return Provenance(
+        commit=commit,
+        dirty_diff=hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+        versions={"python": platform.python_version(), **_versions()},
+        machine={
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "cores": str(os.cpu_count()),
+            "device": devices,
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the package's checkout; None where there is no git or no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
