@@ -112,8 +112,8 @@ class CallableSource(Section):
 
     kind: Literal["callable"] = Field("callable", description="Examples returned by a python function.")
     function: FunctionName = Field(
-        description="`module:function`; called once with `kwargs`, returns a sequence of mappings with "
-        "`prompt` and `answer` (and optionally `demonstration`, `id`, `info`). The working directory is searched too."
+        description="`module:function`; called once with `kwargs`, returns a sequence of mappings "
+        "with `prompt`, `answer` and optionally `demonstration`, `id`, `info`. The working directory is searched too."
     )
     kwargs: dict[str, Any] = Field({}, description="Keyword arguments of the function.")
     held_out: float = Field(

@@ -23,6 +23,8 @@ from cvxrl.errors import UserError
 
 # Loading the libraries, not grading; a slow disk must not look like a slow formula.
 _START_S: Final = 120.0
+# Imported, not run as `__main__`: the judges must raise the very NotGradable that the worker catches.
+_START: Final = "from cvxrl.tasks.worker import main; main()"
 
 
 class Verdict(dict[str, Any]):
@@ -87,7 +89,7 @@ class _Worker:
         """Start the process and wait until its libraries are loaded."""
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         self._process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cvxrl.tasks.worker"],
+            [sys.executable, "-P", "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -88,7 +88,3 @@ def _private_stdout() -> TextIO:
 def _write(replies: TextIO, message: dict[str, Any]) -> None:
     replies.write(json.dumps(message) + "\n")
     replies.flush()
-
-
-if __name__ == "__main__":
-    main()

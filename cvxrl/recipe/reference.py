@@ -1,0 +1,85 @@
+"""docs/recipe.md from the schema: `python -m cvxrl.recipe.reference > docs/recipe.md`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.sections import kind_of, section_classes
+
+_HEAD = """# Recipe reference
+
+Generated from the schema by `python -m cvxrl.recipe.reference > docs/recipe.md`; a test keeps it current.
+
+A recipe is a YAML mapping. `extends: other.yaml` (or a list) lays it over other recipes: mappings merge key by key,
+anything else replaces, and a section whose `kind` changes replaces the inherited one whole. `--set section.key=value` is
+laid over the file. Unknown keys are errors.
+"""
+
+
+def reference() -> str:
+    """Whole page."""
+    return _HEAD + "".join(_section(Recipe, "recipe", "")).rstrip() + "\n"
+
+
+def _section(section: type[BaseModel], title: str, prefix: str) -> Iterator[str]:
+    """Heading, docstring and table of a section, then the sections inside it."""
+    yield f"\n## {title}\n\n{_first_paragraph(section)}\n\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|\n"
+    for name, field in section.model_fields.items():
+        cells = (f"`{prefix}{name}`", _type(field.annotation), _default(field), field.description or "")
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    for name, field in section.model_fields.items():
+        for inner in section_classes(field.annotation):
+            tag = kind_of(inner)
+            label = f"{prefix}{name}" + (f": {tag}" if tag else "")
+            yield from _section(inner, label, f"{prefix}{name}.")
+
+
+def _first_paragraph(section: type[BaseModel]) -> str:
+    return " ".join((section.__doc__ or "").split("\n\n")[0].split())
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "empty"
+    if field.default is PydanticUndefined:
+        return "required"
+    if isinstance(field.default, BaseModel):
+        tag = kind_of(type(field.default))
+        return f"`{tag}`" if tag else "as below"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return "none" if value is None else f"`{json.dumps(value)}`"
+
+
+def _type(annotation: Any) -> str:
+    """Short name of a type in the user's words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{a}`" for a in arguments)
+    if origin in (Union, types.UnionType):
+        if all(isinstance(a, type) and issubclass(a, BaseModel) for a in arguments):
+            return "section, by `kind`"
+        return " or ".join("none" if a is type(None) else _type(a) for a in arguments)
+    if origin is tuple:
+        return f"list of {len(arguments)}"
+    if origin in (dict, list):
+        return "mapping" if origin is dict else "list"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    return names.get(annotation, str(annotation))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,51 @@
+"""Small recipes and policies that several tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.schema import Recipe
+from cvxrl.runs.sink import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "rollout.prompts=4",
+    "rollout.samples=4",
+    "rollout.max_new_tokens=24",
+    "train.steps=2",
+    "optim.warmup_steps=0",
+    "eval.every=2",
+    "eval.prompts=4",
+    "eval.samples=2",
+    "checkpoint.every=0",
+)
+
+
+def tiny(name: str, *overrides: str) -> Recipe:
+    """A shipped recipe cut down to two small steps."""
+    return load_recipe(ROOT / "recipes" / f"{name}.yaml", [*TINY, *overrides])
+
+
+class SilentSink:
+    """A sink that only remembers."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, float]] = []
+        self.rows: list[Row] = []
+
+    def start(self, title: str, steps: int, done: int) -> None: ...
+
+    def step(self, record: Any) -> None:
+        self.records.append(dict(record))
+
+    def event(self, text: str) -> None: ...
+
+    def finish(self, status: str, rows: Any) -> None:
+        self.rows = list(rows)
+
+
+def without_times(record: dict[str, float]) -> dict[str, float]:
+    """A record without its timings, which no two runs share."""
+    return {key: value for key, value in record.items() if not key.startswith("time/")}

@@ -1,0 +1,235 @@
+"""The engine: invariances of the gradient, agreement of sampler and trainer, repeatability, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import SilentSink, tiny, without_times
+from torch import Tensor
+
+from cvxrl.engine.experience import Experience
+from cvxrl.engine.session import run_training
+from cvxrl.engine.state import load_state, save_state
+from cvxrl.engine.trainer import Trainer
+from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.sampler import Sampling, draw, nucleus, sample_episodes
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.metrics import read_records
+
+ON_POLICY = ["math_lco_kld", "math_lco_mse", "math_lco_lch", "math_grpo", "math_reinforce"]
+
+
+def gradient(recipe: Recipe, experience: Experience) -> dict[str, Tensor]:
+    """Accumulated gradient of one optimizer step, before clipping."""
+    trainer = Trainer.build(recipe)
+    seen: dict[str, Tensor] = {}
+
+    def look(*_: object) -> None:
+        for name, parameter in trainer.policy.model.named_parameters():
+            assert parameter.grad is not None
+            seen[name] = parameter.grad.detach().clone()
+
+    trainer.optimizer.register_step_pre_hook(look)
+    trainer.updater.update(experience, 1)
+    return seen
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    scale = max(float(g.abs().max()) for g in a.values())
+    return max(float((a[k] - b[k]).abs().max()) for k in a) / scale
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize("reduction", ["token-mean", "sequence-mean", "constant"])
+def test_micro_batch_split_leaves_the_gradient_alone(name: str, reduction: str) -> None:
+    whole = tiny(name, f"reduction={reduction}", "optim.max_grad_norm=null")
+    experience = Trainer.build(whole).collector.collect(1)
+    reference = gradient(whole, experience)
+    assert max(float(g.abs().max()) for g in reference.values()) > 0
+    for size in (1, 3, 5):
+        split = tiny(name, f"reduction={reduction}", "optim.max_grad_norm=null", f"train.micro_batch={size}")
+        assert largest_difference(reference, gradient(split, experience)) < 2e-5
+
+
+def test_a_per_micro_batch_mean_would_change_the_gradient() -> None:
+    """Negative control of the test above: lengths differ, so averaging per micro-batch is not the same."""
+    recipe = tiny("math_reinforce", "optim.max_grad_norm=null")
+    experience = Trainer.build(recipe).collector.collect(1)
+    assert len(set(map(len, experience.responses))) > 1
+    half = len(experience.responses) // 2
+    assert experience.advantages_S is not None and experience.logprobs is not None
+    parts = [
+        replace(
+            experience,
+            prompts=experience.prompts[s],
+            responses=experience.responses[s],
+            advantages_S=experience.advantages_S[s],
+            logprobs=experience.logprobs[s],
+        )
+        for s in (slice(None, half), slice(half, None))
+    ]
+    first, second = (gradient(recipe, part) for part in parts)
+    mean = {k: (first[k] + second[k]) / 2 for k in first}
+    assert largest_difference(gradient(recipe, experience), mean) > 1e-3
+
+
+def test_padding_cannot_reach_a_response_token() -> None:
+    trainer = Trainer.build(tiny("math_grpo"))
+    experience = trainer.collector.collect(1)
+    together = trainer.policy.response_logits(experience.prompts, experience.responses)
+    alone = torch.cat(
+        [
+            trainer.policy.response_logits([p], [r])
+            for p, r in zip(experience.prompts, experience.responses, strict=True)
+        ]
+    )
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_on_policy_ratio_is_one_at_every_temperature(temperature: float) -> None:
+    trainer = Trainer.build(tiny("math_grpo", f"rollout.temperature={temperature}"))
+    experience = trainer.collector.collect(1)
+    assert 0 <= trainer.updater.ratio_deviation(experience) < 1e-5
+
+
+def test_ratio_check_sees_a_policy_that_moved() -> None:
+    trainer = Trainer.build(tiny("math_grpo"))
+    experience = trainer.collector.collect(1)
+    with torch.no_grad():
+        next(trainer.policy.model.parameters()).mul_(1.01)
+    assert trainer.updater.ratio_deviation(experience) > 1e-4
+
+
+def test_sampler_is_independent_of_batching() -> None:
+    trainer = Trainer.build(tiny("math_grpo"))
+    prompts = trainer.policy.encode(["1+2?", "3+4+5+6?", "9+9+9?"])
+    sampling = Sampling(max_new_tokens=24, temperature=1.0)
+    together = sample_episodes(trainer.policy, prompts, 2, sampling, torch.Generator().manual_seed(3))
+    again = sample_episodes(trainer.policy, prompts, 2, sampling, torch.Generator().manual_seed(3))
+    other = sample_episodes(trainer.policy, prompts, 2, sampling, torch.Generator().manual_seed(4))
+    assert [e.response_ids for e in together] == [e.response_ids for e in again]
+    assert [e.response_ids for e in together] != [e.response_ids for e in other]
+    greedy = Sampling(max_new_tokens=24, temperature=0.0)
+    whole = sample_episodes(trainer.policy, prompts, 1, greedy, torch.Generator())
+    single = [sample_episodes(trainer.policy, [p], 1, greedy, torch.Generator())[0] for p in prompts]
+    assert [e.response_ids for e in whole] == [e.response_ids for e in single]
+
+
+def test_draw_follows_the_distribution() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    tokens, logprobs = draw(logits.expand(20_000, -1), uniform, temperature=0.5, top_p=1.0)
+    expected = torch.softmax(logits[0] / 0.5, dim=0)
+    shares = torch.bincount(tokens, minlength=4) / 20_000
+    torch.testing.assert_close(shares, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logprobs, expected.log()[tokens])
+
+
+def test_nucleus_keeps_the_smallest_sufficient_set() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    assert torch.isfinite(nucleus(logits, 0.6)).tolist() == [[True, True, False, False]]
+    assert torch.isfinite(nucleus(logits, 0.01)).tolist() == [[True, False, False, False]]
+
+
+def run(recipe: Recipe, out: Path, entry: str = "new") -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    sink = SilentSink()
+    run_dir = RunDir.of(out, recipe)
+    result = run_training(recipe, run_dir, sink, entry)  # type: ignore[arg-type]
+    assert result.status == "finished"
+    from safetensors.torch import load_file
+
+    return read_records(run_dir.metrics), load_file(run_dir.policy / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["base_sft", "math_lco_kld"])
+def test_two_runs_are_bit_identical(name: str, tmp_path: Path) -> None:
+    recipe = tiny(name)
+    first, weights = run(recipe, tmp_path / "a")
+    second, same = run(recipe, tmp_path / "b")
+    assert list(map(without_times, first)) == list(map(without_times, second))
+    assert all(torch.equal(weights[k], same[k]) for k in weights)
+    _, different = run(tiny(name, "seed=1"), tmp_path / "c")
+    assert not all(torch.equal(weights[k], different[k]) for k in weights)
+
+
+def test_base_recipe_starts_bit_identically() -> None:
+    """Its first three steps, at full size."""
+    from cvxrl.recipe.load import load_recipe
+    from helpers import ROOT
+
+    recipe = load_recipe(ROOT / "recipes" / "base_sft.yaml")
+    runs = []
+    for _ in range(2):
+        trainer = Trainer.build(recipe)
+        losses = [trainer.updater.update(trainer.collector.collect(step), step)["loss"] for step in (1, 2, 3)]
+        runs.append((losses, [p.detach().clone() for p in trainer.policy.model.parameters()]))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+
+def test_evaluating_changes_no_training_number(tmp_path: Path) -> None:
+    often, weights = run(tiny("math_lco_kld", "eval.every=1"), tmp_path / "a")
+    never, same = run(tiny("math_lco_kld", "eval.every=0"), tmp_path / "b")
+    assert all(torch.equal(weights[k], same[k]) for k in weights)
+    trained = [{k: v for k, v in without_times(r).items() if not k.startswith("eval/")} for r in often if r["step"]]
+    assert trained == list(map(without_times, never))
+
+
+@pytest.mark.parametrize("objective", ["math_grpo", "math_lco_mse"])
+def test_interrupted_run_resumes_bit_identically(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(objective, "train.steps=4", "train.inner_epochs=2", "train.minibatches=2", "optim.schedule=cosine")
+    expected, weights = run(recipe, tmp_path / "whole")
+
+    class Interrupting(SilentSink):
+        def step(self, record: dict[str, float]) -> None:
+            if record["step"] == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    run_dir = RunDir.of(tmp_path / "torn", recipe)
+    assert run_training(recipe, run_dir, Interrupting(), "new").status == "interrupted"
+    assert json.loads(run_dir.record.read_text())["status"] == "interrupted"
+    resumed, same = run(recipe, tmp_path / "torn", "resume")
+    assert list(map(without_times, resumed)) == list(map(without_times, expected))
+    assert all(torch.equal(weights[k], same[k]) for k in weights)
+
+
+def test_state_round_trip(tmp_path: Path) -> None:
+    trainer = Trainer.build(tiny("math_grpo"))
+    trainer.updater.update(trainer.collector.collect(1), 1)
+    save_state(tmp_path, trainer.policy, trainer.optimizer, trainer.position)
+    fresh = Trainer.build(tiny("math_grpo"))
+    load_state(tmp_path, fresh.policy, fresh.optimizer)
+    for a, b in zip(trainer.policy.model.parameters(), fresh.policy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_non_finite_loss_stops_before_the_optimizer_moves(tmp_path: Path) -> None:
+    recipe = tiny("math_reinforce")
+    trainer = Trainer.build(recipe)
+    before = [p.detach().clone() for p in trainer.policy.model.parameters()]
+    experience = trainer.collector.collect(1)
+    assert experience.advantages_S is not None
+    broken = replace(experience, advantages_S=torch.full_like(experience.advantages_S, float("nan")))
+    from cvxrl.engine.divergence import DivergedError
+
+    with pytest.raises(DivergedError, match="loss"):
+        trainer.updater.update(broken, 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.policy.model.parameters(), strict=True))
+
+
+def test_a_diverged_run_is_recorded(tmp_path: Path) -> None:
+    recipe = tiny("math_reinforce", "train.ratio_tolerance=1e-30")
+    run_dir = RunDir.of(tmp_path, recipe)
+    result = run_training(recipe, run_dir, SilentSink(), "new")
+    assert result.status == "diverged"
+    record = json.loads(run_dir.record.read_text())
+    assert record["divergence"]["step"] == 1 and "ratio" in record["divergence"]["tensor"]
