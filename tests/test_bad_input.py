@@ -151,6 +151,7 @@ def test_dry_run_prints_the_equation_and_writes_nothing(tmp_path: Path) -> None:
 def test_help_never_imports_torch() -> None:
     code = (
         "import sys\nfrom cvxrl.cli import main\nsys.argv = ['cvxrl', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0

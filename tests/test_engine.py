@@ -161,8 +161,9 @@ def test_two_runs_are_bit_identical(name: str, tmp_path: Path) -> None:
 
 def test_base_recipe_starts_bit_identically() -> None:
     """Its first three steps, at full size."""
-    from cvxrl.recipe.load import load_recipe
     from helpers import ROOT
+
+    from cvxrl.recipe.load import load_recipe
 
     recipe = load_recipe(ROOT / "recipes" / "base_sft.yaml")
     runs = []

@@ -125,6 +125,8 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> T
         except BaseException:
             write_json(run_dir.record, record.model_copy(update={"status": "failed", "ended": _now()}).model_dump())
             raise
+        finally:
+            trainer.grader.close()
         if not done:
             return _close(session, record, "interrupted")
         write_directory(run_dir.policy, trainer.policy.save)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cvxrl.recipe.task import (
+from cvxrl.recipe.extract import (
     BoxedExtract,
     ExtractSpec,
     LastIntegerExtract,

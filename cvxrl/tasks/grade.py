@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.task import CallableReward, ExactReward, ExtractSpec
+from cvxrl.recipe.extract import ExtractSpec
+from cvxrl.recipe.task import CallableReward, ExactReward
 from cvxrl.tasks import imports
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extract import canonical, extract

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cvxrl.recipe.task import ExtractSpec, MathVerifyReward, NoExtract, ReasoningGymReward, ReasoningGymSource
+from cvxrl.recipe.extract import ExtractSpec, NoExtract
+from cvxrl.recipe.task import MathVerifyReward, ReasoningGymReward, ReasoningGymSource
 from cvxrl.tasks import imports
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extract import extract
