@@ -73,9 +73,10 @@ def _gradients(axis: Axes, records: Records) -> None:
     """Global norm before and after clipping, on a log axis."""
     steps, norms = _series(records, "grad/norm")
     _, clipped = _series(records, "grad/norm_clipped")
-    axis.plot(steps, norms, color=_BLUE, linewidth=1.0, label="before clipping")
     if clipped != norms:
-        axis.plot(steps, clipped, color=_ORANGE, linewidth=1.0, linestyle="--", label="after clipping")
+        # Wide and pale below the other line: what sticks out above it is what clipping took away.
+        axis.plot(steps, clipped, color=_ORANGE, alpha=0.5, linewidth=3.0, label="after clipping")
+    axis.plot(steps, norms, color=_BLUE, linewidth=1.0, label="before clipping")
     if any(norm > 0 for norm in norms):
         axis.set_yscale("log")
     if steps:
@@ -92,6 +93,8 @@ def _line(axis: Axes, records: Records, key: str, label: str, colour: str, log: 
             axis.set_yscale("log")
     else:
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=_GREY)
+        axis.set_xticks([])
+        axis.set_yticks([])
     axis.set_ylabel(label)
 
 
