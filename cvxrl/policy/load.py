@@ -68,7 +68,19 @@ def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTok
         model = AutoModelForCausalLM.from_pretrained(location.path, dtype=DTYPES[spec.dtype], **options)
     except (OSError, ValueError) as error:
         raise UserError(_load_problem(location, error)) from error
+    if location.gguf_file is not None:
+        _forget_quantization(model)
     return tokenizer, model
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Make a de-quantized GGUF model an ordinary one: its weights are floats now, but it refuses to be saved."""
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _load_problem(location: Location, error: Exception) -> Problem:
