@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from cvxrl.runs.sink import Row, Sink
+from cvxrl.runs.sink import Row
 
 _WIDTH = 80
+_END_WIDTH = 22  # a wider end value, such as a path, goes below the table where it can be copied whole
 _PLAIN_LINES = 50  # a log of a long run stays readable
 _SPARKS = "▁▂▃▄▅▆▇█"
 _LIVE_ROWS = (
@@ -27,8 +32,13 @@ _LIVE_ROWS = (
 )
 
 
-def make_sink(stream: TextIO) -> Sink:
-    """Live display if ``stream`` is a terminal, plain lines otherwise."""
+def make_sink(stream: TextIO) -> LiveSink | PlainSink:
+    """Live display if ``stream`` is a terminal, plain lines otherwise.
+
+    Use it as a context manager, so that a run that raises leaves the terminal as it found it.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a terminal without Unicode must not end a training run
     return LiveSink(stream) if stream.isatty() else PlainSink(stream)
 
 
@@ -37,7 +47,9 @@ class PlainSink:
 
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream``."""
-        self._console = Console(file=stream, width=_WIDTH, no_color=True, highlight=False, soft_wrap=True)
+        self._console = Console(
+            file=stream, width=_WIDTH, no_color=True, force_terminal=False, highlight=False, soft_wrap=True
+        )
         self._stream = stream
         self._every = 1
         self._steps = 0
@@ -60,11 +72,28 @@ class PlainSink:
 
     def finish(self, status: str, rows: Sequence[Row]) -> None:
         """Print the summary."""
-        self._console.print(summary_table(status, rows))
+        with self._console.capture() as capture:
+            _print_summary(self._console, status, rows)
+        self._print(capture.get().rstrip("\n"))
+
+    def __enter__(self) -> Self:
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to undo."""
 
     def _print(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            # The reader has left (`cvxrl train ... | head`). The run goes on; what it says goes nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class LiveSink:
@@ -72,9 +101,9 @@ class LiveSink:
 
     def __init__(self, stream: TextIO) -> None:
         """Draw on ``stream``, a terminal."""
-        self._console = Console(file=stream)
+        self._console = Console(file=stream, highlight=False)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -102,20 +131,38 @@ class LiveSink:
 
     def event(self, text: str) -> None:
         """Print one line above the panel."""
-        self._console.print(text)
+        self._console.print(text, markup=False)
 
     def finish(self, status: str, rows: Sequence[Row]) -> None:
         """Stop drawing and print the summary."""
+        self._stop()
+        _print_summary(self._console, status, rows)
+
+    def __enter__(self) -> Self:
+        """Drawing begins with `start`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing, so that a traceback is readable and the cursor comes back."""
+        self._stop()
+
+    def _stop(self) -> None:
         if self._live is not None:
+            self._live.update(self._render())
             self._live.stop()
-        self._console.print(summary_table(status, rows))
+            self._live = None
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2), show_header=False)
         for name, key, form in _LIVE_ROWS:
             values = self._history.get(key)
             if values:
-                table.add_row(name, format(values[-1], form), sparkline(values))
+                now = format(values[-1], form)
+                if key == "eval/accuracy":
+                    now += f" (best {max(values):{form}})"
+                table.add_row(name, now, sparkline(values))
         return Group(self._progress, table)
 
 
@@ -130,13 +177,21 @@ def sparkline(values: Sequence[float], width: int = 32) -> str:
 
 def summary_table(status: str, rows: Sequence[Row]) -> Table:
     """Table of the numbers at the start and at the end of a run."""
-    table = Table(title=f"run {status}", title_justify="left", width=_WIDTH)
-    table.add_column("")
-    table.add_column("start", justify="right")
-    table.add_column("end", justify="right", overflow="fold")
+    table = Table(title=Text(f"run {status}"), title_justify="left", width=_WIDTH)
+    table.add_column("", ratio=1)
+    table.add_column("start", justify="right", no_wrap=True)
+    table.add_column("end", justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
+
+
+def _print_summary(console: Console, status: str, rows: Sequence[Row]) -> None:
+    """Numbers as a table; what is too wide for it, such as a path, on lines of its own that no terminal breaks."""
+    wide = [row for row in rows if len(row[2]) > _END_WIDTH]
+    console.print(summary_table(status, [row for row in rows if row not in wide]))
+    for name, start, end in wide:
+        console.print(Text(f"{name}: {start + ' -> ' if start else ''}{end}"), soft_wrap=True)
 
 
 def _short(record: Mapping[str, float]) -> list[str]:
@@ -146,6 +201,7 @@ def _short(record: Mapping[str, float]) -> list[str]:
         ("reward", "reward/mean", ".3f"),
         ("loss", "loss", ".3g"),
         ("entropy", "policy/entropy", ".3f"),
+        ("kl", "policy/kl", ".1e"),
         ("grad", "grad/norm", ".2g"),
         ("tok/s", "time/tokens_per_s", ".0f"),
         ("accuracy", "eval/accuracy", ".3f"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 Records = Sequence[Mapping[str, float]]
 
@@ -21,11 +23,11 @@ def plot_curves(records: Records, path: Path, title: str) -> None:
     """Draw reward and accuracy, entropy, KL, gradient norm, length and loss against the step; write a PNG.
 
     Args:
-        records: lines of metrics.jsonl.
+        records: lines of metrics.jsonl, at least one.
         path: PNG to write, whole or not at all.
         title: heading of the figure.
     """
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     axes = figure.subplots(2, 3)
@@ -34,16 +36,26 @@ def plot_curves(records: Records, path: Path, title: str) -> None:
     _line(panels[1], records, "policy/entropy", "entropy [nats per token]", _BLUE)
     _line(panels[2], records, "policy/kl", "KL(before || after step) [nats]", _BLUE, log=True)
     _gradients(panels[3], records)
-    _line(panels[4], records, "response/length", "response length [tokens]", _BLUE)
+    _lengths(panels[4], records)
     _line(panels[5], records, "loss", "loss", _BLUE)
+    first, last = min(r["step"] for r in records), max(r["step"] for r in records)
+    margin = 0.02 * (last - first) or 1.0
     for axis in panels:
+        axis.set_xlim(first - margin, last + margin)  # the same in every panel, so that they can be read together
         axis.set_xlabel("step")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    try:
+        figure.savefig(temporary, format="png", dpi=150)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _scores(axis: Axes, records: Records) -> None:
@@ -76,26 +88,52 @@ def _gradients(axis: Axes, records: Records) -> None:
     if clipped != norms:
         # Wide and pale below the other line: what sticks out above it is what clipping took away.
         axis.plot(steps, clipped, color=_ORANGE, alpha=0.5, linewidth=3.0, label="after clipping")
-    axis.plot(steps, norms, color=_BLUE, linewidth=1.0, label="before clipping")
+    axis.plot(steps, norms, color=_BLUE, linewidth=1.0, marker=_marker(steps), label="before clipping")
     if any(norm > 0 for norm in norms):
         axis.set_yscale("log")
-    if steps:
+    if clipped != norms:
         axis.legend(frameon=False, fontsize="small")
+    elif steps:
+        axis.set_title("never clipped", loc="right", fontsize="small", color=_GREY)
     axis.set_ylabel("gradient norm")
+
+
+def _lengths(axis: Axes, records: Records) -> None:
+    """Mean response length, and on the right the share that hit the length limit."""
+    _line(axis, records, "response/length", "response length [tokens]", _BLUE)
+    steps, shares = _series(records, "response/truncated")
+    if not any(shares):
+        if steps:
+            axis.set_title("never truncated", loc="right", fontsize="small", color=_GREY)
+        return
+    right = axis.twinx()
+    right.plot(steps, [100 * share for share in shares], color=_ORANGE, linewidth=0.8)
+    right.set_ylim(0, min(100.0, max(5.0, 110 * max(shares))))  # a rare cut should look rare
+    right.set_ylabel("cut at the length limit [%]", color=_ORANGE)
+    right.tick_params(axis="y", colors=_ORANGE)
+    right.spines["top"].set_visible(False)
 
 
 def _line(axis: Axes, records: Records, key: str, label: str, colour: str, log: bool = False) -> None:
     steps, values = _series(records, key)
     if steps:
+        log = log and min(values) > 0
+        # On a log axis an arithmetic mean would sit on the peaks; the mean of the logarithms follows the curve.
+        smooth = [math.exp(v) for v in _smooth([math.log(v) for v in values])] if log else _smooth(values)
         axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
-        axis.plot(steps, _smooth(values), color=colour)
-        if log and min(values) > 0:
+        axis.plot(steps, smooth, color=colour, marker=_marker(steps))
+        if log:
             axis.set_yscale("log")
     else:
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=_GREY)
         axis.set_xticks([])
         axis.set_yticks([])
     axis.set_ylabel(label)
+
+
+def _marker(steps: Sequence[float]) -> str:
+    """A line through a single point cannot be seen."""
+    return "." if len(steps) == 1 else ""
 
 
 def _series(records: Records, key: str) -> tuple[list[float], list[float]]:

@@ -1,0 +1,100 @@
+"""What importing costs and how it is written. The direction of imports is checked in test_structure.py."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from helpers import ROOT
+
+PACKAGE = ROOT / "cvxrl"
+HEAVY = {"torch", "transformers", "datasets", "numpy", "matplotlib", "reasoning_gym", "math_verify"}
+
+
+def hidden_imports(source: str) -> list[str]:
+    """Imports of our own code written in a way that the check of their direction would not see."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [f"import {a.name}" for a in node.names if a.name.split(".")[0] == "cvxrl"]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found.append(f"from {'.' * node.level}{node.module or ''} import ...")
+        elif isinstance(node, ast.ImportFrom) and node.module == "cvxrl":
+            found += [f"from cvxrl import {a.name}" for a in node.names if a.name != "__version__"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "source", ["import cvxrl.cli", "from . import cli", "from ..cli import app", "from cvxrl import cli"]
+)
+def test_hidden_imports_are_found(source: str) -> None:
+    assert len(hidden_imports(source)) == 1
+
+
+@pytest.mark.parametrize("source", ["import torch", "from cvxrl import __version__", "from cvxrl.cli import app"])
+def test_plain_imports_are_not(source: str) -> None:
+    assert not hidden_imports(source)
+
+
+def test_our_own_code_is_imported_in_one_form() -> None:
+    hidden = {str(path.relative_to(ROOT)): hidden_imports(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    assert len(hidden) > 40
+    assert not {path: found for path, found in hidden.items() if found}
+
+
+def loaded(code: str) -> set[str]:
+    """Heavy libraries in memory after running ``code`` in a fresh interpreter."""
+    probe = f"import sys\n{code}\nprint('loaded:', *({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def modules(folder: str) -> list[str]:
+    """Dotted names of the modules in a room."""
+    files = sorted((PACKAGE / folder).rglob("*.py"))
+    return [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
+
+
+def test_every_recipe_module_is_light() -> None:
+    names = [*modules("recipe"), "cvxrl.errors"]
+    assert len(names) > 5
+    assert loaded("import " + ", ".join(names)) == set()
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import cvxrl.cli, typer.testing\n"
+        "shown = typer.testing.CliRunner().invoke(cvxrl.cli.app, ['train', '--help'])\n"
+        "assert shown.exit_code == 0, shown.output"
+    )
+    assert loaded(code) == set()
+
+
+def test_the_probe_sees_a_heavy_library() -> None:
+    assert loaded("import cvxrl.report.curves") >= {"matplotlib", "numpy"}
+
+
+def test_the_embedded_policy_is_small_and_in_the_package() -> None:
+    folder = PACKAGE / "assets" / "base"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 5_000_000
+
+
+def test_dependencies_are_bounded_below_and_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {line.split("==")[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
+    extras = [item for items in project["optional-dependencies"].values() for item in items if "cvxrl[" not in item]
+    for requirement in [*project["dependencies"], *extras]:
+        name, bound = requirement.split(">=")
+        assert bound and name.split("[")[0].lower().replace("_", "-") in pins, requirement
+    assert "torch==2.13.0" in lines
+
+
+def test_the_readme_holds_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert "pip install -c constraints.txt -e . && cvxrl train recipes/math_grpo.yaml" in lines
+    assert 'pip install -c constraints.txt -e ".[test]" && pytest' in lines
