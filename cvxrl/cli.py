@@ -1,24 +1,16 @@
-"""The command line: parse, call, render, exit code. Heavy imports wait until a command runs."""
+"""The command line: one Typer application over the commands, and the exit code of a user's mistake."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cvxrl import __version__
-from cvxrl.errors import Problem, UserError
-
-if TYPE_CHECKING:
-    from cvxrl.recipe.schema import Recipe
-    from cvxrl.runs.directory import Entry
-
-EXIT_OK, EXIT_BUG, EXIT_USER, EXIT_DIVERGED, EXIT_INTERRUPTED = 0, 1, 2, 4, 130
+from cvxrl.commands.exit_codes import INTERRUPTED, USER_ERROR
+from cvxrl.commands.train import train
+from cvxrl.errors import UserError
 
 app = typer.Typer(
     name="cvxrl",
@@ -44,89 +36,7 @@ def _root(
     """Logits-convex policy optimization of language models."""
 
 
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an existing run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an existing run again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-) -> None:
-    """Train a policy as a recipe says."""
-    if resume and overwrite:
-        raise UserError(Problem("cannot be combined with --overwrite", "--resume", remedy="choose one of them"))
-    from cvxrl.recipe.load import load_recipe
-
-    resolved = load_recipe(recipe, set_ or [], seed)
-    if dry_run:
-        _print_plan(resolved, as_json)
-        return
-    entry: Entry = "resume" if resume else "overwrite" if overwrite else "new"
-    _train(resolved, out, entry, as_json)
-
-
-def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
-    from cvxrl.runs.directory import RunDir
-
-    run_dir = RunDir.of(out, recipe)
-    run_dir.check(recipe, entry)  # before the seconds that importing torch takes
-    # A tokenizer's own threads would fight torch's over the cores, and its bars would tear the display.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers.utils import logging as transformers_logging
-
-    from cvxrl.display import make_sink
-    from cvxrl.engine.session import run_training
-
-    transformers_logging.disable_progress_bar()
-    try:
-        result = run_training(recipe, run_dir, make_sink(sys.stderr if as_json else sys.stdout), entry)
-    except UserError:
-        raise
-    except Exception:
-        if run_dir.path.is_dir():
-            run_dir.log.write_text(traceback.format_exc(), encoding="utf-8")
-        raise
-    if as_json:
-        from cvxrl.runs.files import finite
-
-        document = {
-            "status": result.status,
-            "run": str(result.run_dir),
-            "result": finite(dict(result.result)),
-            "divergence": result.divergence.model_dump() if result.divergence else None,
-        }
-        typer.echo(json.dumps(document))
-    codes = {"finished": EXIT_OK, "diverged": EXIT_DIVERGED, "interrupted": EXIT_INTERRUPTED}
-    raise typer.Exit(codes[result.status])
-
-
-def _print_plan(recipe: Recipe, as_json: bool) -> None:
-    """What `--dry-run` shows."""
-    from cvxrl.engine.plan import describe
-    from cvxrl.recipe.load import digest, dump
-
-    plan = describe(recipe)
-    if as_json:
-        document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": vars(plan)}
-        typer.echo(json.dumps(document))
-        return
-    memory = f"{plan.memory_bytes / 2**20:,.0f} MiB (estimate)" if plan.memory_bytes else "unknown before loading"
-    parameters = f"{plan.parameters:,}" if plan.parameters else "unknown before loading"
-    typer.echo(dump(recipe))
-    typer.echo(f"digest            {digest(recipe)}")
-    typer.echo(f"loss per token    {plan.equation}")
-    typer.echo(f"reduction         {plan.reduction}")
-    typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")
-    typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
-    typer.echo(f"parameters        {parameters}")
-    typer.echo(f"memory            {memory}")
+app.command()(train)
 
 
 def main() -> None:
@@ -136,6 +46,6 @@ def main() -> None:
     except UserError as error:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
-        sys.exit(EXIT_USER)
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(INTERRUPTED)

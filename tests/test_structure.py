@@ -27,8 +27,9 @@ FLOOR = {
     "rollout": 3,
     "display": 3,
     "engine": 4,
-    "cli": 5,
-    "__main__": 6,
+    "commands": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 
 
