@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.experience import encode_prompts, grade_episodes
-from cvxrl.engine.generators import generator_for
+from cvxrl.rollout.generators import generator_for
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from cvxrl.advantages import compute_advantages
-from cvxrl.engine.generators import generator_for
+from cvxrl.rollout.generators import generator_for
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.tasks import Example, Grade, Grader, Task
-from cvxrl.tasks.template import render
 
 
 @dataclass(frozen=True)
@@ -124,25 +124,8 @@ def step_examples(recipe: Recipe, task: Task, step: int) -> list[Example]:
 def encode_prompts(
     recipe: Recipe, policy: Policy, examples: Sequence[Example], response_tokens: int
 ) -> list[list[int]]:
-    """Render and encode prompts.
-
-    Raises:
-        UserError: a prompt is empty, or prompt and response would not fit the model's context.
-    """
-    prompts = policy.encode([render(e.prompt, recipe.task, policy.tokenizer) for e in examples])
-    for example, ids in zip(examples, prompts, strict=True):
-        if not ids:
-            raise UserError(Problem(f"the prompt of example `{example.id}` is empty", "task.source"))
-        if len(ids) + response_tokens > policy.context:
-            raise UserError(
-                Problem(
-                    f"example `{example.id}` has {len(ids)} prompt tokens; with {response_tokens} new tokens that "
-                    f"exceeds the model's context of {policy.context}",
-                    "rollout.max_new_tokens",
-                    remedy="lower rollout.max_new_tokens, shorten the prompts, or take a model with a longer context",
-                )
-            )
-    return prompts
+    """Render and encode prompts as the recipe's task says; see `encode_examples`."""
+    return encode_examples(recipe.task, policy, examples, response_tokens)
 
 
 def grade_episodes(

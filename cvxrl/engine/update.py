@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cvxrl.engine.divergence import require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
-from cvxrl.engine.generators import generator_for
+from cvxrl.rollout.generators import generator_for
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights

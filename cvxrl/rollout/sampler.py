@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +35,6 @@ class Sampling:
     batch: int | None = None
 
 
-@torch.no_grad()
 def sample_episodes(
     policy: Policy, prompts: Sequence[list[int]], samples: int, sampling: Sampling, generator: torch.Generator
 ) -> list[Episode]:
@@ -50,20 +51,67 @@ def sample_episodes(
     Returns:
         P x samples episodes.
     """
-    was_training = policy.model.training
-    policy.model.eval()
     per_chunk = len(prompts) if sampling.batch is None else max(1, sampling.batch // samples)
     episodes: list[Episode] = []
-    for start in range(0, len(prompts), per_chunk):
-        episodes += _sample_chunk(policy, prompts[start : start + per_chunk], samples, sampling, generator)
-    policy.model.train(was_training)
+    with _evaluating(policy):
+        for start in range(0, len(prompts), per_chunk):
+            chunk = prompts[start : start + per_chunk]
+            numbers = partial(_next_numbers, generator, len(chunk) * samples)
+            episodes += _sample_chunk(policy, chunk, samples, sampling, numbers)
     return episodes
 
 
-def _sample_chunk(
-    policy: Policy, prompts: Sequence[list[int]], samples: int, sampling: Sampling, generator: torch.Generator
+def sample_separately(
+    policy: Policy, prompts: Sequence[list[int]], generators: Sequence[torch.Generator], sampling: Sampling
 ) -> list[Episode]:
-    """Prefill each prompt once, copy its cache to the group, and decode token by token."""
+    """Sample one batch in which every completion has a generator of its own.
+
+    What a completion draws then depends on its own generator alone: not on what else is in the batch, and its first
+    tokens not on ``max_new_tokens``.
+
+    Args:
+        policy: put into evaluation mode for the call.
+        prompts: token ids of P prompts.
+        generators: P x samples CPU generators, those of a prompt adjacent.
+        sampling: how tokens are drawn; its ``batch`` is not looked at.
+
+    Returns:
+        As many episodes as generators, in their order.
+    """
+    drawn = [torch.rand(sampling.max_new_tokens, generator=g, dtype=torch.float64) for g in generators]
+    numbers_TB = torch.stack(drawn, dim=1)
+    with _evaluating(policy):
+        return _sample_chunk(policy, prompts, len(generators) // len(prompts), sampling, numbers_TB.__getitem__)
+
+
+@contextmanager
+def _evaluating(policy: Policy) -> Iterator[None]:
+    """Evaluation mode and no gradients; the mode found is put back."""
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        policy.model.train(was_training)
+
+
+def _next_numbers(generator: torch.Generator, rows: int, position: int) -> Tensor:
+    """Uniform numbers of the next token position; positions come in order, so ``position`` itself is not needed."""
+    return torch.rand(rows, generator=generator, dtype=torch.float64)
+
+
+def _sample_chunk(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    samples: int,
+    sampling: Sampling,
+    numbers: Callable[[int], Tensor],
+) -> list[Episode]:
+    """Prefill each prompt once, copy its cache to the group, and decode token by token.
+
+    ``numbers`` gives the uniform numbers [P x samples] of a token position.
+    """
     device, num_rows = policy.device, len(prompts) * samples
     logits, cache, mask = _prefill(policy, prompts, samples)
     lengths = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(samples)
@@ -74,7 +122,7 @@ def _sample_chunk(
     rows = torch.arange(num_rows, device=device)  # batch row -> completion
     generated = torch.zeros(num_rows, dtype=torch.long, device=device)
     for t in range(sampling.max_new_tokens):
-        uniform = torch.rand(num_rows, generator=generator, dtype=torch.float64).to(device)
+        uniform = numbers(t).to(device)
         chosen, chosen_logprobs = draw(logits.float(), uniform[rows], sampling.temperature, sampling.top_p)
         alive = ~ended[rows]
         tokens[rows[alive], t] = chosen[alive]

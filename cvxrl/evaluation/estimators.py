@@ -1,0 +1,121 @@
+"""What n completions per question tell: accuracy, pass@k and maj@k, each with its standard error.
+
+Letters: Q questions, n completions of each, c of them right, k completions that the quantity speaks of.
+
+Example: one question, 1 of 4 completions right: pass@1 = 0.25, pass@2 = 0.5, pass@4 = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# C(1024, 512) is the largest count of subsets that maj@k divides by, and it still is a float.
+MOST_SAMPLES = 1024
+
+
+def pass_at_k(num_samples: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
+    """Unbiased chance that at least one of k completions is right: 1 - C(n-c, k) / C(n, k).
+
+    arXiv 2107.03374, eq. 1, as the product of (n-c-i)/(n-i) over i < k, so that no binomial is ever formed.
+
+    Args:
+        num_samples: n, completions per question.
+        correct: c of every question, whole numbers from 0 to n [Q].
+        k: from 1 to n.
+
+    Returns:
+        One number per question [Q].
+
+    Raises:
+        ValueError: k is not from 1 to n, or a c is not from 0 to n.
+    """
+    _check(num_samples, k)
+    right = np.asarray(correct, dtype=np.float64)
+    if np.any((right < 0) | (right > num_samples) | (right != np.floor(right))):
+        raise ValueError(f"counts of right completions must be whole numbers from 0 to {num_samples}")
+    drawn = np.arange(k, dtype=np.float64)
+    wrong_left = np.clip((num_samples - right)[..., None] - drawn, 0, None)
+    missed: NDArray[np.float64] = np.prod(wrong_left / (num_samples - drawn), axis=-1)
+    return 1 - missed
+
+
+def majority_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> float:
+    """Expected correctness of a majority vote among k of n completions, over all C(n, k) subsets, exactly.
+
+    Completions vote for the answer that was extracted, as text; those without an answer do not vote. A tie is broken at
+    random: if 2 answers lead and 1 of them is right, the vote is worth 1/2. If nobody votes, the vote is wrong. Where
+    the grader judged equal texts differently, an answer is right to the share of its completions judged right.
+
+    Method: for every size t of the winning party, a polynomial in the number of completions chosen counts the subsets in
+    which r parties have t votes and no party has more; a second one carries the right ones among those r along.
+
+    Args:
+        answers: extracted answer of every completion, or None [n].
+        correct: verdict on every completion [n].
+        k: from 1 to n.
+
+    Raises:
+        ValueError: the lengths differ, or k is not from 1 to n.
+    """
+    if len(answers) != len(correct):
+        raise ValueError(f"{len(answers)} answers but {len(correct)} verdicts")
+    num_samples = len(answers)
+    _check(num_samples, k)
+    parties: dict[str, list[bool]] = {}
+    for answer, right in zip(answers, correct, strict=True):
+        if answer is not None:
+            parties.setdefault(answer, []).append(bool(right))
+    if not any(map(any, parties.values())):
+        return 0.0
+    silent = sum(answer is None for answer in answers)
+    largest = min(k, max(map(len, parties.values())))
+    return sum(_won_with(list(parties.values()), silent, votes, k) for votes in range(1, largest + 1)) / math.comb(
+        num_samples, k
+    )
+
+
+def _won_with(parties: Sequence[Sequence[bool]], silent: int, votes: int, k: int) -> float:
+    """Subsets of size k whose leading parties have ``votes`` votes, weighed by the share of right leaders."""
+    most_leaders = k // votes
+    counts_RS = np.zeros((most_leaders + 1, k + 1))  # leaders so far, completions chosen so far
+    for chosen in range(min(silent, k) + 1):
+        counts_RS[0, chosen] = math.comb(silent, chosen)
+    right_RS = np.zeros_like(counts_RS)
+    for party in parties:
+        share, size = sum(party) / len(party), len(party)
+        new_counts, new_right = counts_RS.copy(), right_RS.copy()
+        for chosen in range(1, min(size, votes - 1) + 1):
+            ways = math.comb(size, chosen)
+            new_counts[:, chosen:] += ways * counts_RS[:, :-chosen]
+            new_right[:, chosen:] += ways * right_RS[:, :-chosen]
+        if size >= votes:
+            ways = math.comb(size, votes)
+            new_counts[1:, votes:] += ways * counts_RS[:-1, :-votes]
+            new_right[1:, votes:] += ways * (right_RS[:-1, :-votes] + share * counts_RS[:-1, :-votes])
+        counts_RS, right_RS = new_counts, new_right
+    leaders = np.arange(1, most_leaders + 1)
+    return float((right_RS[1:, k] / leaders).sum())
+
+
+def clustered_error(per_question: ArrayLike) -> float:
+    """Standard error of the mean over questions, each a cluster of completions (arXiv 2411.00640, eq. 4).
+
+    Completions of one question resemble each other, so the question is the unit: s.d. over questions / sqrt(Q).
+
+    Args:
+        per_question: one number per question [Q].
+
+    Returns:
+        NaN for fewer than two questions.
+    """
+    values = np.asarray(per_question, dtype=np.float64)
+    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
+
+
+def _check(num_samples: int, k: int) -> None:
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k must be from 1 to {num_samples}, the number of completions, got {k}")

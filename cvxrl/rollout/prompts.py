@@ -1,0 +1,41 @@
+"""Examples as token ids, checked against the policy's context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.task import TaskSpec
+from cvxrl.tasks import Example
+from cvxrl.tasks.template import render
+
+
+def encode_examples(
+    task: TaskSpec, policy: Policy, examples: Sequence[Example], response_tokens: int
+) -> list[list[int]]:
+    """Render and encode prompts.
+
+    Args:
+        task: names the template.
+        policy: its tokenizer encodes, its context limits.
+        examples: one prompt each.
+        response_tokens: tokens that must fit behind every prompt.
+
+    Raises:
+        UserError: a prompt is empty, or prompt and response would not fit the model's context.
+    """
+    prompts = policy.encode([render(e.prompt, task, policy.tokenizer) for e in examples])
+    for example, ids in zip(examples, prompts, strict=True):
+        if not ids:
+            raise UserError(Problem(f"the prompt of example `{example.id}` is empty", "task.source"))
+        if len(ids) + response_tokens > policy.context:
+            raise UserError(
+                Problem(
+                    f"example `{example.id}` has {len(ids)} prompt tokens; with {response_tokens} new tokens that "
+                    f"exceeds the model's context of {policy.context}",
+                    "rollout.max_new_tokens",
+                    remedy="lower rollout.max_new_tokens, shorten the prompts, or take a model with a longer context",
+                )
+            )
+    return prompts
