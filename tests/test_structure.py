@@ -26,10 +26,11 @@ FLOOR = {
     "report": 2,
     "rollout": 3,
     "display": 3,
-    "engine": 4,
-    "commands": 5,
-    "cli": 6,
-    "__main__": 7,
+    "evaluation": 4,
+    "engine": 5,
+    "commands": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 

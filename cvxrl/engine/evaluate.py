@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvxrl.engine.experience import encode_prompts, grade_episodes
-from cvxrl.rollout.generators import generator_for
+from cvxrl.engine.experience import encode_prompts
 from cvxrl.errors import Problem, UserError
+from cvxrl.evaluation.answers import Answer, judge
+from cvxrl.evaluation.estimators import clustered_error
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.tasks import Grader, Task
+
+# What a readable sample shows, in this order.
+_SHOWN = ("id", "prompt", "completion", "answer", "extracted", "correct", "reward", "error", "truncated")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,16 @@ class Evaluation:
     errors: float
     samples: list[dict[str, object]]
 
+    @classmethod
+    def of(cls, answers: list[Answer], samples: int) -> Evaluation:
+        """Evaluation of ``samples`` adjacent completions per prompt."""
+        return cls(
+            correct_PG=torch.tensor([float(a.correct) for a in answers]).view(-1, samples),
+            truncated=sum(a.truncated for a in answers) / len(answers),
+            errors=sum(a.error is not None for a in answers) / len(answers),
+            samples=[{name: getattr(a, name) for name in _SHOWN} for a in answers],
+        )
+
     @property
     def accuracy(self) -> float:
         """Share of correct completions."""
@@ -39,11 +54,8 @@ class Evaluation:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the accuracy, clustered by prompt (arXiv 2411.00640, eq. 4): completions share prompts."""
-        num_prompts = self.correct_PG.shape[0]
-        if num_prompts < 2:
-            return float("nan")
-        return float(self.correct_PG.mean(dim=1).std() / num_prompts**0.5)
+        """Standard error of the accuracy, clustered by prompt; NaN for a single prompt."""
+        return clustered_error(self.correct_PG.mean(dim=1).numpy())
 
 
 def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Evaluation:
@@ -63,25 +75,5 @@ def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Eval
     prompts = encode_prompts(recipe, policy, examples, recipe.rollout.max_new_tokens)
     sampling = Sampling(recipe.rollout.max_new_tokens, spec.temperature, spec.top_p, recipe.rollout.batch)
     episodes = sample_episodes(policy, prompts, spec.samples, sampling, generator_for(spec.seed, "evaluation"))
-    grades = grade_episodes(policy, grader, examples, episodes, spec.samples)
-    texts = policy.decode([e.response_ids for e in episodes])
-    samples: list[dict[str, object]] = [
-        {
-            "id": examples[i // spec.samples].id,
-            "prompt": examples[i // spec.samples].prompt,
-            "completion": texts[i],
-            "answer": examples[i // spec.samples].answer,
-            "extracted": grade.extracted,
-            "correct": grade.correct,
-            "reward": grade.reward,
-            "error": grade.error,
-            "truncated": episodes[i].truncated,
-        }
-        for i, grade in enumerate(grades)
-    ]
-    return Evaluation(
-        correct_PG=torch.tensor([float(g.correct) for g in grades]).view(count, spec.samples),
-        truncated=sum(e.truncated for e in episodes) / len(episodes),
-        errors=sum(g.error is not None for g in grades) / len(grades),
-        samples=samples,
-    )
+    each = [example for example in examples for _ in range(spec.samples)]
+    return Evaluation.of(judge(recipe.task, policy, grader, each, episodes), spec.samples)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from cvxrl.advantages import compute_advantages
-from cvxrl.rollout.generators import generator_for
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.tasks import Example, Grade, Grader, Task

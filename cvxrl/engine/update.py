@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cvxrl.engine.divergence import require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
-from cvxrl.rollout.generators import generator_for
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights
@@ -19,6 +18,7 @@ from cvxrl.objectives.registry import compute
 from cvxrl.objectives.statistics import action_log_probs, entropy, k3
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.generators import generator_for
 
 
 @dataclass(frozen=True)

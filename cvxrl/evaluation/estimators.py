@@ -13,9 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# C(1024, 512) is the largest count of subsets that maj@k divides by, and it still is a float.
-MOST_SAMPLES = 1024
-
 
 def pass_at_k(num_samples: int, correct: ArrayLike, k: int) -> NDArray[np.float64]:
     """Unbiased chance that at least one of k completions is right: 1 - C(n-c, k) / C(n, k).
@@ -50,8 +47,8 @@ def majority_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int
     random: if 2 answers lead and 1 of them is right, the vote is worth 1/2. If nobody votes, the vote is wrong. Where
     the grader judged equal texts differently, an answer is right to the share of its completions judged right.
 
-    Method: for every size t of the winning party, a polynomial in the number of completions chosen counts the subsets in
-    which r parties have t votes and no party has more; a second one carries the right ones among those r along.
+    Method: for every size t of the winning party, a polynomial in the number of completions chosen counts the subsets
+    in which r parties have t votes and no party has more; a second one carries the right ones among those r along.
 
     Args:
         answers: extracted answer of every completion, or None [n].

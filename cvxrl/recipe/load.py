@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,8 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import section_at, tags_at
+
+_Root = TypeVar("_Root", bound=BaseModel)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
@@ -33,10 +35,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), seed: int | None = No
     layers = read_layers(path, overrides)
     if seed is not None:
         layers.add({"seed": seed}, "--seed")
+    return check(Recipe, layers)
+
+
+def check(root: type[_Root], layers: Layers) -> _Root:
+    """Validate merged layers as a recipe, or as another kind of file.
+
+    Raises:
+        UserError: with one problem per mistake.
+    """
     try:
-        return Recipe.model_validate(layers.values)
+        return root.model_validate(layers.values)
     except ValidationError as error:
-        problems = [p for details in error.errors() for p in _explain(details, layers)]
+        problems = [p for details in error.errors() for p in _explain(details, layers, root)]
         raise UserError(*dict.fromkeys(problems)) from None
 
 
@@ -53,29 +64,30 @@ def digest(recipe: Recipe) -> str:
 
 def differences(left: Recipe, right: Recipe) -> list[tuple[str, Any, Any]]:
     """Dotted keys in which two recipes differ, with both values (None where a side lacks the key)."""
-    a, b = dict(_leaves(left.model_dump(mode="json"))), dict(_leaves(right.model_dump(mode="json")))
+    a, b = dict(leaves(left.model_dump(mode="json"))), dict(leaves(right.model_dump(mode="json")))
     return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _explain(details: ErrorDetails, layers: Layers) -> Iterator[Problem]:
+def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> Iterator[Problem]:
     """Turn one of pydantic's errors into problems in the user's words."""
     loc = _without_tags(details["loc"], layers.values)
     key, file = ".".join(loc), layers.origin(loc)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        yield Problem("unknown key", key, file, _suggest(loc[-1], section_at(Recipe, layers.values, loc[:-1])))
+        yield Problem("unknown key", key, file, _suggest(loc[-1], section_at(root, layers.values, loc[:-1])))
     elif kind == "missing":
         yield Problem("missing", key, file, f"add `{loc[-1]}`")
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = tags_at(Recipe, layers.values, loc)
+        tags = tags_at(root, layers.values, loc)
         given = details["input"].get("kind") if isinstance(details["input"], Mapping) else None
         near = difflib.get_close_matches(str(given), tags, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""

@@ -37,6 +37,21 @@ def load(spec: DatasetSource, seed: int) -> FiniteTask:
     return FiniteTask.split(name, train, spec.held_out, seed)
 
 
+def load_questions(spec: DatasetSource) -> Sequence[Example]:
+    """Read the rows to evaluate on and no others: those of `eval_path` or `eval_split`, or else all rows.
+
+    Raises:
+        UserError: as `load`.
+    """
+    _check_files(spec)
+    if spec.eval_path is not None:
+        return _examples(_rows(spec, spec.eval_path, "train"), spec, spec.eval_path, key="task.source.eval_path")
+    if spec.eval_split is not None:
+        where = f"{spec.path} ({spec.eval_split})"
+        return _examples(_rows(spec, spec.path, spec.eval_split), spec, where, key="task.source.eval_split")
+    return _examples(_rows(spec, spec.path, spec.split), spec, spec.path, key="task.source.path")
+
+
 def _check_files(spec: DatasetSource) -> None:
     """Raise UserError for every local file that is not there, all at once."""
     problems = []

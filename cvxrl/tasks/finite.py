@@ -48,7 +48,7 @@ class FiniteTask:
         )
         # One epoch is walked at a time; two are kept because a batch may straddle the boundary.
         self._order = lru_cache(maxsize=2)(self._permutation)
-        self._held_out_order = np.random.default_rng([0, HELD_OUT]).permutation(len(self._held_out))
+        self._held_out_order = held_out_order(len(self._held_out))
 
     @classmethod
     def split(cls, name: str, examples: Sequence[Example], share: float, seed: int) -> FiniteTask:
@@ -83,3 +83,8 @@ class FiniteTask:
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, TRAIN, epoch]).permutation(len(self._train))
+
+
+def held_out_order(count: int) -> NDArray[np.int64]:
+    """Order in which held-out examples are asked: shuffled once and for all: the first few are a fair sample."""
+    return np.random.default_rng([0, HELD_OUT]).permutation(count)

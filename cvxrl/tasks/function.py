@@ -20,6 +20,15 @@ def load(spec: CallableSource, seed: int) -> FiniteTask:
     """Call the function once and split what it returns.
 
     Raises:
+        UserError: as `load_all`, or a side of the split is empty.
+    """
+    return FiniteTask.split(spec.function, load_all(spec), spec.held_out, seed)
+
+
+def load_all(spec: CallableSource) -> Sequence[Example]:
+    """Call the function once and return every example.
+
+    Raises:
         UserError: it cannot be imported, raises, or returns something other than a sequence of examples.
     """
     make = imports.function(spec.function, _KEY)
@@ -32,8 +41,7 @@ def load(spec: CallableSource, seed: int) -> FiniteTask:
         raise UserError(Problem(f"`{spec.function}` returned {type(made).__name__}", key=_KEY, remedy=_SHAPE))
     if not made:
         raise UserError(Problem(f"`{spec.function}` returned no examples", key=_KEY, remedy=_SHAPE))
-    examples = [_example(item, number, spec.function) for number, item in enumerate(made)]
-    return FiniteTask.split(spec.function, examples, spec.held_out, seed)
+    return [_example(item, number, spec.function) for number, item in enumerate(made)]
 
 
 def _example(item: Any, number: int, function: str) -> Example:

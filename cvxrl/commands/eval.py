@@ -1,0 +1,161 @@
+"""`cvxrl eval`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cvxrl.commands.eval_options import (
+    AsJson,
+    Batch,
+    Ckpt,
+    Data,
+    Device,
+    Dtype,
+    ExportSamples,
+    From,
+    Ks,
+    MaxNewTokens,
+    Out,
+    Overwrite,
+    Questions,
+    Resume,
+    Revision,
+    Samples,
+    Seed,
+    Task,
+    Temperature,
+    Template,
+    TopP,
+)
+from cvxrl.commands.exit_codes import INTERRUPTED
+from cvxrl.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from cvxrl.evaluation.plan import Options
+    from cvxrl.evaluation.record import EvalRecord
+
+
+def evaluate(
+    ckpt: Ckpt = None,
+    task: Task = None,
+    data: Data = None,
+    template: Template = None,
+    questions: Questions = None,
+    samples: Samples = None,
+    k: Ks = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    max_new_tokens: MaxNewTokens = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    revision: Revision = None,
+    batch: Batch = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    from_: From = None,
+    export_samples: ExportSamples = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a policy on a task: accuracy, pass@k and maj@k, with their errors."""
+    if resume and overwrite:
+        raise UserError(Problem("cannot be combined with --overwrite", "--resume", remedy="choose one of them"))
+    from cvxrl.evaluation.plan import Options
+
+    options = Options(
+        ckpt=ckpt,
+        task=task,
+        data=data,
+        template=template,
+        questions=questions,
+        samples=samples,
+        ks=k,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        dtype=dtype,
+        revision=revision,
+        batch=batch,
+        out=out,
+        entry="resume" if resume else "overwrite" if overwrite else "new",
+    )
+    if from_ is not None:
+        record, folder = _recompute(from_, options), from_.parent
+    else:
+        record, folder = _ask(options, device)
+    _show(record, folder, export_samples, as_json)
+
+
+def _recompute(file: Path, options: Options) -> EvalRecord:
+    """The numbers of a stored evaluation, for other values of k."""
+    others = replace(options, ks=None).given
+    if others:
+        what = f"recomputes stored verdicts and cannot be combined with {', '.join(others)}"
+        raise UserError(Problem(what, "--from", remedy="only --k, --export-samples and --json go with it"))
+    from cvxrl.evaluation.folder import read_record
+    from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks, summarize
+
+    wanted = parse_ks(options.ks) if options.ks is not None else None
+    record = read_record(file)
+    samples = record.sampling.samples
+    if wanted is not None:
+        check_ks(wanted, samples, "evaluate with --resume and more --samples, or lower k")
+    results = summarize(record.questions, wanted or default_ks(samples))
+    return record.model_copy(update={"results": results})
+
+
+def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
+    """Run an evaluation."""
+    from cvxrl.evaluation.plan import make_plan
+
+    plan = make_plan(options)  # before the seconds that importing torch takes
+    # A tokenizer's own threads would fight torch's over the cores, and its bars would tear the display.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging as transformers_logging
+
+    from cvxrl.engine.signals import StopRequest
+    from cvxrl.evaluation.progress import BarProgress
+    from cvxrl.evaluation.runner import Exam
+
+    transformers_logging.disable_progress_bar()
+    exam = Exam.prepare(plan, device)
+    try:
+        with BarProgress(sys.stderr) as progress, StopRequest() as stop:
+            for note in plan.notes:
+                progress.note(note)
+            record = exam.run(options.batch, progress, lambda: stop.requested)
+    finally:
+        exam.grader.close()
+    if record is None:
+        typer.echo(f"interrupted; the same command with --resume goes on: {plan.folder.path}", err=True)
+        raise typer.Exit(INTERRUPTED)
+    return record, plan.folder.path
+
+
+def _show(record: EvalRecord, folder: Path, export: Path | None, as_json: bool) -> None:
+    """Export if asked, then print."""
+    from cvxrl.evaluation.folder import EvalDir, read_samples
+
+    if export is not None:
+        from cvxrl.evaluation.export import export_samples
+
+        export_samples(record, read_samples(EvalDir(folder).samples), export)
+    if as_json:
+        document = record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}
+        typer.echo(json.dumps(document))
+        return
+    from cvxrl.evaluation.table import print_record
+
+    print_record(record, sys.stdout)
+    typer.echo(f"verdicts and completions: {folder}")

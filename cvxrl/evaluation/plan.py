@@ -1,0 +1,169 @@
+"""From command-line options to what will run; every mistake that can be seen without loading anything. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.evaluation.folder import Entry, EvalDir
+from cvxrl.evaluation.source import AskedTask, find_task, with_data
+from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
+from cvxrl.evaluation.target import Target, find_target
+from cvxrl.recipe.evaluation import EvalSampling
+from cvxrl.recipe.schema import ModelSpec
+
+_T = TypeVar("_T")
+_NAMES = {"ks": "k", "entry": "resume or --overwrite"}
+_SAMPLING = ("questions", "samples", "temperature", "top_p", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None where the task or the run decides."""
+
+    ckpt: str | None = None
+    task: str | None = None
+    data: str | None = None
+    template: str | None = None
+    questions: int | None = None
+    samples: int | None = None
+    ks: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    batch: int | None = None
+    out: Path | None = None
+    entry: Entry = "new"
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the options that are not at their default."""
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return [f"--{_NAMES.get(name, name).replace('_', '-')}" for name in changed]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked evaluation.
+
+    Attributes:
+        target: the policy.
+        model: how it is loaded.
+        task: the questions and their grader.
+        sampling: how the policy is asked; ``questions`` is None for all.
+        seed: seed of sampling.
+        exactly: whether fewer questions than asked for are a mistake.
+        ks: values of k to report.
+        folder: where results go.
+        entry: how an existing folder is entered.
+        notes: what the user should know before it starts.
+    """
+
+    target: Target
+    model: ModelSpec
+    task: AskedTask
+    sampling: EvalSampling
+    seed: int
+    exactly: bool
+    ks: list[int]
+    folder: EvalDir
+    entry: Entry
+    notes: list[str] = field(default_factory=list)
+
+
+class Mistakes:
+    """Collects problems, so that independent mistakes are told together."""
+
+    def __init__(self) -> None:
+        """Nothing is wrong yet."""
+        self.problems: list[Problem] = []
+
+    def attempt(self, action: Callable[..., _T], *arguments: Any, **options: Any) -> _T | None:
+        """Result of the action, or None after noting its problems."""
+        try:
+            return action(*arguments, **options)
+        except UserError as error:
+            self.problems += error.problems
+            return None
+
+
+def make_plan(options: Options) -> Plan:
+    """Check the options against what is on the disk.
+
+    Raises:
+        UserError: with every mistake found.
+    """
+    mistakes = Mistakes()
+    target = mistakes.attempt(find_target, options.ckpt or "")
+    task = None
+    if target is not None or options.task is not None:
+        task = mistakes.attempt(find_task, options.task, target.recipe if target else None)
+    if task is not None and (options.data or options.template):
+        task = mistakes.attempt(with_data, task, options.data, options.template)
+    notes: list[str] = []
+    sampling = mistakes.attempt(_sampling, options, task.sampling if task else EvalSampling(max_new_tokens=1), notes)
+    ks = mistakes.attempt(parse_ks, options.ks) if options.ks is not None else None
+    # Without the task its number of samples is unknown, and nothing can be said about k.
+    if sampling is not None and ks is not None and (task is not None or options.samples is not None):
+        mistakes.attempt(check_ks, ks, sampling.samples, f"lower k, or raise --samples to {max(ks)}")
+    folder = options.out
+    if folder is None and target is not None and task is not None:
+        folder = target.folder(task.name)
+    if folder is not None:
+        mistakes.attempt(EvalDir(folder).check, options.entry)
+    for name, lowest in (("seed", 0), ("batch", 1)):
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            mistakes.problems.append(Problem(f"must be at least {lowest}, got {value}", f"--{name}", "", "raise it"))
+    if mistakes.problems or target is None or task is None or sampling is None or folder is None:
+        raise UserError(*mistakes.problems)
+    return Plan(
+        target=target,
+        model=target.model(options.dtype, options.revision),
+        task=task,
+        sampling=sampling,
+        seed=task.seed if options.seed is None else options.seed,
+        exactly=options.questions is not None,
+        ks=ks or default_ks(sampling.samples),
+        folder=EvalDir(folder),
+        entry=options.entry,
+        notes=notes,
+    )
+
+
+def _sampling(options: Options, defaults: EvalSampling, notes: list[str]) -> EvalSampling:
+    """Lay the options over the task's settings."""
+    given = {name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None}
+    try:
+        sampling = EvalSampling.model_validate(defaults.model_dump() | given)
+    except ValidationError as error:
+        raise UserError(
+            *(
+                Problem(
+                    f"{e['msg'][:1].lower()}{e['msg'][1:]}, got {e['input']}",
+                    f"--{str(e['loc'][0]).replace('_', '-')}",
+                    remedy="change the value",
+                )
+                for e in error.errors()
+            )
+        ) from None
+    if sampling.temperature == 0 and sampling.samples > 1:
+        if options.samples is not None:
+            raise UserError(
+                Problem(
+                    f"{sampling.samples} greedy completions of a question would all be the same",
+                    "--samples",
+                    remedy="set --samples 1, or a --temperature above 0",
+                )
+            )
+        notes.append("temperature 0: one completion per question, since all would be the same")
+        sampling = sampling.model_copy(update={"samples": 1})
+    return sampling

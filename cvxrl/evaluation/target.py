@@ -1,0 +1,131 @@
+"""What `--ckpt` names: a run directory, a Hugging Face directory or id, or files of a package. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.policy.locate import locate
+from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.runs.checkpoint import list_checkpoints, verify_checkpoint
+from cvxrl.runs.directory import RunDir
+
+_OPTION = "--ckpt"
+_WHAT = "give a run directory, a Hugging Face directory, a Hub id, or package:NAME/DIR"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A policy to evaluate.
+
+    Attributes:
+        given: what the user wrote.
+        path: Hugging Face directory or id, `.gguf` file, or `package:NAME/...`.
+        run: run directory that the policy belongs to, or None.
+        recipe: recipe of that run.
+        step: checkpoint's name if it is not the run's final policy, e.g. `step-000100`.
+    """
+
+    given: str
+    path: str
+    run: Path | None = None
+    recipe: Recipe | None = None
+    step: str | None = None
+
+    def model(self, dtype: str | None, revision: str | None) -> ModelSpec:
+        """Recipe section that loads the policy; the run's data type unless another is asked for."""
+        own = self.recipe.model.dtype if self.recipe else "float32"
+        return ModelSpec.model_validate({"path": self.path, "dtype": dtype or own, "revision": revision})
+
+    def folder(self, task: str) -> Path:
+        """Where an evaluation is written unless the user says otherwise."""
+        if self.run is not None:
+            return self.run / "evals" / (f"{task}-{self.step}" if self.step else task)
+        name = self.given.rstrip("/")
+        if Path(name).exists():
+            name = Path(name).resolve().name
+        return Path("outputs") / "eval" / re.sub(r"[^A-Za-z0-9._-]+", "--", name) / task
+
+
+def find_target(given: str) -> Target:
+    """Look at what the user named.
+
+    Raises:
+        UserError: nothing is there, or it holds no policy.
+    """
+    if not given:
+        raise UserError(Problem("missing", _OPTION, remedy=f"{_WHAT}; or recompute with --from EVAL.json"))
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if _is_run(path):
+            return _of_run(given, path)
+        if (path / "config.json").is_file() or any(path.glob("*.gguf")):
+            return _of_directory(given, path)
+        raise UserError(Problem(f"`{given}` holds neither a run nor a policy", _OPTION, remedy=_WHAT))
+    # `outputs/typo` has the shape of a Hub id, but whoever has a folder `outputs` meant a path.
+    if not path.exists() and "/" in given and path.parts[:1] and Path(path.parts[0]).is_dir():
+        raise UserError(Problem(f"there is no `{given}`", _OPTION, remedy=_WHAT))
+    try:
+        locate(ModelSpec.model_validate({"path": given}))
+    except UserError as error:
+        raise renamed(error, {"model.path": _OPTION}) from None
+    return Target(given, given)
+
+
+def renamed(error: UserError, keys: dict[str, str]) -> UserError:
+    """Same problems, with recipe keys replaced by the options that this command has for them."""
+    return UserError(
+        *(
+            Problem(_in_words(p.message, keys), keys.get(p.key, p.key), p.file, _in_words(p.remedy, keys))
+            for p in error.problems
+        )
+    )
+
+
+def _in_words(text: str, keys: dict[str, str]) -> str:
+    for key, option in keys.items():
+        text = text.replace(key, option)
+    return text
+
+
+def _is_run(path: Path) -> bool:
+    run = RunDir(path)
+    return run.recipe.is_file() or run.record.is_file()
+
+
+def _of_run(given: str, path: Path) -> Target:
+    """The final policy, or else the newest checkpoint."""
+    run = RunDir(path)
+    recipe = load_recipe(run.recipe)
+    if (run.policy / "config.json").is_file():
+        return Target(given, str(run.policy), path, recipe)
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints:
+        remedy = f"finish it with `cvxrl train {run.recipe} --resume`, or evaluate another run"
+        raise UserError(Problem(f"the run ({_status(run)}) holds no policy and no checkpoint", _OPTION, given, remedy))
+    verify_checkpoint(checkpoints[-1])
+    return Target(given, str(checkpoints[-1]), path, recipe, checkpoints[-1].name)
+
+
+def _of_directory(given: str, path: Path) -> Target:
+    """A Hugging Face directory; `policy/` and `checkpoints/step-n/` of a run know their run."""
+    folder = path.resolve()
+    if folder.name == "policy" and _is_run(folder.parent):
+        return Target(given, str(path), folder.parent, load_recipe(RunDir(folder.parent).recipe))
+    if folder.parent.name == "checkpoints" and _is_run(folder.parents[1]):
+        verify_checkpoint(folder)
+        run = folder.parents[1]
+        return Target(given, str(path), run, load_recipe(RunDir(run).recipe), folder.name)
+    return Target(given, str(path))
+
+
+def _status(run: RunDir) -> str:
+    try:
+        return run.read_record().status
+    except (OSError, ValidationError):
+        return "no readable run.json"

@@ -1,0 +1,34 @@
+"""A task file: questions with their grader, and how replies are sampled when a policy is evaluated on them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from cvxrl.recipe.base import Section
+from cvxrl.recipe.schema import RunName
+from cvxrl.recipe.task import TaskSpec
+
+# maj@k divides by a binomial coefficient that is no floating-point number above that.
+MOST_SAMPLES = 1024
+Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+
+
+class EvalSampling(Section):
+    """How replies are sampled; every number can be overridden on the command line."""
+
+    questions: PositiveInt | None = Field(None, description="Questions asked; none means all there are.")
+    samples: Samples = Field(1, description="Completions per question.")
+    temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass.")
+    max_new_tokens: PositiveInt = Field(description="Longest completion, in tokens.")
+
+
+class EvalTask(Section):
+    """A task to evaluate on, in a file of its own."""
+
+    name: RunName = Field(description="What the task is called in tables and in the output folder.")
+    version: PositiveInt = Field(description="Raised whenever a change of this file can change a score.")
+    task: TaskSpec = Field(description="Questions, template, extraction and grader.")
+    sampling: EvalSampling = Field(description="How replies are sampled.")
