@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +108,14 @@ def _file_rows(datasets: Any, path: Path) -> Any:
         raise UserError(Problem("the data set is empty", key="task.source.path", file=str(path), remedy="add rows"))
     with tempfile.TemporaryDirectory() as cache:
         try:
-            return datasets.load_dataset(
-                _READERS[path.suffix],
-                data_files=str(path),
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-            )
+            with _silent(datasets):
+                return datasets.load_dataset(
+                    _READERS[path.suffix],
+                    data_files=str(path),
+                    split="train",
+                    cache_dir=cache,
+                    keep_in_memory=True,
+                )
         except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
             cause = error.__cause__ or error
             raise UserError(
@@ -123,6 +126,20 @@ def _file_rows(datasets: Any, path: Path) -> Any:
                     remedy="check that every row is complete and that a field has one type throughout",
                 )
             ) from error
+
+
+@contextmanager
+def _silent(datasets: Any) -> Iterator[None]:
+    """No progress bar, and no traceback in the log of a file that cannot be read: the error says it in one line."""
+    verbosity, bars = datasets.utils.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    datasets.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.utils.logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.utils.enable_progress_bars()
 
 
 def _examples(rows: Any, spec: DatasetSource, where: str, key: str) -> Sequence[Example]:
