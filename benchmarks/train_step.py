@@ -83,9 +83,8 @@ def run_trl(arguments: argparse.Namespace) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=arguments.peer_batch or recipe.sequences_per_step,
-            gradient_accumulation_steps=recipe.sequences_per_step
-            // (arguments.peer_batch or recipe.sequences_per_step),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=recipe.sequences_per_step // batch,
             num_generations=recipe.rollout.samples,
             max_completion_length=recipe.rollout.max_new_tokens,
             temperature=recipe.rollout.temperature,
