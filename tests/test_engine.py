@@ -13,7 +13,8 @@ import torch
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
-from cvxrl.engine.experience import Experience
+from cvxrl.engine.agreement import ratio_deviation
+from cvxrl.engine.experience import Credit, Experience
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
@@ -63,13 +64,13 @@ def test_a_per_micro_batch_mean_would_change_the_gradient() -> None:
     experience = Trainer.build(recipe).collector.collect(1)
     assert len(set(map(len, experience.responses))) > 1
     half = len(experience.responses) // 2
-    assert experience.advantages_S is not None and experience.logprobs is not None
+    assert experience.credit is not None and experience.logprobs is not None
     parts = [
         replace(
             experience,
             prompts=experience.prompts[s],
             responses=experience.responses[s],
-            advantages_S=experience.advantages_S[s],
+            credit=Credit(experience.credit.advantages[s]),
             logprobs=experience.logprobs[s],
         )
         for s in (slice(None, half), slice(half, None))
@@ -82,10 +83,10 @@ def test_a_per_micro_batch_mean_would_change_the_gradient() -> None:
 def test_padding_cannot_reach_a_response_token() -> None:
     trainer = Trainer.build(tiny("math_grpo"))
     experience = trainer.collector.collect(1)
-    together = trainer.policy.response_logits(experience.prompts, experience.responses)
+    together = trainer.policy.response_outputs(experience.prompts, experience.responses).logits_NV
     alone = torch.cat(
         [
-            trainer.policy.response_logits([p], [r])
+            trainer.policy.response_outputs([p], [r]).logits_NV
             for p, r in zip(experience.prompts, experience.responses, strict=True)
         ]
     )
@@ -96,7 +97,7 @@ def test_padding_cannot_reach_a_response_token() -> None:
 def test_on_policy_ratio_is_one_at_every_temperature(temperature: float) -> None:
     trainer = Trainer.build(tiny("math_grpo", f"rollout.temperature={temperature}"))
     experience = trainer.collector.collect(1)
-    assert 0 <= trainer.updater.ratio_deviation(experience) < 1e-5
+    assert 0 <= ratio_deviation(trainer.updater.reader, experience) < 1e-5
 
 
 def test_ratio_check_sees_a_policy_that_moved() -> None:
@@ -104,7 +105,7 @@ def test_ratio_check_sees_a_policy_that_moved() -> None:
     experience = trainer.collector.collect(1)
     with torch.no_grad():
         next(trainer.policy.model.parameters()).mul_(1.01)
-    assert trainer.updater.ratio_deviation(experience) > 1e-4
+    assert ratio_deviation(trainer.updater.reader, experience) > 1e-4
 
 
 def test_sampler_is_independent_of_batching() -> None:
@@ -206,9 +207,9 @@ def test_interrupted_run_resumes_bit_identically(
 def test_state_round_trip(tmp_path: Path) -> None:
     trainer = Trainer.build(tiny("math_grpo"))
     trainer.updater.update(trainer.collector.collect(1), 1)
-    save_state(tmp_path, trainer.policy, trainer.optimizer, trainer.position)
+    save_state(tmp_path, trainer.policy, trainer.critic, trainer.optimizer, trainer.position)
     fresh = Trainer.build(tiny("math_grpo"))
-    load_state(tmp_path, fresh.policy, fresh.optimizer)
+    load_state(tmp_path, fresh.policy, fresh.critic, fresh.optimizer)
     for a, b in zip(trainer.policy.model.parameters(), fresh.policy.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -218,8 +219,9 @@ def test_non_finite_loss_stops_before_the_optimizer_moves(tmp_path: Path) -> Non
     trainer = Trainer.build(recipe)
     before = [p.detach().clone() for p in trainer.policy.model.parameters()]
     experience = trainer.collector.collect(1)
-    assert experience.advantages_S is not None
-    broken = replace(experience, advantages_S=torch.full_like(experience.advantages_S, float("nan")))
+    assert experience.credit is not None
+    bad = [torch.full_like(advantages, float("nan")) for advantages in experience.credit.advantages]
+    broken = replace(experience, credit=Credit(bad))
     from cvxrl.engine.divergence import DivergedError
 
     with pytest.raises(DivergedError, match="loss"):

@@ -57,7 +57,7 @@ def describe(recipe: Recipe) -> Plan:
     sequences = recipe.sequences_per_step
     shape = _shape(recipe)
     return Plan(
-        equation=recipe.objective.equation,
+        equation=recipe.equation,
         reduction=recipe.reduction,
         sequences=sequences,
         max_tokens=sequences * recipe.rollout.max_new_tokens,

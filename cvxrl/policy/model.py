@@ -18,6 +18,19 @@ _LOGIT_POSTPROCESSING = ("final_logit_softcapping", "logit_scale", "logits_scali
 
 
 @dataclass(frozen=True)
+class ResponseOutputs:
+    """What a policy computes at N response tokens.
+
+    Attributes:
+        hidden_NH: last hidden states, after the final norm.
+        logits_NV: logits.
+    """
+
+    hidden_NH: Tensor
+    logits_NV: Tensor
+
+
+@dataclass(frozen=True)
 class Policy:
     """A transformers causal LM with its tokenizer.
 
@@ -60,24 +73,26 @@ class Policy:
         """Text of each response, without special tokens."""
         return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
 
-    def response_logits(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
-        """Raw logits in fp32 at every response token, sequence after sequence: [sum of response lengths, V].
+    def response_outputs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> ResponseOutputs:
+        """Last hidden states and raw logits at every response token, sequence after sequence.
 
         Prompts that several responses share run once, where the architecture allows it.
         """
         model = self.model
         if any(getattr(model.config, key, None) for key in _LOGIT_POSTPROCESSING):
-            return self._logits_of_model(prompts, responses)
+            return self._outputs_of_model(prompts, responses)
         repeated = 2 * len(set(map(tuple, prompts))) <= len(prompts)
         hidden_states = shared_prompts if repeated and can_share_prompts(model) else whole_rows
-        logits: Tensor = model.get_output_embeddings()(hidden_states(model, prompts, responses))
-        return logits.float()
+        hidden_NH = hidden_states(model, prompts, responses)
+        return ResponseOutputs(hidden_NH, model.get_output_embeddings()(hidden_NH))
 
-    def _logits_of_model(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
-        """Logits as the model's own forward makes them, for families that change them after the output matrix."""
+    def _outputs_of_model(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> ResponseOutputs:
+        """Outputs of the model's own forward pass, for families that change the logits after the output matrix."""
         ids, mask, predicting = padded_rows(prompts, responses, self.device)
-        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[predicting]
-        return logits.float()
+        outputs = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+        return ResponseOutputs(outputs.hidden_states[-1][predicting], outputs.logits[predicting])
 
     def save(self, directory: Path) -> None:
         """Write a plain Hugging Face directory (safetensors) that `from_pretrained` loads."""
