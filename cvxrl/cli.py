@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cvxrl import __version__
+from cvxrl.commands.compare import compare
 from cvxrl.commands.exit_codes import INTERRUPTED, USER_ERROR
 from cvxrl.commands.train import train
 from cvxrl.errors import UserError
@@ -37,6 +38,7 @@ def _root(
 
 
 app.command()(train)
+app.command()(compare)
 
 
 def main() -> None:

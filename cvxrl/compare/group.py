@@ -68,7 +68,7 @@ def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], lis
                 unfinished=tuple(r for r in single if not r.scored),
             )
         )
-    return groups, problems, warnings
+    return _in_order(groups), problems, warnings
 
 
 def label_of(recipe: Recipe, vary: str | None) -> str:
@@ -98,6 +98,17 @@ def check_vary(runs: Sequence[Run], vary: str) -> Problem | None:
     near = difflib.get_close_matches(vary, known, n=1)
     remedy = f"did you mean `{near[0]}`?" if near else "give a dotted recipe key such as optim.lr"
     return Problem(f"no recipe has a key `{vary}`", "--vary", remedy=remedy)
+
+
+def _in_order(groups: Sequence[Group]) -> list[Group]:
+    """Methods as they first appear, each by increasing varied value."""
+    methods = list(dict.fromkeys(g.method for g in groups))
+
+    def place(group: Group) -> tuple[int, float, str]:
+        number = float(group.value) if isinstance(group.value, int | float) else 0.0
+        return methods.index(group.method), number, str(group.value)
+
+    return sorted(groups, key=place)
 
 
 def _leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,8 @@ from cvxrl.compare.run import digest_warning
 from cvxrl.compare.summary import GroupSummary
 from cvxrl.errors import Problem
 
+_NAMED = 5  # methods named in one sentence
+
 
 def notices(groups: Sequence[Group], summaries: Sequence[GroupSummary], options: Options) -> list[str]:
     """One sentence each: unfinished runs, few or different seeds, diverged runs, different code or machines."""
@@ -22,7 +24,8 @@ def notices(groups: Sequence[Group], summaries: Sequence[GroupSummary], options:
     found += [text for g in groups for run in g.runs if (text := digest_warning(run)) is not None]
     few = [f"{s.label} ({len(s.scores)})" for s in summaries if len(s.scores) < FEW_SEEDS]
     if few:
-        found.append(f"fewer than {FEW_SEEDS} scored seeds, intervals are wide and unsure: {', '.join(few)}")
+        named = ", ".join(few[:_NAMED]) + (f" and {len(few) - _NAMED} more" if len(few) > _NAMED else "")
+        found.append(f"fewer than {FEW_SEEDS} scored seeds, intervals are wide and unsure: {named}")
     seeds = {tuple(s.seeds) for s in summaries if s.scores}
     if len(seeds) > 1:
         found.append("the methods did not run the same seeds; differences are paired over the common ones")

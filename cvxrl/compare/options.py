@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,11 @@ class Options:
     def higher_is_better(self) -> bool:
         """Whether a larger metric is known to be better; if not, verdicts say higher and lower."""
         return is_quality(self.metric)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Range that the metric cannot leave, and so no interval of its averages."""
+        return (0.0, 1.0) if self.metric in ("eval/accuracy", "reward/correct") else (-math.inf, math.inf)
 
 
 def is_quality(metric: str) -> bool:

@@ -69,8 +69,8 @@ def compare_pairs(pairs: Sequence[tuple[GroupSummary, GroupSummary]], options: O
 
 
 def improvement(one: GroupSummary, other: GroupSummary) -> float | None:
-    """P(one > other), or None where a method has no score."""
-    if not one.scores or not other.scores:
+    """P(one > other), or None where a method has fewer than two scores."""
+    if min(len(one.scores), len(other.scores)) < FEWEST:
         return None
     return float(probability_of_improvement(one.score_N[:, None], other.score_N[:, None]))
 
@@ -94,7 +94,7 @@ def _measure(one: GroupSummary, base: GroupSummary, options: Options) -> Pair:
     x, y = one.score_N, base.score_N
     empty = Pair(one.label, base.label, len(x), len(y))
     if min(len(x), len(y)) < FEWEST:
-        return replace(empty, difference=difference(one, base), improvement=improvement(one, base))
+        return replace(empty, difference=difference(one, base))
     a, b = common_scores(one, base)
     paired = len(a) >= FEWEST
     names = (one.label, base.label)

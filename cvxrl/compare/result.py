@@ -126,13 +126,14 @@ def _threshold(groups: Sequence[Group], options: Options) -> float:
 def _against_baseline(summaries: Sequence[GroupSummary], options: Options) -> list[tuple[GroupSummary, GroupSummary]]:
     """(method, baseline) pairs: with a varied key, a method's runs meet the baseline's runs of the same value."""
     name = options.baseline or summaries[0].method
+    scored = [s for s in summaries if s.scores]
     exact = [s for s in summaries if s.label == name]
     if exact and options.baseline:
-        return [(s, exact[0]) for s in summaries if s is not exact[0]]
+        return [(s, exact[0]) for s in scored if s is not exact[0] and exact[0].scores]
     bases = {s.value: s for s in summaries if s.method == name}
     if not bases:
         known = list(dict.fromkeys(n for s in summaries for n in (s.method, s.label)))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise UserError(Problem(f"no method `{name}`", "--baseline", remedy=f"{hint}choose one of {', '.join(known)}"))
-    return [(s, bases[s.value]) for s in summaries if s.method != name and s.value in bases]
+    return [(s, bases[s.value]) for s in scored if s.method != name and s.value in bases and bases[s.value].scores]

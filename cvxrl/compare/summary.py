@@ -168,8 +168,9 @@ def generator(options: Options, *names: str) -> np.random.Generator:
 def _intervals(label: str, scores: Array, options: Options, corrected: bool) -> dict[str, Interval]:
     if len(scores) < 2:
         return {}
-    return {
-        name: bootstrap_interval(
+    found = {}
+    for name, aggregate in _AGGREGATES.items():
+        interval = bootstrap_interval(
             scores[:, None],
             aggregate,
             generator(options, "interval", label),
@@ -177,8 +178,8 @@ def _intervals(label: str, scores: Array, options: Options, corrected: bool) -> 
             resamples=options.resamples,
             corrected=corrected,
         )
-        for name, aggregate in _AGGREGATES.items()
-    }
+        found[name] = interval.within(*options.bounds)
+    return found
 
 
 def _reached(rows: Sequence[RunRow]) -> Reached:

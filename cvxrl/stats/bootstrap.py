@@ -17,6 +17,10 @@ class Interval:
     low: float
     high: float
 
+    def within(self, least: float, most: float) -> Interval:
+        """Cut to the range that the quantity cannot leave; what is cut off never held the truth."""
+        return Interval(min(max(self.low, least), most), min(max(self.high, least), most))
+
 
 def resample(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> Scores:
     """Draw runs with replacement, independently within each task (stratum): (N, M) -> (resamples, N, M)."""

@@ -1,0 +1,91 @@
+"""Curves over training: mean, band and thin seed lines."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cvxrl.compare.figures.canvas import Panel, Strand, legend, new_figure, panels
+from cvxrl.compare.options import Options
+from cvxrl.compare.result import Comparison
+from cvxrl.compare.run import Array
+from cvxrl.compare.score import curve
+from cvxrl.compare.summary import generator
+from cvxrl.stats.aggregate import mean
+from cvxrl.stats.bootstrap import bootstrap_interval
+
+_RESAMPLES = 1000  # per point of a band; a band needs less precision than a printed interval
+_COLUMNS = 2
+
+
+def learning_curves(c: Comparison) -> Figure:
+    """The compared metric against the step, one panel per method where a key is varied."""
+    shown = panels(c)
+    columns = 1 if len(shown) == 1 else _COLUMNS
+    rows = -(-len(shown) // columns)
+    figure, grid = new_figure(rows, columns, 1.0 + 3.2 * rows)
+    axes = [axis for row in grid for axis in row]
+    for axis, panel in zip(axes, shown, strict=False):
+        _draw(axis, panel, c.options)
+        axis.set_xlabel("step")
+        axis.set_ylabel(c.options.metric)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    legend(figure, axes[: len(shown)])
+    return figure
+
+
+def on_grid(strand: Strand, key: str, options: Options) -> tuple[Array, Array]:
+    """Steps, and one interpolated curve per run: shapes (T,) and (N, T); no run has the metric: (0,) and (0, 0)."""
+    found = [s for run in strand.group.runs if len((s := curve(run, key, options)).step_T)]
+    if not found:
+        return np.zeros(0), np.zeros((0, 0))
+    step_T = np.unique(np.concatenate([s.step_T for s in found]))
+    return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T) for s in found])
+
+
+def _draw(axis: Axes, panel: Panel, options: Options) -> None:
+    axis.set_title(panel.title, fontsize="medium")
+    for strand in panel.strands:
+        step_T, value_NT = on_grid(strand, options.metric, options)
+        if not len(step_T):
+            continue
+        axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.6, alpha=0.35)
+        if len(value_NT) > 1:
+            low_T, high_T = _band(strand, value_NT, options)
+            axis.fill_between(step_T, low_T, high_T, color=strand.colour, alpha=0.15, linewidth=0)
+        axis.plot(
+            step_T,
+            value_NT.mean(axis=0),
+            color=strand.colour,
+            linestyle=strand.dash,
+            linewidth=1.8,
+            marker=strand.marker if len(step_T) <= 30 else "",
+            markersize=4,
+            label=f"{strand.name} ({len(value_NT)} seeds)" if not panel.title else strand.name,
+        )
+        _mark_divergence(axis, strand, options)
+
+
+def _band(strand: Strand, value_NT: Array, options: Options) -> tuple[Array, Array]:
+    """Interval of the mean at every step."""
+    ends = [
+        bootstrap_interval(
+            value_NT[:, t, None],
+            mean,
+            generator(options, "band", strand.group.label),
+            confidence=options.confidence,
+            resamples=_RESAMPLES,
+        ).within(*options.bounds)
+        for t in range(value_NT.shape[1])
+    ]
+    return np.array([e.low for e in ends]), np.array([e.high for e in ends])
+
+
+def _mark_divergence(axis: Axes, strand: Strand, options: Options) -> None:
+    for run in strand.group.runs:
+        if run.record.divergence is not None:
+            series = run.series(options.metric)
+            height = float(series.value_T[-1]) if len(series.value_T) else 0.0
+            axis.plot(run.record.divergence.step, height, marker="x", color=strand.colour, markersize=9, linestyle="")

@@ -1,0 +1,50 @@
+"""Gradient norm, KL and entropy over training."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cvxrl.compare.figures.canvas import GREY, Panel, legend, new_figure, panels
+from cvxrl.compare.figures.curves import on_grid
+from cvxrl.compare.options import Options
+from cvxrl.compare.result import Comparison
+
+_SHOWN = (
+    ("grad/norm", "gradient norm before clipping", True),
+    ("policy/kl", "KL(before || after step) [nats]", True),
+    ("policy/entropy", "entropy [nats per token]", True),
+)
+
+
+def stability_curves(c: Comparison) -> Figure:
+    """Median over seeds with thin seed lines; one row per method where a key is varied."""
+    shown = panels(c)
+    figure, grid = new_figure(len(shown), len(_SHOWN), 0.9 + 2.7 * len(shown))
+    for panel, axes in zip(shown, grid, strict=True):
+        for axis, (key, name, log) in zip(axes, _SHOWN, strict=True):
+            _draw(axis, panel, key, c.options, log)
+            axis.set_xlabel("step")
+            axis.set_ylabel(name, fontsize="small")
+        axes[0].set_title(panel.title, loc="left", fontsize="medium")
+    legend(figure, [axis for axes in grid for axis in axes])
+    return figure
+
+
+def _draw(axis: Axes, panel: Panel, key: str, options: Options, log: bool) -> None:
+    positive = False
+    for strand in panel.strands:
+        step_T, value_NT = on_grid(strand, key, options)
+        if not len(step_T):
+            continue
+        if log:
+            value_NT = np.where(value_NT > 0, value_NT, np.nan)  # a log axis has no place for them
+        positive = positive or bool(np.isfinite(value_NT).any())
+        axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
+        middle = np.median(value_NT, axis=0)
+        axis.plot(step_T, middle, color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
+    if positive and log:
+        axis.set_yscale("log")
+    if not axis.lines:
+        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
