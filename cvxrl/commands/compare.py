@@ -13,7 +13,7 @@ import typer
 
 from cvxrl.commands import compare_options as option
 from cvxrl.commands.exit_codes import GATE_NOT_MET, USER_ERROR
-from cvxrl.errors import UserError
+from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.compare.gate import Gate, Verdict
@@ -46,13 +46,15 @@ def compare(
     """Compare methods over training seeds; with recipes and --seeds, train first what is missing."""
     from cvxrl.compare.arguments import parse_arguments
     from cvxrl.compare.options import Options
+    from cvxrl.compare.plan import split_vary
 
+    key, values = split_vary(vary)
     asked = parse_arguments(seeds, require or [], diverged_as, [file for file in (csv, md, html) if file])
     options = Options(
         metric=metric,
         window=window,
         baseline=baseline,
-        vary=vary,
+        vary=key,
         threshold=threshold,
         collapse=collapse,
         spike=spike,
@@ -61,7 +63,7 @@ def compare(
         allow_diff=allow_diff,
         seeds=asked.seeds,
     )
-    comparison = _compare(paths, options)
+    comparison = _compare(paths, options, set_ or [], out, jobs, values)
     verdicts = _judge(comparison, asked.gates)
     written = _write(comparison, verdicts, csv, md, html)
     if as_json:
@@ -75,16 +77,39 @@ def compare(
     _leave(comparison, verdicts, written)
 
 
-def _compare(paths: Sequence[str], options: Options) -> Comparison:
+def _compare(
+    paths: Sequence[str], options: Options, sets: Sequence[str], out: Path, jobs: int, values: Sequence[str]
+) -> Comparison:
+    """Find the runs, train those that are missing, read all, compare."""
     from cvxrl.compare.discover import discover
+    from cvxrl.compare.plan import plan_runs
     from cvxrl.compare.result import build
     from cvxrl.compare.run import read_run
 
     found = discover(paths)
+    if not found.recipes:
+        wrong = [text for text, given in (("--set", sets), ("--vary KEY=A,B", values)) if given]
+        found.problems += [Problem("is for training recipes", text, remedy="give recipes as PATH") for text in wrong]
+    elif values and options.seeds is None:
+        found.problems.append(Problem("trains, so it needs seeds", "--vary KEY=A,B", remedy="add --seeds 0-4"))
+    try:
+        plan = plan_runs(found.recipes, sets, options.seeds, out, (options.vary, values))
+    except UserError as error:
+        raise UserError(*found.problems, *error.problems) from None
+    if plan.jobs and found.problems:
+        raise UserError(*found.problems)  # before hours of training, not after
+    if plan.jobs:
+        from cvxrl.compare.train import train_all
+        from cvxrl.compare.watch import make_watcher
+
+        with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
+            found.problems += train_all(plan.jobs, jobs, watcher)
+    failed = {problem.file for problem in found.problems}
     runs = []
-    for path in found.runs:
+    for path in dict.fromkeys([*plan.runs, *found.runs]):
         try:
-            runs.append(read_run(path))
+            if str(path) not in failed:
+                runs.append(read_run(path))
         except UserError as error:
             found.problems += error.problems
     return build(runs, options, found.problems)

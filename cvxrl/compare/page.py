@@ -38,6 +38,7 @@ table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabu
 th, td {{ padding: .25rem .9rem .25rem 0; vertical-align: top; text-align: right; white-space: nowrap; }}
 th {{ border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom; }}
 th.left, td.left {{ text-align: left; }}
+td.left:last-child {{ white-space: normal; min-width: 10rem; }}
 img {{ width: 100%; height: auto; display: block; }}
 figure {{ margin: 0; }}
 figcaption, .note {{ color: #555; font-size: .85rem; }}
@@ -67,6 +68,7 @@ def make_page(c: Comparison, verdicts: Sequence[Verdict], command: str) -> str:
 
 def _figures(c: Comparison) -> list[str]:
     percent = f"{c.options.confidence:.0%}"
+    pooled = f"; the runs of all values of {c.options.vary} together" if c.options.vary else ""
     shown: list[tuple[str, Figure | None, str]] = []
     if any(s.scores for s in c.summaries):
         shown = [
@@ -79,7 +81,11 @@ def _figures(c: Comparison) -> list[str]:
             ("Scores", location_intervals(c), f"Grey ticks: seeds. Bars: {percent} intervals."),
             ("Against the baseline", improvement_intervals(c), f"Bars: {percent} intervals."),
             ("Sensitivity", sensitivity_curves(c), f"Bars: {percent} intervals of the mean; red: failures, counted."),
-            ("Performance profile", performance_profiles(c), f"Higher is better; {percent} pointwise bootstrap band."),
+            (
+                "Performance profile",
+                performance_profiles(c),
+                f"Further up and right is better{pooled}; {percent} pointwise bootstrap band.",
+            ),
             ("Stability over training", stability_curves(c), "Median over seeds, thin lines for seeds; log axes."),
         ]
     return [_figure(title, figure, text) for title, figure, text in shown if figure is not None]

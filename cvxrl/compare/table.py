@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 _NAME_WIDTH = 30
+_ENDLESS = 10_000  # columns; a measurement is cut off at the console's width otherwise
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Table:
 def print_table(console: Console, table: Table) -> None:
     """Write to a console: ruled on a terminal, bare in a pipe; a wide table sits closer before it breaks words."""
     shown = _rich(table, console.is_terminal, gap=2)
-    if console.measure(shown).maximum > console.width:
+    natural = console.measure(shown, options=console.options.update(width=_ENDLESS)).maximum
+    if natural > console.width:
         shown = _rich(table, console.is_terminal, gap=1)
     console.print(Text(table.title, style="bold"))
     console.print(shown)
@@ -80,7 +82,7 @@ def to_markdown(table: Table) -> str:
 def to_html(table: Table) -> str:
     """An HTML section with a heading, the table and its note."""
     kinds = ["left" if table.left(i) else "right" for i in range(len(table.columns))]
-    head = "".join(f'<th scope="col" class="{k}">{escape(n)}</th>' for k, n in zip(kinds, table.names, strict=True))
+    head = "".join(f'<th scope="col" class="{k}">{_html_cell(n)}</th>' for k, n in zip(kinds, table.names, strict=True))
     body = "\n".join(
         "<tr>" + "".join(f'<td class="{k}">{_html_cell(c)}</td>' for k, c in zip(kinds, row, strict=True)) + "</tr>"
         for row in table.rows

@@ -201,7 +201,7 @@ def _point(point: Point | None) -> str:
 
 
 def _name_columns(c: Comparison) -> list[str]:
-    return ["<method", c.options.vary] if c.options.vary else ["<method"]
+    return ["<method", c.options.vary.split(".")[-1]] if c.options.vary else ["<method"]
 
 
 def _name(c: Comparison, s: GroupSummary) -> list[str]:

@@ -103,6 +103,13 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         )
 
 
+def same_scale(axes: Sequence[Axes]) -> None:
+    """Give all panels the same vertical range, so that they can be read against one another."""
+    ranges = [axis.get_ylim() for axis in axes if axis.lines]
+    for axis in axes if ranges else ():
+        axis.set_ylim(min(low for low, _ in ranges), max(high for _, high in ranges))
+
+
 def to_svg(figure: Figure) -> bytes:
     """The figure as SVG with text as outlines, so that it looks the same without any font; same input, same bytes."""
     stream = io.BytesIO()

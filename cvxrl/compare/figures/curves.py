@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import Panel, Strand, legend, new_figure, panels
+from cvxrl.compare.figures.canvas import Panel, Strand, legend, new_figure, panels, same_scale
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.run import Array
@@ -32,6 +32,7 @@ def learning_curves(c: Comparison) -> Figure:
         axis.set_ylabel(c.options.metric)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
+    same_scale(axes[: len(shown)])
     legend(figure, axes[: len(shown)])
     return figure
 

@@ -35,9 +35,8 @@ def performance_profiles(c: Comparison) -> Figure:
         if len(values) > 1:
             axis.fill_between(threshold_T, profile.low_T, profile.high_T, color=colour, alpha=0.15, linewidth=0)
         axis.plot(threshold_T, profile.share_T, color=colour, linestyle=dash, label=f"{method} ({len(values)} runs)")
-    pooled = f", all values of {c.options.vary}" if c.options.vary else ""
     axis.set_xlabel(f"final {c.options.metric}, x")
-    axis.set_ylabel(f"share of runs above x{pooled}")
+    axis.set_ylabel("share of runs above x")
     axis.set_ylim(-0.03, 1.03)
     legend(figure, [axis])
     return figure

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import GREY, Panel, legend, new_figure, panels
+from cvxrl.compare.figures.canvas import GREY, Panel, legend, new_figure, panels, same_scale
 from cvxrl.compare.figures.curves import on_grid
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison
@@ -28,6 +28,8 @@ def stability_curves(c: Comparison) -> Figure:
             axis.set_xlabel("step")
             axis.set_ylabel(name, fontsize="small")
         axes[0].set_title(panel.title, loc="left", fontsize="medium")
+    for column in zip(*grid, strict=True):
+        same_scale(column)
     legend(figure, [axis for axes in grid for axis in axes])
     return figure
 
