@@ -22,7 +22,9 @@ from cvxrl.errors import Problem, UserError
 
 Term = Callable[[Comparison], float]
 
-_LONGEST = 500  # characters; keeps the recursion shallow
+_LONGEST = 500  # characters
+_DEEPEST = 20  # parentheses and signs inside one another
+_TOLERANCE = 1e-9  # relative; the mean of 0.7, 0.8 and 0.9 is to count as 0.8
 _NUMBER = re.compile(r"\d+\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?")
 _WORD = re.compile(r"[A-Za-z_]+")
@@ -119,7 +121,9 @@ def check_names(gate: Gate, comparison: Comparison) -> list[Problem]:
 def judge(gate: Gate, comparison: Comparison) -> Verdict:
     """Evaluate both sides; all names must be known."""
     left, right = gate.left(comparison), gate.right(comparison)
-    return Verdict(gate.text, _COMPARE[gate.sign](left, right) and not math.isnan(left + right), left, right, gate.sign)
+    close = math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    met = _COMPARE[gate.sign](left, left if close else right) and not math.isnan(left) and not math.isnan(right)
+    return Verdict(gate.text, met, left, right, gate.sign)
 
 
 class _MalformedError(Exception):
@@ -131,6 +135,7 @@ class _Parser:
         if len(text) > _LONGEST:
             raise _MalformedError(f"longer than {_LONGEST} characters")
         self._text, self._at, self._names = text, 0, list[str]()
+        self._depth = 0
 
     def gate(self) -> Gate:
         left = self._sum()
@@ -155,6 +160,15 @@ class _Parser:
         return term
 
     def _unary(self) -> Term:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _MalformedError("nested too deeply")
+        try:
+            return self._signed_or_inside()
+        finally:
+            self._depth -= 1
+
+    def _signed_or_inside(self) -> Term:
         if self._one_of(("-",)):
             inner = self._unary()
             return lambda c: -inner(c)
