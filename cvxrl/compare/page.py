@@ -86,7 +86,11 @@ def _figures(c: Comparison) -> list[str]:
                 performance_profiles(c),
                 f"Further up and right is better{pooled}; {percent} pointwise bootstrap band.",
             ),
-            ("Stability over training", stability_curves(c), "Median over seeds, thin lines for seeds; log axes."),
+            (
+                "Stability over training",
+                stability_curves(c),
+                "Median over the seeds still running, thin lines for seeds; log axes. The line of a diverged run ends.",
+            ),
         ]
     return [_figure(title, figure, text) for title, figure, text in shown if figure is not None]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -177,21 +176,20 @@ def good_range(s: Sensitivity) -> str:
 
 
 def factors_table(c: Comparison) -> Table:
-    """Recipe keys in which methods differ."""
-    methods = list(dict.fromkeys(s.method for s in c.summaries))
+    """Recipe keys in which methods differ: every value with the methods that have it."""
     rows = []
     for factor in c.factors:
         if factor.key == c.options.vary:
             continue
-        mark = "" if factor.declared else " (undeclared)"
-        values = [_values_of(c, factor.values, method) for method in methods]
-        rows.append([factor.key + mark, *values])
-    return Table("What differs between the recipes", ["<key", *methods], rows)
-
-
-def _values_of(c: Comparison, values: dict[str, Any], method: str) -> str:
-    found = {show_value(values[s.label]) for s in c.summaries if s.method == method}
-    return ", ".join(sorted(found)).replace("None", NOTHING)
+        have: dict[str, list[str]] = {}
+        for s in c.summaries:
+            value = factor.values[s.label]
+            methods = have.setdefault(NOTHING if value is None else show_value(value), [])
+            methods += [] if s.method in methods else [s.method]
+        for index, (value, methods) in enumerate(have.items()):
+            mark = "" if factor.declared else " (undeclared)"
+            rows.append(["" if index else factor.key + mark, value, ", ".join(methods)])
+    return Table("What differs between the recipes", ["<key", "value", "<methods"], rows)
 
 
 def _point(point: Point | None) -> str:

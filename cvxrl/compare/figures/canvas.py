@@ -24,6 +24,8 @@ _DASHES = ("-", "--", ":", "-.")  # for more methods than there are colours
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY, RED = "#8C8C8C", "#B00020"
 WIDTH = 9.0  # inches
+# Letters of small print that fit the width, and those that a legend's line and gaps take.
+_LEGEND_LETTERS, _HANDLE_LETTERS = 140, 8
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,14 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     if handles:
+        columns = max(1, _LEGEND_LETTERS // (max(map(len, handles)) + _HANDLE_LETTERS))
         figure.legend(
             list(handles.values()),
             list(handles),
             loc="outside upper left",
-            ncols=min(4, len(handles)),
+            ncols=min(columns, len(handles)),
             frameon=False,
+            fontsize="small",
         )
 
 

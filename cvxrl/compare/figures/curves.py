@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from cvxrl.compare.figures.canvas import Panel, Strand, legend, new_figure, panels, same_scale
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison
-from cvxrl.compare.run import Array
+from cvxrl.compare.run import Array, Series
 from cvxrl.compare.score import curve
 from cvxrl.compare.summary import generator
 from cvxrl.stats.aggregate import mean
@@ -38,18 +40,29 @@ def learning_curves(c: Comparison) -> Figure:
 
 
 def on_grid(strand: Strand, key: str, options: Options) -> tuple[Array, Array]:
-    """Steps, and one interpolated curve per run: shapes (T,) and (N, T); no run has the metric: (0,) and (0, 0)."""
-    found = [s for run in strand.group.runs if len((s := curve(run, key, options)).step_T)]
+    """Steps, and one interpolated score curve per run: shapes (T,) and (N, T); (0,) and (0, 0) where none has it.
+
+    A diverged run goes on with what it counts as.
+    """
+    return stack([curve(run, key, options) for run in strand.group.runs])
+
+
+def stack(series: Sequence[Series]) -> tuple[Array, Array]:
+    """Series on their common steps, interpolated; NaN before a series begins and after it ends."""
+    found = [s for s in series if len(s.step_T)]
     if not found:
         return np.zeros(0), np.zeros((0, 0))
     step_T = np.unique(np.concatenate([s.step_T for s in found]))
-    return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T) for s in found])
+    return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T, np.nan, np.nan) for s in found])
 
 
 def _draw(axis: Axes, panel: Panel, options: Options) -> None:
     axis.set_title(panel.title, fontsize="medium")
     for strand in panel.strands:
         step_T, value_NT = on_grid(strand, options.metric, options)
+        # Runs of one recipe are measured at the same steps; where one was not, an average would change its members.
+        whole_T = np.isfinite(value_NT).all(axis=0)
+        step_T, value_NT = step_T[whole_T], value_NT[:, whole_T]
         if not len(step_T):
             continue
         axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.6, alpha=0.35)

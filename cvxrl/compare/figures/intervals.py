@@ -58,8 +58,10 @@ def improvement_intervals(c: Comparison) -> Figure | None:
 
 def _interval(axis: Axes, row: int, value: float, interval: Interval | None, colour: object, marker: str) -> None:
     if interval is not None:
-        axis.plot([interval.low, interval.high], [row, row], color=colour, linewidth=4, alpha=0.45)
-    axis.plot(value, row, marker=marker, color=colour, markersize=7)
+        axis.plot(
+            [interval.low, interval.high], [row, row], color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt"
+        )
+    axis.plot(value, row, marker=marker, color=colour, markersize=6)
 
 
 def _rows(axis: Axes, names: Sequence[str] | None, count: int) -> None:

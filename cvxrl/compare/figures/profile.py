@@ -10,7 +10,6 @@ from cvxrl.compare.result import Comparison
 from cvxrl.compare.summary import generator
 from cvxrl.stats.profile import performance_profile
 
-_POINTS = 200
 _RESAMPLES = 2000
 
 
@@ -20,7 +19,8 @@ def performance_profiles(c: Comparison) -> Figure:
     scores = {m: [x for s in c.summaries if s.method == m for x in s.scores] for m in _methods(c)}
     every = np.array([x for values in scores.values() for x in values])
     margin = 0.05 * float(np.ptp(every)) or 0.01
-    threshold_T = np.linspace(every.min() - margin, every.max() + margin, _POINTS)
+    # The share only changes where a run scores, so these thresholds give the exact staircase.
+    threshold_T = np.unique(np.concatenate([[every.min() - margin], every, [every.max() + margin]]))
     for index, (method, values) in enumerate(scores.items()):
         if not values:
             continue
@@ -33,8 +33,19 @@ def performance_profiles(c: Comparison) -> Figure:
             resamples=_RESAMPLES,
         )
         if len(values) > 1:
-            axis.fill_between(threshold_T, profile.low_T, profile.high_T, color=colour, alpha=0.15, linewidth=0)
-        axis.plot(threshold_T, profile.share_T, color=colour, linestyle=dash, label=f"{method} ({len(values)} runs)")
+            axis.fill_between(
+                threshold_T, profile.low_T, profile.high_T, step="post", color=colour, alpha=0.15, linewidth=0
+            )
+        name = f"{method} ({len(values)} runs)"
+        axis.plot(
+            threshold_T,
+            profile.share_T,
+            drawstyle="steps-post",
+            color=colour,
+            linestyle=dash,
+            linewidth=1.8,
+            label=name,
+        )
     axis.set_xlabel(f"final {c.options.metric}, x")
     axis.set_ylabel("share of runs above x")
     axis.set_ylim(-0.03, 1.03)

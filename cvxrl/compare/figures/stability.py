@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvxrl.compare.figures.canvas import GREY, Panel, legend, new_figure, panels, same_scale
-from cvxrl.compare.figures.curves import on_grid
-from cvxrl.compare.options import Options
+from cvxrl.compare.figures.curves import stack
 from cvxrl.compare.result import Comparison
 
 _SHOWN = (
@@ -24,7 +25,7 @@ def stability_curves(c: Comparison) -> Figure:
     figure, grid = new_figure(len(shown), len(_SHOWN), 0.9 + 2.7 * len(shown))
     for panel, axes in zip(shown, grid, strict=True):
         for axis, (key, name, log) in zip(axes, _SHOWN, strict=True):
-            _draw(axis, panel, key, c.options, log)
+            _draw(axis, panel, key, log)
             axis.set_xlabel("step")
             axis.set_ylabel(name, fontsize="small")
         axes[0].set_title(panel.title, loc="left", fontsize="medium")
@@ -34,17 +35,19 @@ def stability_curves(c: Comparison) -> Figure:
     return figure
 
 
-def _draw(axis: Axes, panel: Panel, key: str, options: Options, log: bool) -> None:
+def _draw(axis: Axes, panel: Panel, key: str, log: bool) -> None:
     positive = False
     for strand in panel.strands:
-        step_T, value_NT = on_grid(strand, key, options)
+        step_T, value_NT = stack([run.series(key) for run in strand.group.runs])
         if not len(step_T):
             continue
         if log:
             value_NT = np.where(value_NT > 0, value_NT, np.nan)  # a log axis has no place for them
         positive = positive or bool(np.isfinite(value_NT).any())
         axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
-        middle = np.median(value_NT, axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a step without a positive value has no median
+            middle = np.nanmedian(value_NT, axis=0)  # of the runs that have not diverged yet
         axis.plot(step_T, middle, color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
     if positive and log:
         axis.set_yscale("log")
