@@ -15,7 +15,7 @@ from made_runs import make_run, make_seeds
 
 from cvxrl.compare.discover import discover
 from cvxrl.compare.figures.canvas import method_style, panels, to_svg
-from cvxrl.compare.figures.curves import learning_curves, on_grid, stack
+from cvxrl.compare.figures.curves import learning_curves, on_grid, stack, thin
 from cvxrl.compare.figures.intervals import improvement_intervals
 from cvxrl.compare.figures.profile import performance_profiles
 from cvxrl.compare.figures.sensitivity import sensitivity_curves
@@ -128,6 +128,14 @@ def test_stacking_interpolates_inside_and_never_outside() -> None:
     assert list(steps) == [0, 2, 4] and list(values[0]) == [0, 0.5, 1]
     assert values[1][1] == 9 and np.isnan(values[1][[0, 2]]).all()
     assert stack([])[0].shape == (0,)
+
+
+def test_long_runs_are_thinned_and_keep_their_spikes() -> None:
+    steps, values = np.arange(2500.0), np.ones((1, 2500))
+    values[0, 1234] = 50.0
+    thin_T, peak_NT = thin(steps, values, np.nanmax)
+    assert len(thin_T) == 500 and thin_T[-1] == 2499 and peak_NT.max() == 50.0 and peak_NT.sum() == 549
+    assert len(thin(steps[:500], values[:, :500], np.nanmax)[0]) == 500
 
 
 def test_profiles_are_staircases(two: Comparison) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cvxrl.compare.group import Group
 from cvxrl.compare.options import FEW_SEEDS, Options, is_quality
 from cvxrl.compare.pair import FEWEST
-from cvxrl.compare.run import digest_warning
+from cvxrl.compare.run import is_as_trained
 from cvxrl.compare.summary import GroupSummary
 from cvxrl.errors import Problem
 
@@ -21,7 +21,12 @@ def notices(groups: Sequence[Group], summaries: Sequence[GroupSummary], options:
         for group in groups
         for run in group.unfinished
     ]
-    found += [text for g in groups for run in g.runs if (text := digest_warning(run)) is not None]
+    other = [str(run.path) for g in groups for run in g.runs if not is_as_trained(run)]
+    if other:
+        found.append(
+            f"recipe.yaml has not the digest in run.json, in {len(other)} runs such as {other[0]}: it was edited since, "
+            "or written by another version of cvxrl"
+        )
     few = [f"{s.label} ({len(s.scores)})" for s in summaries if len(s.scores) < FEW_SEEDS]
     if few:
         named = ", ".join(few[:_NAMED]) + (f" and {len(few) - _NAMED} more" if len(few) > _NAMED else "")

@@ -100,11 +100,9 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def digest_warning(run: Run) -> str | None:
-    """A sentence where recipe.yaml is not the recipe that run.json says was trained."""
-    if digest(run.recipe) == run.record.digest:
-        return None
-    return f"{run.path / 'recipe.yaml'} has not the digest in run.json: edited since, or written by another version"
+def is_as_trained(run: Run) -> bool:
+    """Whether recipe.yaml has the digest in run.json; it has not if it was edited since, or by another version."""
+    return digest(run.recipe) == run.record.digest
 
 
 def _check_records(records: list[dict[str, float]]) -> None:

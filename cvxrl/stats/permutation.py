@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cvxrl.stats.aggregate import Scores
 
-EXACT_LIMIT = 200_000  # relabelings that are enumerated; above, as many as asked for are drawn
+EXACT_LIMIT = 50_000  # relabelings that are enumerated (9 against 9); above, as many as asked for are drawn
 # Sums of the same numbers in another order differ in the last bits; a tie must count as a tie.
 _TIE = 1e-9
 

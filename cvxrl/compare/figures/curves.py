@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ from cvxrl.stats.bootstrap import bootstrap_interval
 
 _RESAMPLES = 1000  # per point of a band; a band needs less precision than a printed interval
 _COLUMNS = 2
+_MOST_POINTS = 500  # of a line; more cannot be told apart, and make a page of many megabytes
 
 
 def learning_curves(c: Comparison) -> Figure:
@@ -56,13 +58,26 @@ def stack(series: Sequence[Series]) -> tuple[Array, Array]:
     return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T, np.nan, np.nan) for s in found])
 
 
+def thin(step_T: Array, value_NT: Array, how: Callable[..., Array]) -> tuple[Array, Array]:
+    """At most `_MOST_POINTS` points of a long run: each is ``how`` (such as np.nanmax) of a bin, at the bin's end."""
+    size = -(-len(step_T) // _MOST_POINTS)
+    if size <= 1:
+        return step_T, value_NT
+    starts = np.arange(0, len(step_T), size)
+    ends = np.append(starts[1:], len(step_T)) - 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a bin in which nothing was measured stays empty
+        bins = [how(value_NT[:, a : b + 1], axis=1) for a, b in zip(starts, ends, strict=True)]
+    return step_T[ends], np.stack(bins, axis=1)
+
+
 def _draw(axis: Axes, panel: Panel, options: Options) -> None:
     axis.set_title(panel.title, fontsize="medium")
     for strand in panel.strands:
         step_T, value_NT = on_grid(strand, options.metric, options)
         # Runs of one recipe are measured at the same steps; where one was not, an average would change its members.
         whole_T = np.isfinite(value_NT).all(axis=0)
-        step_T, value_NT = step_T[whole_T], value_NT[:, whole_T]
+        step_T, value_NT = thin(step_T[whole_T], value_NT[:, whole_T], np.nanmean)
         if not len(step_T):
             continue
         axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.6, alpha=0.35)

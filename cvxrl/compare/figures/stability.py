@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvxrl.compare.figures.canvas import GREY, Panel, legend, new_figure, panels, same_scale
-from cvxrl.compare.figures.curves import stack
+from cvxrl.compare.figures.curves import stack, thin
 from cvxrl.compare.result import Comparison
 
 _SHOWN = (
@@ -44,11 +44,14 @@ def _draw(axis: Axes, panel: Panel, key: str, log: bool) -> None:
         if log:
             value_NT = np.where(value_NT > 0, value_NT, np.nan)  # a log axis has no place for them
         positive = positive or bool(np.isfinite(value_NT).any())
-        axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
+        # The largest of each bin: thinning a long run must not hide its spikes.
+        thin_T, peak_NT = thin(step_T, value_NT, np.nanmax)
+        axis.plot(thin_T, peak_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step without a positive value has no median
             middle = np.nanmedian(value_NT, axis=0)  # of the runs that have not diverged yet
-        axis.plot(step_T, middle, color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
+        thin_T, middle_1T = thin(step_T, middle[None], np.nanmedian)
+        axis.plot(thin_T, middle_1T[0], color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
     if positive and log:
         axis.set_yscale("log")
     if not axis.lines:
