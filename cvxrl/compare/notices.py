@@ -24,8 +24,8 @@ def notices(groups: Sequence[Group], summaries: Sequence[GroupSummary], options:
     other = [str(run.path) for g in groups for run in g.runs if not is_as_trained(run)]
     if other:
         found.append(
-            f"recipe.yaml has not the digest in run.json, in {len(other)} runs such as {other[0]}: it was edited since, "
-            "or written by another version of cvxrl"
+            f"recipe.yaml has not the digest in run.json, in {len(other)} runs such as {other[0]}: "
+            "it was edited since, or written by another version of cvxrl"
         )
     few = [f"{s.label} ({len(s.scores)})" for s in summaries if len(s.scores) < FEW_SEEDS]
     if few:
