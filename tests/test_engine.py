@@ -24,6 +24,7 @@ from cvxrl.runs.directory import RunDir
 from cvxrl.runs.metrics import read_records
 
 ON_POLICY = ["math_lco_kld", "math_lco_mse", "math_lco_lch", "math_grpo", "math_reinforce"]
+OF_SEQUENCES = ["math_gspo", "math_tpo", "math_pmd", "math_rebel", "math_gvpo", "pref_dpo", "pref_qrm"]
 
 
 def gradient(recipe: Recipe, experience: Experience) -> dict[str, Tensor]:
@@ -55,6 +56,17 @@ def test_micro_batch_split_leaves_the_gradient_alone(name: str, reduction: str) 
     assert max(float(g.abs().max()) for g in reference.values()) > 0
     for size in (1, 3, 5):
         split = tiny(name, f"reduction={reduction}", "optim.max_grad_norm=null", f"train.micro_batch={size}")
+        assert largest_difference(reference, gradient(split, experience)) < 2e-5
+
+
+@pytest.mark.parametrize("name", [*OF_SEQUENCES, "math_ppo", "math_lco_kld_dense"])
+def test_micro_batches_keep_what_belongs_together(name: str) -> None:
+    whole = tiny(name, "optim.max_grad_norm=null")
+    experience = Trainer.build(whole).collector.collect(1)
+    reference = gradient(whole, experience)
+    assert max(float(g.abs().max()) for g in reference.values()) > 0
+    for size in (1, 8):
+        split = tiny(name, "optim.max_grad_norm=null", f"train.micro_batch={size}")
         assert largest_difference(reference, gradient(split, experience)) < 2e-5
 
 
@@ -184,7 +196,9 @@ def test_evaluating_changes_no_training_number(tmp_path: Path) -> None:
     assert trained == list(map(without_times, never))
 
 
-@pytest.mark.parametrize("objective", ["math_grpo", "math_lco_mse"])
+@pytest.mark.parametrize(
+    "objective", ["math_grpo", "math_lco_mse", "math_ppo", "math_lco_kld_dense", "math_dapo", "math_tpo", "pref_dpo"]
+)
 def test_interrupted_run_resumes_bit_identically(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
