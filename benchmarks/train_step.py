@@ -79,10 +79,12 @@ def run_trl(arguments: argparse.Namespace) -> list[float]:
             ends.append(time.perf_counter())
 
     path = locate(recipe.model).path
+    batch = arguments.peer_batch or recipe.sequences_per_step
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder,
-            per_device_train_batch_size=recipe.sequences_per_step,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=recipe.sequences_per_step // batch,
             num_generations=recipe.rollout.samples,
             max_completion_length=recipe.rollout.max_new_tokens,
             temperature=recipe.rollout.temperature,
@@ -123,8 +125,8 @@ def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """One round of one side, in a process of its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, __file__, "--child", name, "--report", report.name]
-        for key in ("prompts", "samples", "steps", "warmup"):
-            command += [f"--{key}", str(getattr(arguments, key))]
+        for key in ("prompts", "samples", "steps", "warmup", "peer_batch"):
+            command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         result: dict[str, Any] = json.loads(Path(report.name).read_text())
@@ -139,6 +141,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps measured per round")
     parser.add_argument("--warmup", type=int, default=3, help="steps left out at the start of a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--peer-batch", type=int, default=0, help="the peer's per-device batch (its own default is 8); 0 is all at once"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--report", help=argparse.SUPPRESS)
@@ -156,6 +161,7 @@ def main() -> None:
     peak = {k: max(r["peak_kib"] for r in v) for k, v in sides.items()}
     report = {
         "peer": arguments.peer,
+        "peer_batch": arguments.peer_batch or arguments.prompts * arguments.samples,
         "completions": f"{arguments.prompts} x {arguments.samples}",
         "steps_per_side": arguments.rounds * arguments.steps,
         "time_ratio": median["cvxrl"] / median[arguments.peer],
@@ -165,6 +171,7 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"GRPO step, {report['completions']} completions, {report['steps_per_side']} steps per side, in alternation")
+    print(f"{arguments.peer} runs {report['peer_batch']} completions per forward and backward pass")
     print(f"time   cvxrl / {arguments.peer}: {report['time_ratio']:.2f} (medians)")
     print(f"memory cvxrl / {arguments.peer}: {report['memory_ratio']:.2f} (peak resident)")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cvxrl import __version__
+from cvxrl.commands.compare import compare
 from cvxrl.commands.eval import evaluate
 from cvxrl.commands.exit_codes import INTERRUPTED, USER_ERROR
 from cvxrl.commands.train import train
@@ -38,6 +39,7 @@ def _root(
 
 
 app.command()(train)
+app.command()(compare)
 app.command("eval")(evaluate)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from cvxrl.advantages import compute_advantages
 from cvxrl.objectives.reduce import Reduction, sequence_weights
-from cvxrl.recipe.objective import (
+from cvxrl.recipe.advantage import (
     AdvantageSpec,
     GroupAdvantage,
     GroupCenteredAdvantage,

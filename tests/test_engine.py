@@ -13,7 +13,8 @@ import torch
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
-from cvxrl.engine.experience import Experience
+from cvxrl.engine.agreement import ratio_deviation
+from cvxrl.engine.experience import Credit, Experience
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
@@ -23,6 +24,7 @@ from cvxrl.runs.directory import RunDir
 from cvxrl.runs.metrics import read_records
 
 ON_POLICY = ["math_lco_kld", "math_lco_mse", "math_lco_lch", "math_grpo", "math_reinforce"]
+OF_SEQUENCES = ["math_gspo", "math_tpo", "math_pmd", "math_rebel", "math_gvpo", "pref_dpo", "pref_qrm"]
 
 
 def gradient(recipe: Recipe, experience: Experience) -> dict[str, Tensor]:
@@ -57,19 +59,30 @@ def test_micro_batch_split_leaves_the_gradient_alone(name: str, reduction: str) 
         assert largest_difference(reference, gradient(split, experience)) < 2e-5
 
 
+@pytest.mark.parametrize("name", [*OF_SEQUENCES, "math_ppo", "math_lco_kld_dense"])
+def test_micro_batches_keep_what_belongs_together(name: str) -> None:
+    whole = tiny(name, "optim.max_grad_norm=null")
+    experience = Trainer.build(whole).collector.collect(1)
+    reference = gradient(whole, experience)
+    assert max(float(g.abs().max()) for g in reference.values()) > 0
+    for size in (1, 8):
+        split = tiny(name, "optim.max_grad_norm=null", f"train.micro_batch={size}")
+        assert largest_difference(reference, gradient(split, experience)) < 2e-5
+
+
 def test_a_per_micro_batch_mean_would_change_the_gradient() -> None:
     """Negative control of the test above: lengths differ, so averaging per micro-batch is not the same."""
     recipe = tiny("math_reinforce", "optim.max_grad_norm=null")
     experience = Trainer.build(recipe).collector.collect(1)
     assert len(set(map(len, experience.responses))) > 1
     half = len(experience.responses) // 2
-    assert experience.advantages_S is not None and experience.logprobs is not None
+    assert experience.credit is not None and experience.logprobs is not None
     parts = [
         replace(
             experience,
             prompts=experience.prompts[s],
             responses=experience.responses[s],
-            advantages_S=experience.advantages_S[s],
+            credit=Credit(experience.credit.advantages[s]),
             logprobs=experience.logprobs[s],
         )
         for s in (slice(None, half), slice(half, None))
@@ -82,10 +95,10 @@ def test_a_per_micro_batch_mean_would_change_the_gradient() -> None:
 def test_padding_cannot_reach_a_response_token() -> None:
     trainer = Trainer.build(tiny("math_grpo"))
     experience = trainer.collector.collect(1)
-    together = trainer.policy.response_logits(experience.prompts, experience.responses)
+    together = trainer.policy.response_outputs(experience.prompts, experience.responses).logits_NV
     alone = torch.cat(
         [
-            trainer.policy.response_logits([p], [r])
+            trainer.policy.response_outputs([p], [r]).logits_NV
             for p, r in zip(experience.prompts, experience.responses, strict=True)
         ]
     )
@@ -96,7 +109,7 @@ def test_padding_cannot_reach_a_response_token() -> None:
 def test_on_policy_ratio_is_one_at_every_temperature(temperature: float) -> None:
     trainer = Trainer.build(tiny("math_grpo", f"rollout.temperature={temperature}"))
     experience = trainer.collector.collect(1)
-    assert 0 <= trainer.updater.ratio_deviation(experience) < 1e-5
+    assert 0 <= ratio_deviation(trainer.updater.reader, experience) < 1e-5
 
 
 def test_ratio_check_sees_a_policy_that_moved() -> None:
@@ -104,7 +117,7 @@ def test_ratio_check_sees_a_policy_that_moved() -> None:
     experience = trainer.collector.collect(1)
     with torch.no_grad():
         next(trainer.policy.model.parameters()).mul_(1.01)
-    assert trainer.updater.ratio_deviation(experience) > 1e-4
+    assert ratio_deviation(trainer.updater.reader, experience) > 1e-4
 
 
 def test_sampler_is_independent_of_batching() -> None:
@@ -183,7 +196,9 @@ def test_evaluating_changes_no_training_number(tmp_path: Path) -> None:
     assert trained == list(map(without_times, never))
 
 
-@pytest.mark.parametrize("objective", ["math_grpo", "math_lco_mse"])
+@pytest.mark.parametrize(
+    "objective", ["math_grpo", "math_lco_mse", "math_ppo", "math_lco_kld_dense", "math_dapo", "math_tpo", "pref_dpo"]
+)
 def test_interrupted_run_resumes_bit_identically(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,9 +221,9 @@ def test_interrupted_run_resumes_bit_identically(
 def test_state_round_trip(tmp_path: Path) -> None:
     trainer = Trainer.build(tiny("math_grpo"))
     trainer.updater.update(trainer.collector.collect(1), 1)
-    save_state(tmp_path, trainer.policy, trainer.optimizer, trainer.position)
+    save_state(tmp_path, trainer.policy, trainer.critic, trainer.optimizer, trainer.position)
     fresh = Trainer.build(tiny("math_grpo"))
-    load_state(tmp_path, fresh.policy, fresh.optimizer)
+    load_state(tmp_path, fresh.policy, fresh.critic, fresh.optimizer)
     for a, b in zip(trainer.policy.model.parameters(), fresh.policy.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -218,8 +233,9 @@ def test_non_finite_loss_stops_before_the_optimizer_moves(tmp_path: Path) -> Non
     trainer = Trainer.build(recipe)
     before = [p.detach().clone() for p in trainer.policy.model.parameters()]
     experience = trainer.collector.collect(1)
-    assert experience.advantages_S is not None
-    broken = replace(experience, advantages_S=torch.full_like(experience.advantages_S, float("nan")))
+    assert experience.credit is not None
+    bad = [torch.full_like(advantages, float("nan")) for advantages in experience.credit.advantages]
+    broken = replace(experience, credit=Credit(bad))
     from cvxrl.engine.divergence import DivergedError
 
     with pytest.raises(DivergedError, match="loss"):

@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from itself and from rooms with a smaller number.
 FLOOR = {
     "errors": 0,
+    "stats": 0,
     "recipe": 1,
     "objectives": 2,
     "tasks": 2,
@@ -25,6 +26,7 @@ FLOOR = {
     "advantages": 2,
     "report": 2,
     "rollout": 3,
+    "compare": 3,
     "display": 3,
     "evaluation": 4,
     "engine": 5,

@@ -1,4 +1,4 @@
-"""Where a step's training data comes from: the policy's own rollouts, or the task's demonstrations."""
+"""What a step trains on, and the making of its prompts."""
 
 from __future__ import annotations
 
@@ -9,32 +9,60 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cvxrl.advantages import compute_advantages
-from cvxrl.errors import Problem, UserError
+from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.episode import Episode
-from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.prompts import encode_examples
-from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.tasks import Example, Grade, Grader, Task
 
 
 @dataclass(frozen=True)
+class Credit:
+    """Who gets how much of the reward; lists hold one entry per sequence, [T] unless said otherwise.
+
+    Attributes:
+        advantages: advantage of every response token.
+        group_PG: advantages of the samples of each prompt, where a response has one advantage.
+        dense: advantages of candidate tokens, from a verifier.
+        values, returns: what the critic said and what it is to learn.
+    """
+
+    advantages: list[Tensor]
+    group_PG: Tensor | None = None
+    dense: list[DenseAdvantages] | None = None
+    values: list[Tensor] | None = None
+    returns: list[Tensor] | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """Range of the advantages: of the responses where they share one, else of the tokens."""
+        values = torch.cat(self.advantages) if self.group_PG is None else self.group_PG
+        return {
+            "advantage/min": float(values.min()),
+            "advantage/max": float(values.max()),
+            "advantage/mean": float(values.mean()),
+        }
+
+
+@dataclass(frozen=True)
 class Experience:
-    """The sequences of one step.
+    """The sequences of one step; those of a prompt are adjacent.
 
     Attributes:
         prompts, responses: token ids, S sequences each.
-        advantages_S: one advantage per sequence (fp32, CPU), or None for demonstrations.
-        logprobs: what the sampler reported for each response token, or None for demonstrations.
+        group_size: sequences per prompt.
+        credit: advantages, or None where responses are given rather than sampled.
+        logprobs: what the sampler reported for each response token, or None likewise.
+        sampled_tokens: response tokens it took to make this, those that were thrown away included.
         metrics: what to log about the data, e.g. `reward/mean`.
     """
 
     prompts: list[list[int]]
     responses: list[list[int]]
-    advantages_S: Tensor | None
+    group_size: int
+    credit: Credit | None
     logprobs: list[Tensor] | None
+    sampled_tokens: int
     metrics: dict[str, float]
 
 
@@ -50,75 +78,11 @@ class Collector(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RolloutCollector:
-    """Samples completions, grades them and turns rewards into advantages."""
-
-    recipe: Recipe
-    policy: Policy
-    task: Task
-    grader: Grader
-
-    def check(self) -> None:
-        """Render and encode the first step's prompts."""
-        examples = step_examples(self.recipe, self.task, 1)
-        encode_prompts(self.recipe, self.policy, examples, self.recipe.rollout.max_new_tokens)
-
-    def collect(self, step: int) -> Experience:
-        """Prompts -> rollouts -> rewards -> advantages."""
-        spec = self.recipe.rollout
-        examples = step_examples(self.recipe, self.task, step)
-        prompts = encode_prompts(self.recipe, self.policy, examples, spec.max_new_tokens)
-        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, spec.batch)
-        generator = generator_for(self.recipe.seed, "sampling", step)
-        episodes = sample_episodes(self.policy, prompts, spec.samples, sampling, generator)
-        grades = grade_episodes(self.policy, self.grader, examples, episodes, spec.samples)
-        rewards_PG = torch.tensor([grade.reward for grade in grades]).view(spec.prompts, spec.samples)
-        advantages_PG = compute_advantages(rewards_PG, self.recipe.advantage)
-        return Experience(
-            prompts=[e.prompt_ids for e in episodes],
-            responses=[e.response_ids for e in episodes],
-            advantages_S=advantages_PG.flatten(),
-            logprobs=[e.logprobs for e in episodes if e.logprobs is not None],
-            metrics=_rollout_metrics(episodes, grades, rewards_PG, advantages_PG),
-        )
-
-
-@dataclass(frozen=True)
-class DemonstrationCollector:
-    """Encodes the task's demonstrations, each followed by the end token."""
-
-    recipe: Recipe
-    policy: Policy
-    task: Task
-
-    def check(self) -> None:
-        """Encode the first step's demonstrations."""
-        self.collect(1)
-
-    def collect(self, step: int) -> Experience:
-        """Prompts with their demonstrations; no sampling, no reward."""
-        examples = step_examples(self.recipe, self.task, step)
-        missing = next((e for e in examples if e.demonstration is None), None)
-        if missing is not None:
-            raise UserError(
-                Problem(
-                    f"the task has no demonstration for example `{missing.id}`",
-                    "objective.kind",
-                    remedy="supervised training needs a task with demonstrations, e.g. task.source.kind: arithmetic",
-                )
-            )
-        end = int(self.policy.tokenizer.eos_token_id)
-        responses = [[*ids, end] for ids in self.policy.encode([e.demonstration or "" for e in examples])]
-        prompts = encode_prompts(self.recipe, self.policy, examples, max(map(len, responses)))
-        mean_length = sum(map(len, responses)) / len(responses)
-        return Experience(prompts, responses, None, None, {"response/length": mean_length})
-
-
-def step_examples(recipe: Recipe, task: Task, step: int) -> list[Example]:
-    """Training examples of step ``step`` (from 1): consecutive indices, so that no step repeats another's."""
+def step_examples(recipe: Recipe, task: Task, step: int, round_: int = 0) -> list[Example]:
+    """Training examples of a round of step ``step`` (from 1): consecutive indices, so that none repeats another's."""
     count = recipe.rollout.prompts
-    return [task.train((step - 1) * count + i) for i in range(count)]
+    start = ((step - 1) * recipe.rollout.rounds + round_) * count
+    return [task.train(start + i) for i in range(count)]
 
 
 def encode_prompts(
@@ -134,21 +98,3 @@ def grade_episodes(
     """Grade every completion against its own prompt's example."""
     texts = policy.decode([e.response_ids for e in episodes])
     return grader.grade(texts, [example for example in examples for _ in range(samples)])
-
-
-def _rollout_metrics(
-    episodes: Sequence[Episode], grades: Sequence[Grade], rewards_PG: Tensor, advantages_PG: Tensor
-) -> dict[str, float]:
-    count = len(episodes)
-    return {
-        "reward/mean": float(rewards_PG.mean()),
-        "reward/std": float(rewards_PG.std()) if rewards_PG.numel() > 1 else 0.0,
-        "reward/zero_variance_groups": float((rewards_PG == rewards_PG[:, :1]).all(dim=1).float().mean()),
-        "reward/correct": sum(g.correct for g in grades) / count,
-        "reward/grader_errors": sum(g.error is not None for g in grades) / count,
-        "advantage/min": float(advantages_PG.min()),
-        "advantage/max": float(advantages_PG.max()),
-        "advantage/mean": float(advantages_PG.mean()),
-        "response/length": sum(len(e.response_ids) for e in episodes) / count,
-        "response/truncated": sum(e.truncated for e in episodes) / count,
-    }

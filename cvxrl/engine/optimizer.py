@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,9 +11,9 @@ from torch import nn
 from cvxrl.recipe.schema import OptimSpec, TrainSpec
 
 
-def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.Optimizer:
+def build_optimizer(modules: Sequence[nn.Module], spec: OptimSpec) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; vectors (norms, biases) are never decayed."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},

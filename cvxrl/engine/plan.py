@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvxrl.policy.locate import locate
+from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.schema import Recipe, ScratchSpec
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -57,7 +58,7 @@ def describe(recipe: Recipe) -> Plan:
     sequences = recipe.sequences_per_step
     shape = _shape(recipe)
     return Plan(
-        equation=recipe.objective.equation,
+        equation=recipe.equation,
         reduction=recipe.reduction,
         sequences=sequences,
         max_tokens=sequences * recipe.rollout.max_new_tokens,
@@ -68,13 +69,29 @@ def describe(recipe: Recipe) -> Plan:
 
 
 def _memory(recipe: Recipe, shape: _Shape) -> int:
-    """Parameters, gradients and Adam's two moments, plus one micro-batch of activations and logits."""
-    state = shape.parameters * _BYTES[recipe.model.dtype] * 4
+    """Parameters, gradients and Adam's two moments, frozen copies, one micro-batch, and what is kept off-policy."""
+    state = shape.parameters * _BYTES[recipe.model.dtype] * (4 + _frozen_policies(recipe))
     rows = min(recipe.train.micro_batch or recipe.sequences_per_step, recipe.sequences_per_step)
     tokens = rows * recipe.rollout.max_new_tokens
     logits = _LOGIT_COPIES * tokens * shape.vocab * 4
     activations = _ACTIVATION_FACTOR * tokens * shape.hidden * shape.layers * 4
-    return state + logits + activations
+    return state + logits + activations + _kept_logits(recipe, shape)
+
+
+def _frozen_policies(recipe: Recipe) -> int:
+    """Policies held beside the trained one; a verifier is taken to be as large as it."""
+    reference = "reference_logprobs" in recipe.objective.needs or recipe.regularizer.kl_coefficient > 0
+    verifiers = 0
+    if recipe.data == "rollouts" and isinstance(recipe.advantage, DenseAdvantage):
+        verifiers = 2 if isinstance(recipe.advantage, DenseDpoAdvantage) else 1
+    return int(reference) + verifiers
+
+
+def _kept_logits(recipe: Recipe, shape: _Shape) -> int:
+    """Rollout logits of the whole step, which later passes over it compare with."""
+    if recipe.train.inner_epochs * recipe.train.minibatches == 1 or "old_logits" not in recipe.objective.needs:
+        return 0
+    return recipe.sequences_per_step * recipe.rollout.max_new_tokens * shape.vocab * 4
 
 
 def _shape(recipe: Recipe) -> _Shape | None:

@@ -69,7 +69,13 @@ class Session:
     def checkpoint(self, position: Position) -> None:
         """Save policy, optimizer and position."""
         trainer = self.trainer
-        fill = partial(save_state, policy=trainer.policy, optimizer=trainer.optimizer, position=position)
+        fill = partial(
+            save_state,
+            policy=trainer.policy,
+            critic=trainer.critic,
+            optimizer=trainer.optimizer,
+            position=position,
+        )
         save_checkpoint(self.run_dir.checkpoints, position.step, trainer.recipe.checkpoint.keep, fill)
 
     def restore(self) -> None:
@@ -77,7 +83,9 @@ class Session:
         found = list_checkpoints(self.run_dir.checkpoints)
         if found:
             verify_checkpoint(found[-1])
-            self.trainer.position = load_state(found[-1], self.trainer.policy, self.trainer.optimizer)
+            self.trainer.position = load_state(
+                found[-1], self.trainer.policy, self.trainer.critic, self.trainer.optimizer
+            )
         # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
         forget_after(self.run_dir.metrics, self.trainer.position.step if found else -1)
         self.records = read_records(self.run_dir.metrics)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from cvxrl.policy.model import Policy
 
@@ -28,14 +29,20 @@ class Position:
     seconds: float = 0.0
 
 
-def save_state(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, position: Position) -> None:
+def save_state(
+    directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
     """Write the policy as a Hugging Face directory, and the trainer's state beside it."""
     policy.save(directory)
-    state = {"optimizer": optimizer.state_dict(), "position": vars(position)}
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "critic": critic.state_dict() if critic else {},
+        "position": vars(position),
+    }
     torch.save(state, directory / _TRAINER_FILE)
 
 
-def load_state(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Position:
+def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer) -> Position:
     """Restore what `save_state` wrote into an existing policy and optimizer, bit for bit."""
     weights: dict[str, torch.Tensor] = {}
     for shard in sorted(directory.glob("model*.safetensors")):
@@ -46,4 +53,6 @@ def load_state(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer
     assert not unexpected and set(missing) <= tied, (missing, unexpected)
     state = torch.load(directory / _TRAINER_FILE, weights_only=True, map_location=policy.device)
     optimizer.load_state_dict(state["optimizer"])
+    if critic is not None:
+        critic.load_state_dict(state["critic"])
     return Position(**state["position"])

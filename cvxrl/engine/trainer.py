@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from cvxrl.engine.agreement import policy_shift, ratio_deviation
+from cvxrl.engine.build import build_collector, build_critic, build_reference
+from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.evaluate import Evaluation, evaluate
-from cvxrl.engine.experience import Collector, DemonstrationCollector, Experience, RolloutCollector
+from cvxrl.engine.experience import Collector, Experience
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position
@@ -44,7 +47,6 @@ class Trainer:
     task: Task
     grader: Grader
     collector: Collector
-    optimizer: torch.optim.Optimizer
     updater: Updater
     position: Position
 
@@ -59,15 +61,22 @@ class Trainer:
         task = load_task(recipe.task, recipe.seed)
         grader = load_grader(recipe.task)
         policy = load_policy(recipe.model, device, recipe.seed)
-        optimizer = build_optimizer(policy.model, recipe.optim)
-        collector: Collector = (
-            DemonstrationCollector(recipe, policy, task)
-            if recipe.supervised
-            else RolloutCollector(recipe, policy, task, grader)
-        )
+        critic = build_critic(recipe, policy)
+        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
+        collector = build_collector(recipe, policy, task, grader, critic)
         collector.check()
-        updater = Updater(recipe, policy, optimizer)
-        return cls(recipe, policy, task, grader, collector, optimizer, updater, Position())
+        updater = Updater(recipe, policy, optimizer, critic, build_reference(recipe, policy))
+        return cls(recipe, policy, task, grader, collector, updater, Position())
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Optimizer of the policy and of the critic."""
+        return self.updater.optimizer
+
+    @property
+    def critic(self) -> Critic | None:
+        """Value head, if the advantages need one."""
+        return self.updater.critic
 
     def run(self, hooks: Hooks, stop: StopRequest) -> bool:
         """Train from the current position to the last step.
@@ -105,9 +114,9 @@ class Trainer:
         if step == 1 and experience.logprobs is not None:
             record["check/ratio_deviation"] = self._check_ratio(experience)
         record |= self.updater.update(experience, step)
-        record |= self.updater.policy_shift(experience, self.recipe.logging.kl_sequences)
+        record |= policy_shift(self.updater.reader, experience, self.recipe.logging.kl_sequences)
         seconds = time.perf_counter() - start
-        tokens = sum(map(len, experience.responses))
+        tokens = experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
         return record | {
             "tokens/total": self.position.tokens,
@@ -119,7 +128,7 @@ class Trainer:
 
     def _check_ratio(self, experience: Experience) -> float:
         """Sampler and trainer must agree on the probabilities before any update, or every ratio is wrong."""
-        deviation = self.updater.ratio_deviation(experience)
+        deviation = ratio_deviation(self.updater.reader, experience)
         fp32 = self.recipe.train.precision == "fp32" and self.recipe.model.dtype == "float32"
         limit = self.recipe.train.ratio_tolerance or (1e-5 if fp32 else float("inf"))
         if not deviation <= limit:

@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cvxrl.engine.assemble import Memory, per_token, token_batch
+from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
-from cvxrl.objectives.batch import TokenBatch
+from cvxrl.engine.passes import Reader, by_length, flat, whole_groups
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
-from cvxrl.objectives.statistics import action_log_probs, entropy, k3
+from cvxrl.objectives.regularizer import regularization
+from cvxrl.objectives.statistics import action_log_probs, entropy
+from cvxrl.objectives.value import value_loss
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generators import generator_for
 
 
 @dataclass(frozen=True)
-class OldPolicy:
-    """What the policy said before the first optimizer step of a rollout: one tensor per sequence."""
-
-    logits: list[Tensor]
-
-
-@dataclass(frozen=True)
 class Updater:
-    """Takes the optimizer steps that one experience pays for."""
+    """Takes the optimizer steps that one experience pays for.
+
+    Attributes:
+        critic: trained beside the policy, if the advantages need one.
+        reference: the policy that training started from, if the objective or the regulariser needs it.
+    """
 
     recipe: Recipe
     policy: Policy
     optimizer: torch.optim.Optimizer
+    critic: Critic | None = None
+    reference: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """The policy as the update sees it."""
+        return Reader.of(self.policy, self.recipe)
 
     def update(self, experience: Experience, step: int) -> dict[str, float]:
         """Inner epochs x minibatches optimizer steps; returns metrics averaged over them.
@@ -43,74 +53,70 @@ class Updater:
             DivergedError: a loss or gradient is not finite; parameters are those of the last finite step.
         """
         train = self.recipe.train
-        off_policy = train.inner_epochs * train.minibatches > 1 and "demonstrations" not in self.recipe.objective.needs
-        old = self._remember(experience) if off_policy else None
+        if train.reset_optimizer:
+            self.optimizer.state.clear()
+        memory = self._remember(experience)
         totals: dict[str, float] = defaultdict(float)
         count = 0
         for epoch in range(train.inner_epochs):
-            for indices in self._minibatches(len(experience.responses), step, epoch):
+            for indices in self._minibatches(experience, step, epoch):
                 index = (step - 1) * train.inner_epochs * train.minibatches + count
-                for key, value in self._optimizer_step(experience, indices, old, index).items():
+                for key, value in self._optimizer_step(experience, indices, memory, index).items():
                     totals[key] += value
                 count += 1
         return {key: value / count for key, value in totals.items()}
 
-    @torch.no_grad()
-    def policy_shift(self, experience: Experience, num_sequences: int) -> dict[str, float]:
-        """KL(rollout policy || policy now), estimated with k3 on the tokens of the first ``num_sequences``."""
-        if experience.logprobs is None or num_sequences == 0:
-            return {}
-        indices = range(min(num_sequences, len(experience.responses)))
-        new = self._log_probs(experience, indices, self.recipe.train.micro_batch)
-        log_ratio = new - torch.cat([experience.logprobs[i] for i in indices])
-        return {"policy/kl": float(k3(log_ratio).mean())}
-
-    @torch.no_grad()
-    def ratio_deviation(self, experience: Experience, num_sequences: int = 32) -> float:
-        """Largest |ratio - 1| between the sampler's and the trainer's probabilities before any update.
-
-        The whole experience is checked at the configured micro-batch size, its first sequences also at sizes 1 and 4.
-        """
-        assert experience.logprobs is not None
-        whole = range(len(experience.responses))
-        few = whole[:num_sequences]
-        worst = 0.0
-        for indices, size in ((whole, self.recipe.train.micro_batch), (few, 4), (few, 1)):
-            new = self._log_probs(experience, indices, size)
-            old = torch.cat([experience.logprobs[i] for i in indices])
-            worst = max(worst, float(torch.expm1(new - old).abs().max()))
-        return worst
-
     def _optimizer_step(
-        self, experience: Experience, indices: Sequence[int], old: OldPolicy | None, index: int
+        self, experience: Experience, indices: Sequence[int], memory: Memory, index: int
     ) -> dict[str, float]:
         """One step over ``indices``: micro-batches share one normaliser, so their split cannot change the gradient."""
-        recipe, model = self.recipe, self.policy.model
+        recipe = self.recipe
         lengths = torch.tensor([len(experience.responses[i]) for i in indices])
         weights = sequence_weights(lengths, recipe.reduction, recipe.rollout.max_new_tokens).float()
         weight_of = dict(zip(indices, weights.tolist(), strict=True))
         sums: dict[str, float] = defaultdict(float)
-        model.train()
+        self.policy.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in _by_length(experience, indices, recipe.train.micro_batch):
-            batch = self._token_batch(experience, micro, old)
-            output = compute(batch, recipe.objective)
-            weight_N = _per_token([weight_of[i] for i in micro], experience, micro).to(output.loss_N.device)
-            loss = (weight_N * output.loss_N).sum()
+        for micro in self._micro_batches(experience, indices):
+            loss_N, metrics = self._losses(experience, micro, memory)
+            weight_N = per_token([weight_of[i] for i in micro], experience, micro).to(loss_N.device)
+            loss = (weight_N * loss_N).sum()
             require_finite("loss", loss.detach())
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())
-            with torch.no_grad():
-                per_token = {"policy/entropy": entropy(batch.logits_NV), **output.metrics}
-            for key, value_N in per_token.items():
+            for key, value_N in metrics.items():
                 sums[key] += float(value_N.sum()) / int(lengths.sum())
         return {**sums, **self._move(index)}
+
+    def _losses(self, experience: Experience, micro: Sequence[int], memory: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of every token of ``micro``, and per-token diagnostics."""
+        outputs = self.reader.outputs([experience.prompts[i] for i in micro], [experience.responses[i] for i in micro])
+        batch = token_batch(outputs.logits_NV, experience, micro, memory)
+        output = compute(batch, self.recipe.objective)
+        extra_N, extra_metrics = regularization(batch, self.recipe.regularizer)
+        loss_N = output.loss_N + extra_N
+        with torch.no_grad():
+            metrics = {"policy/entropy": entropy(batch.logits_NV), **output.metrics, **extra_metrics}
+        if self.critic is not None:
+            value_N = self._value_loss(self.critic, outputs.hidden_NH, experience, micro)
+            loss_N = loss_N + value_N
+            metrics["critic/loss"] = value_N.detach()
+        return loss_N, metrics
+
+    def _value_loss(self, critic: Critic, hidden_NH: Tensor, experience: Experience, micro: Sequence[int]) -> Tensor:
+        spec, credit = self.recipe.advantage, experience.credit
+        assert isinstance(spec, GaeAdvantage) and credit is not None and credit.values and credit.returns
+        old_N, returns_N = (
+            torch.cat([part[i] for i in micro]).to(hidden_NH.device) for part in (credit.values, credit.returns)
+        )
+        return spec.value_coefficient * value_loss(critic(hidden_NH), old_N, returns_N, spec.value_clip)
 
     def _move(self, index: int) -> dict[str, float]:
         """Clip the accumulated gradient and take optimizer step ``index``."""
         optim, model = self.recipe.optim, self.policy.model
         limit = optim.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit if limit is not None else torch.inf)
+        parameters = [*model.parameters(), *(self.critic.parameters() if self.critic else ())]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else torch.inf)
         require_finite_gradients(model, norm)
         rate = learning_rate(optim, index, optimizer_steps(self.recipe.train))
         for group in self.optimizer.param_groups:
@@ -120,71 +126,35 @@ class Updater:
         after = before if limit is None else min(before, limit)
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}
 
-    def _token_batch(self, experience: Experience, micro: Sequence[int], old: OldPolicy | None) -> TokenBatch:
-        """Current logits and everything the objective needs, for the response tokens of ``micro``."""
-        logits_NV = self._logits(experience, micro)
-        actions_N = torch.tensor([t for i in micro for t in experience.responses[i]], device=logits_NV.device)
-        if experience.advantages_S is None:
-            return TokenBatch(logits_NV, actions_N)
-        # On-policy the policy that sampled is the current one; its logits are at hand.
-        old_NV = logits_NV.detach() if old is None else torch.cat([old.logits[i] for i in micro])
-        advantages_N = _per_token(experience.advantages_S[list(micro)].tolist(), experience, micro)
-        return TokenBatch(
-            logits_NV,
-            actions_N,
-            advantages_N=advantages_N.to(logits_NV.device),
-            old_logits_NV=old_NV,
-            old_logprobs_N=action_log_probs(old_NV, actions_N),
-        )
+    def _remember(self, experience: Experience) -> Memory:
+        """What later passes must know of the policy before the first optimizer step, and of the reference."""
+        train, needs = self.recipe.train, self.recipe.objective.needs
+        prompts, responses = experience.prompts, experience.responses
+        reference = None if self.reference is None else self.reference.log_probs(prompts, responses)
+        # On-policy the policy that sampled is the current one; its logits are at hand in the pass itself.
+        if experience.credit is None or train.inner_epochs * train.minibatches == 1:
+            return Memory(None, None, reference)
+        if "old_logits" in needs:
+            logits = self.reader.logits(prompts, responses)
+            with torch.no_grad():
+                log_probs = [
+                    action_log_probs(part, flat([r], part.device)) for part, r in zip(logits, responses, strict=True)
+                ]
+            return Memory(logits, log_probs, reference)
+        return Memory(None, self.reader.log_probs(prompts, responses), reference)
 
-    def _logits(self, experience: Experience, micro: Sequence[int]) -> Tensor:
-        """fp32 logits over temperature at the response tokens of ``micro``, [N, V]."""
-        bf16 = self.recipe.train.precision == "bf16"
-        with torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = self.policy.response_logits(
-                [experience.prompts[i] for i in micro], [experience.responses[i] for i in micro]
-            )
-        temperature = 1.0 if experience.advantages_S is None else self.recipe.rollout.temperature
-        return logits.float() / temperature
+    def _micro_batches(self, experience: Experience, indices: Sequence[int]) -> Iterator[list[int]]:
+        size = self.recipe.train.micro_batch
+        if "groups" in self.recipe.objective.needs:
+            return whole_groups(experience.responses, indices, experience.group_size, size)
+        return by_length(experience.prompts, experience.responses, indices, size)
 
-    @torch.no_grad()
-    def _remember(self, experience: Experience) -> OldPolicy:
-        """Logits of the rollout policy, kept for passes after the first optimizer step."""
-        logits: list[Tensor | None] = [None] * len(experience.responses)
-        for micro in _by_length(experience, range(len(experience.responses)), self.recipe.train.micro_batch):
-            parts = torch.split(self._logits(experience, micro), [len(experience.responses[i]) for i in micro])
-            for i, part in zip(micro, parts, strict=True):
-                logits[i] = part
-        return OldPolicy([part for part in logits if part is not None])
-
-    def _log_probs(self, experience: Experience, indices: Sequence[int], size: int | None) -> Tensor:
-        """Log-probability of each response token of ``indices``, in their order, on the CPU."""
-        parts: Mapping[int, Tensor] = {}
-        for micro in _by_length(experience, indices, size):
-            actions = torch.tensor([t for i in micro for t in experience.responses[i]], device=self.policy.device)
-            logprobs = action_log_probs(self._logits(experience, micro), actions).cpu()
-            lengths = [len(experience.responses[i]) for i in micro]
-            parts = {**parts, **dict(zip(micro, torch.split(logprobs, lengths), strict=True))}
-        return torch.cat([parts[i] for i in indices])
-
-    def _minibatches(self, count: int, step: int, epoch: int) -> Iterator[list[int]]:
-        """Equal shares of the sequences, shuffled anew in each inner epoch."""
+    def _minibatches(self, experience: Experience, step: int, epoch: int) -> Iterator[list[int]]:
+        """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
         generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
+        unit = experience.group_size if "groups" in self.recipe.objective.needs else 1
+        count = len(experience.responses) // unit
         order: list[int] = torch.randperm(count, generator=generator).tolist()
         size = count // self.recipe.train.minibatches
         for start in range(0, count, size):
-            yield sorted(order[start : start + size])
-
-
-def _by_length(experience: Experience, indices: Sequence[int], size: int | None) -> Iterator[list[int]]:
-    """Micro-batches of ``size`` sequences of similar length, which wastes little on padding."""
-    ordered = sorted(indices, key=lambda i: (len(experience.prompts[i]) + len(experience.responses[i]), i))
-    step = size or len(ordered)
-    for start in range(0, len(ordered), step):
-        yield ordered[start : start + step]
-
-
-def _per_token(values: Sequence[float], experience: Experience, micro: Sequence[int]) -> Tensor:
-    """Repeat one value per sequence over its response tokens, [N]."""
-    lengths = torch.tensor([len(experience.responses[i]) for i in micro])
-    return torch.tensor(values, dtype=torch.float32).repeat_interleave(lengths)
+            yield [unit * k + j for k in sorted(order[start : start + size]) for j in range(unit)]

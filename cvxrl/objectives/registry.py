@@ -7,8 +7,9 @@ from typing import Any
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld, lco_lch, lco_mse
-from cvxrl.objectives.policy_gradient import grpo, reinforce
-from cvxrl.objectives.supervised import sft
+from cvxrl.objectives.policy_gradient import awr, cispo, grpo, gspo, reinforce
+from cvxrl.objectives.preference import dpo, qrm, sft
+from cvxrl.objectives.regression import dro, gvpo, pmd, rebel, tpo
 from cvxrl.recipe.objective import ObjectiveSpec
 
 # Each function takes its own spec class; the tag guarantees the match, which the type system cannot express.
@@ -17,8 +18,18 @@ OBJECTIVES: dict[str, Callable[[TokenBatch, Any], ObjectiveOutput]] = {
     "lco-mse": lco_mse,
     "lco-lch": lco_lch,
     "grpo": grpo,
+    "gspo": gspo,
+    "cispo": cispo,
     "reinforce": reinforce,
+    "awr": awr,
+    "tpo": tpo,
+    "pmd": pmd,
+    "dro": dro,
+    "rebel": rebel,
+    "gvpo": gvpo,
     "sft": sft,
+    "dpo": dpo,
+    "qrm": qrm,
 }
 
 

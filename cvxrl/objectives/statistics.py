@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,4 +26,30 @@ def entropy(logits_NV: Tensor) -> Tensor:
 
 def k3(log_ratio_N: Tensor) -> Tensor:
     """Schulman's estimator of KL(old || new), [N] >= 0: r - 1 - log r with r = new / old on tokens sampled from old."""
-    return torch.expm1(log_ratio_N) - log_ratio_N
+    return torch.expm1(log_ratio_N.clamp(max=_largest_exponent(log_ratio_N.dtype))) - log_ratio_N
+
+
+def probability_ratio(log_ratio: Tensor) -> Tensor:
+    """Exponential of the log-ratio; saturates e^10 below its type's largest number, so that products stay finite."""
+    return log_ratio.clamp(max=_largest_exponent(log_ratio.dtype)).exp()
+
+
+def _largest_exponent(dtype: torch.dtype) -> float:
+    return math.log(torch.finfo(dtype).max) - 10.0
+
+
+def action_log_odds(logits_NV: Tensor, actions_N: Tensor) -> Tensor:
+    """Logit of the sampled token's probability, log p - log(1 - p), [N]; keeps its digits near p = 0 and p = 1."""
+    others_NV = logits_NV.scatter(-1, actions_N.unsqueeze(-1), -torch.inf)
+    return gather_actions(logits_NV, actions_N) - torch.logsumexp(others_NV, dim=-1)
+
+
+def per_sequence(values_N: Tensor, sequence_N: Tensor) -> Tensor:
+    """Sum of the token values of each sequence, [S]."""
+    num_sequences = int(sequence_N.max()) + 1
+    return values_N.new_zeros(num_sequences).index_add(0, sequence_N, values_N)
+
+
+def sequence_lengths(sequence_N: Tensor) -> Tensor:
+    """Number of tokens of each sequence, [S]."""
+    return torch.bincount(sequence_N)

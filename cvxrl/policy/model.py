@@ -10,9 +10,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cvxrl.policy.forward import can_share_prompts, padded_rows, shared_prompts, whole_rows
+
 # Configuration keys by which some families change the logits after the output matrix. For those the model's own
 # forward computes the logits of every position; others get logits only where a response token was sampled.
 _LOGIT_POSTPROCESSING = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
+
+
+@dataclass(frozen=True)
+class ResponseOutputs:
+    """What a policy computes at N response tokens.
+
+    Attributes:
+        hidden_NH: last hidden states, after the final norm.
+        logits_NV: logits.
+    """
+
+    hidden_NH: Tensor
+    logits_NV: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,27 +73,26 @@ class Policy:
         """Text of each response, without special tokens."""
         return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
 
-    def response_logits(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
-        """Raw logits in fp32 at every response token, sequence after sequence: [sum of response lengths, V].
+    def response_outputs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> ResponseOutputs:
+        """Last hidden states and raw logits at every response token, sequence after sequence.
 
-        Sequences are right-padded; padding cannot reach a response token through causal attention.
+        Prompts that several responses share run once, where the architecture allows it.
         """
-        rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        before = torch.zeros((len(rows), width), dtype=torch.bool)  # positions whose output predicts a response token
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            ids[i, : len(rows[i])] = torch.tensor(rows[i])
-            mask[i, : len(rows[i])] = 1
-            before[i, len(prompt) - 1 : len(prompt) - 1 + len(response)] = True
-        ids, mask, before = (tensor.to(self.device) for tensor in (ids, mask, before))
-        if any(getattr(self.model.config, key, None) for key in _LOGIT_POSTPROCESSING):
-            logits: Tensor = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[before]
-        else:
-            hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = self.model.get_output_embeddings()(hidden[before])
-        return logits.float()
+        model = self.model
+        if any(getattr(model.config, key, None) for key in _LOGIT_POSTPROCESSING):
+            return self._outputs_of_model(prompts, responses)
+        repeated = 2 * len(set(map(tuple, prompts))) <= len(prompts)
+        hidden_states = shared_prompts if repeated and can_share_prompts(model) else whole_rows
+        hidden_NH = hidden_states(model, prompts, responses)
+        return ResponseOutputs(hidden_NH, model.get_output_embeddings()(hidden_NH))
+
+    def _outputs_of_model(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> ResponseOutputs:
+        """Outputs of the model's own forward pass, for families that change the logits after the output matrix."""
+        ids, mask, predicting = padded_rows(prompts, responses, self.device)
+        outputs = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+        return ResponseOutputs(outputs.hidden_states[-1][predicting], outputs.logits[predicting])
 
     def save(self, directory: Path) -> None:
         """Write a plain Hugging Face directory (safetensors) that `from_pretrained` loads."""

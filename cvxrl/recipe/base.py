@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Need = Literal[
+    "advantages",  # one per token, of the sampled token
+    "demonstrations",  # the task's, instead of rollouts
+    "group_advantages",  # those of all samples of the prompt, beside each token
+    "groups",  # all samples of a prompt in the same micro-batch
+    "old_logits",  # over the vocabulary, of the policy that sampled
+    "old_logprobs",  # of the sampled tokens, by the policy that sampled
+    "preferences",  # pairs of a chosen and a rejected response, instead of rollouts
+    "reference_logprobs",  # of the tokens, by the policy that training started from
+    "sequences",  # which token belongs to which response
+]
 
 
 class Section(BaseModel):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvxrl.errors import Problem, UserError
+from cvxrl.recipe.reading import preset
 from cvxrl.recipe.yaml_file import parse_value, read_mapping
 
 _COMMAND_LINE = "--set"
@@ -21,7 +22,9 @@ class Layers:
         self._origin: dict[tuple[str, ...], str] = {}
 
     def add(self, values: Mapping[str, Any], origin: str) -> None:
-        """Lay ``values`` over what is there; see `merge`."""
+        """Lay ``values`` over what is there; see `merge`. A `reading` they name puts its preset right below them."""
+        if "reading" in values:
+            self.values = merge(self.values, preset(merge(self.values, values)))
         self.values = merge(self.values, values)
         self._note(values, (), origin)
 
@@ -67,13 +70,16 @@ def read_layers(path: Path, overrides: Sequence[str]) -> Layers:
     for file, values in _chain(path, ()):
         layers.add(values, str(file))
     problems = []
+    given: dict[str, Any] = {}
     for text in overrides:
         try:
-            layers.add(_override(text), _COMMAND_LINE)
+            given = merge(given, _override(text))
         except ValueError as error:
             problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
     if problems:
         raise UserError(*problems)
+    if given:
+        layers.add(given, _COMMAND_LINE)
     return layers
 
 

@@ -6,8 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
 from cvxrl.recipe.base import Section
-from cvxrl.recipe.objective import AdvantageSpec, GroupAdvantage, GrpoSpec, ObjectiveSpec
+from cvxrl.recipe.conflicts import conflicts
+from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
+from cvxrl.recipe.regularizer import RegularizerSpec
 from cvxrl.recipe.task import TaskSpec
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -59,6 +62,11 @@ class RolloutSpec(Section):
     )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass. Training needs 1.0; see docs/method.md.")
     batch: PositiveInt | None = Field(None, description="Completions decoded at a time; none means all at once.")
+    rounds: PositiveInt = Field(
+        1,
+        description="Dynamic sampling (DAPO): sample up to this many times `prompts` new prompts, until that many "
+        "groups hold both right and wrong replies; groups without a contrast fill what is missing. 1 is never.",
+    )
 
 
 class OptimSpec(Section):
@@ -93,6 +101,9 @@ class TrainSpec(Section):
     )
     micro_batch: PositiveInt | None = Field(
         None, description="Sequences per forward pass; none means all at once. Cannot change the gradient."
+    )
+    reset_optimizer: bool = Field(
+        False, description="Drop the optimizer's state before every rollout's updates, as the authors' code does."
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes CUDA if present.")
@@ -135,6 +146,12 @@ class Recipe(Section):
 
     name: RunName = Field(description="Name of the run directory under the output folder.")
     seed: NonNegativeInt = Field(0, description="Seed of data order, sampling, minibatches and initial weights.")
+    reading: Literal["paper", "authors-code"] = Field(
+        "paper",
+        description="`authors-code` sets the fields in which the authors' public code departs from the paper (rewards "
+        "+1 / -1 as advantages, negatives at 100 beta, top-5 logits or a moving target, no clipping, optimizer state "
+        "dropped at every step) above what the recipe extends and below what it sets itself.",
+    )
     model: ModelSpec = Field(description="The policy.")
     task: TaskSpec = Field(description="Prompts and their verifier.")
     rollout: RolloutSpec = Field(RolloutSpec(), description="Sampling.")
@@ -145,6 +162,7 @@ class Recipe(Section):
         description="How token losses become one number: over all tokens of the optimizer step; per sequence, then "
         "over sequences; or divided by sequences x max_new_tokens (Dr. GRPO).",
     )
+    regularizer: RegularizerSpec = Field(RegularizerSpec(), description="Terms added to the token loss.")
     optim: OptimSpec = Field(OptimSpec(), description="Optimizer.")
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
@@ -152,44 +170,31 @@ class Recipe(Section):
     logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
 
     @property
-    def supervised(self) -> bool:
-        """Whether the objective learns from demonstrations instead of rollouts."""
-        return "demonstrations" in self.objective.needs
+    def data(self) -> Literal["rollouts", "demonstrations", "preferences"]:
+        """What the objective learns from."""
+        needs = self.objective.needs
+        return (
+            "demonstrations" if "demonstrations" in needs else "preferences" if "preferences" in needs else "rollouts"
+        )
+
+    @property
+    def group_size(self) -> int:
+        """Sequences per prompt: samples of a rollout, one demonstration, or a chosen and a rejected response."""
+        return {"rollouts": self.rollout.samples, "demonstrations": 1, "preferences": 2}[self.data]
 
     @property
     def sequences_per_step(self) -> int:
-        """Sequences that one step trains on: prompts x samples, or prompts demonstrations."""
-        return self.rollout.prompts * (1 if self.supervised else self.rollout.samples)
+        """Sequences that one step trains on."""
+        return self.rollout.prompts * self.group_size
+
+    @property
+    def equation(self) -> str:
+        """Loss per token, regularisation included."""
+        return self.objective.equation + self.regularizer.equation
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        problems = list(self._conflicts())
+        problems = list(conflicts(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _conflicts(self) -> list[str]:
-        """Say in one line each what two sections disagree about, with the remedy."""
-        found = []
-        rollout, train = self.rollout, self.train
-        if not self.supervised and self.advantage.needs_group and rollout.samples < 2:
-            found.append(
-                f"advantage.kind: `{self.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "
-                "set rollout.samples to 2 or more, or advantage.kind to reward"
-            )
-        if not self.supervised and rollout.top_p != 1.0:
-            found.append(
-                f"rollout.top_p: {rollout.top_p} truncates the sampling distribution, so the ratio to the policy would "
-                "not be 1 on-policy; set rollout.top_p to 1.0 (eval.top_p may be lower)"
-            )
-        if self.sequences_per_step % train.minibatches:
-            found.append(
-                f"train.minibatches: {train.minibatches} does not divide the {self.sequences_per_step} sequences of a "
-                "step; choose a divisor"
-            )
-        if self.optim.warmup_steps >= train.steps * train.inner_epochs * train.minibatches:
-            found.append(
-                f"optim.warmup_steps: {self.optim.warmup_steps} is not below the number of optimizer steps "
-                f"({train.steps * train.inner_epochs * train.minibatches}); shorten the warm-up"
-            )
-        return found

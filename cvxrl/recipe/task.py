@@ -75,13 +75,17 @@ class DatasetSource(Section):
         "`eval_path` or `eval_split` names the held-out rows. 0 holds out nothing.",
     )
     prompt_field: str = Field("prompt", description="Field with the prompt.")
-    answer_field: str = Field("answer", description="Field with the right answer.")
+    answer_field: str | None = Field(
+        "answer", description="Field with the right answer; none if there is none, as in preference data."
+    )
     answer_pattern: str | None = Field(
         None,
         description="Regular expression with one group that picks the answer out of `answer_field` "
         "(last match), such as `#### (.+)`; none takes the whole field.",
     )
     demonstration_field: str | None = Field(None, description="Field with a full reply to imitate (`sft` only).")
+    chosen_field: str | None = Field(None, description="Field with the preferred reply (`dpo` and `qrm` only).")
+    rejected_field: str | None = Field(None, description="Field with the rejected reply (`dpo` and `qrm` only).")
 
     @property
     def is_file(self) -> bool:
@@ -102,6 +106,8 @@ class DatasetSource(Section):
             wrong.append("`config_name`, `revision` and `eval_split` belong to Hub data sets, but `path` is a file")
         if self.eval_path is not None and not self.eval_path.endswith(LOCAL_SUFFIXES):
             wrong.append(f"`eval_path` must end in one of {', '.join(LOCAL_SUFFIXES)}")
+        if (self.chosen_field is None) != (self.rejected_field is None):
+            wrong.append("give both `chosen_field` and `rejected_field`, or neither")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

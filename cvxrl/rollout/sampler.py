@@ -195,7 +195,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     cumulative = log_probs.double().exp().cumsum(dim=-1)
     point = (uniform * cumulative[:, -1]).unsqueeze(-1)
     chosen = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
-    return chosen.squeeze(-1), log_probs.gather(-1, chosen).squeeze(-1)
+    # ... and the same sum takes out of the log-probability what fp32 lost of its normaliser.
+    exact = log_probs.gather(-1, chosen).double() - cumulative[:, -1:].log()
+    return chosen.squeeze(-1), exact.to(logits.dtype).squeeze(-1)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

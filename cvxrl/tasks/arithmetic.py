@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from cvxrl.recipe.task import ArithmeticSource
-from cvxrl.tasks.base import DEMONSTRATION, HELD_OUT, TRAIN, Example, digest, draw_example
+from cvxrl.tasks.base import DEMONSTRATION, HELD_OUT, PREFERENCE, TRAIN, Example, digest, draw_example
 
 _LARGEST_SLIP = 9
 _FINGERPRINTED = 64
@@ -48,7 +48,9 @@ class ArithmeticTask:
         digits = [int(d) for d in bare.prompt[:-1].split("+")]
         # A stream of its own, so that `corrupt` cannot change which prompts are drawn.
         rng = np.random.default_rng([*seed, DEMONSTRATION])
-        return Example(bare.id, bare.prompt, bare.answer, demonstrate(digits, self._spec.corrupt, rng))
+        demonstration = demonstrate(digits, self._spec.corrupt, rng)
+        pair = prefer(digits, self._spec.corrupt, np.random.default_rng([*seed, PREFERENCE]))
+        return Example(bare.id, bare.prompt, bare.answer, demonstration, pair)
 
     def _draw(self, rng: np.random.Generator) -> Example:
         low, high = self._spec.terms
@@ -57,20 +59,26 @@ class ArithmeticTask:
         return Example(id=prompt, prompt=prompt, answer=str(sum(digits)))
 
 
-def demonstrate(digits: list[int], corrupt: float, rng: np.random.Generator) -> str:
+def prefer(digits: list[int], corrupt: float, rng: np.random.Generator) -> tuple[str, str]:
+    """A faultless demonstration and one in which at least one step is wrong: chosen and rejected."""
+    wrong = int(rng.integers(1, len(digits)))
+    return demonstrate(digits, 0.0, rng), demonstrate(digits, corrupt, rng, wrong)
+
+
+def demonstrate(digits: list[int], corrupt: float, rng: np.random.Generator, wrong: int | None = None) -> str:
     """Write the sum of `digits` step by step; each step goes wrong with probability `corrupt`.
 
     A wrong result is one of the numbers at distance 1 to 9 from the right one, none below zero, all equally
-    likely. The chain goes on from the wrong number.
+    likely. The chain goes on from the wrong number. Step ``wrong`` (from 1) goes wrong for sure.
 
     Returns:
         Text such as `4+7=11+9=20+3=23`.
     """
     total = digits[0]
     text = str(total)
-    for term in digits[1:]:
+    for step, term in enumerate(digits[1:], start=1):
         total += term
-        if rng.random() < corrupt:
+        if rng.random() < corrupt or step == wrong:
             slips = [s for s in range(-_LARGEST_SLIP, _LARGEST_SLIP + 1) if s != 0 and total + s >= 0]
             total += int(rng.choice(slips))
         text += f"+{term}={total}"

@@ -15,6 +15,7 @@ from cvxrl.errors import Problem, UserError
 TRAIN: Final = 0
 HELD_OUT: Final = 1
 DEMONSTRATION: Final = 2
+PREFERENCE: Final = 3
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Example:
         prompt: the bare problem, before any template.
         answer: what a reply is graded against.
         demonstration: a full reply to imitate in supervised training, if the source has any.
+        preference: a chosen and a rejected reply, for preference training, if the source has any.
         info: what else the source knows about the example; callable rewards receive it.
     """
 
@@ -33,6 +35,7 @@ class Example:
     prompt: str
     answer: str
     demonstration: str | None = None
+    preference: tuple[str, str] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
 

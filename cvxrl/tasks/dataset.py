@@ -16,6 +16,7 @@ from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.finite import FiniteTask
 
+_FIELDS = ("prompt_field", "answer_field", "demonstration_field", "chosen_field", "rejected_field")
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
@@ -152,7 +153,7 @@ def _examples(rows: Any, spec: DatasetSource, where: str, key: str) -> Sequence[
     if len(rows) == 0:
         raise UserError(Problem("the data set is empty", key=key, file=where, remedy="add rows, or name another split"))
     columns: list[str] = rows.column_names
-    named = {f: getattr(spec, f) for f in ("prompt_field", "answer_field", "demonstration_field")}
+    named = {f: getattr(spec, f) for f in _FIELDS}
     missing = [
         Problem(
             f"there is no field `{value}`",
@@ -170,21 +171,27 @@ def _examples(rows: Any, spec: DatasetSource, where: str, key: str) -> Sequence[
 
 def _read(rows: Any, spec: DatasetSource, where: str) -> Iterable[Example]:
     for number, row in enumerate(rows):
-        answer = _text(row, spec.answer_field, number, where)
-        if spec.answer_pattern is not None:
+        answer = "" if spec.answer_field is None else _text(row, spec.answer_field, number, where)
+        if spec.answer_pattern is not None and spec.answer_field is not None:
             matches = list(re.finditer(spec.answer_pattern, answer))
             if not matches or matches[-1].group(1) is None:
                 message = f"row {number}: `{spec.answer_pattern}` matches nothing in `{answer[:80]}`"
                 remedy = "change the pattern, or remove the row"
                 raise UserError(Problem(message, key="task.source.answer_pattern", file=where, remedy=remedy))
             answer = matches[-1].group(1)
-        field = spec.demonstration_field
+        used = {getattr(spec, f) for f in _FIELDS}
+        texts = [
+            None if field is None else _text(row, field, number, where)
+            for field in (spec.demonstration_field, spec.chosen_field, spec.rejected_field)
+        ]
+        demonstration, chosen, rejected = texts
         yield Example(
             id=str(number),
             prompt=_text(row, spec.prompt_field, number, where),
             answer=answer.strip(),
-            demonstration=None if field is None else _text(row, field, number, where),
-            info={k: v for k, v in row.items() if k not in (spec.prompt_field, spec.answer_field, field)},
+            demonstration=demonstration,
+            preference=None if chosen is None or rejected is None else (chosen, rejected),
+            info={k: v for k, v in row.items() if k not in used},
         )
 
 

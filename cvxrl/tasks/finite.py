@@ -44,6 +44,7 @@ class FiniteTask:
         self.fingerprint = digest(
             *(text for part in (kept, self._held_out) for e in part for text in (e.id, e.prompt, e.answer)),
             *(e.demonstration or "" for e in kept),
+            *(text for e in kept for text in e.preference or ()),
             str(len(kept)),
         )
         # One epoch is walked at a time; two are kept because a batch may straddle the boundary.

@@ -1,0 +1,1 @@
+"""From run directories to a comparison of methods: reading, grouping, scoring, testing, showing."""

@@ -1,0 +1,139 @@
+"""Train what is missing: one process per run, a few at a time; what is interrupted can be resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO, Protocol
+
+from cvxrl.compare.plan import Job
+from cvxrl.errors import Problem
+from cvxrl.runs.directory import RunDir
+
+_POLL_S = 0.25
+_OK, _DIVERGED = 0, 4  # exit codes of `cvxrl train` that leave a result
+_SHOWN = 3  # lines of a failed run's messages that are repeated
+
+
+class Watcher(Protocol):
+    """Shows how training goes."""
+
+    def started(self, job: Job, number: int, total: int) -> None:
+        """A run begins."""
+        ...
+
+    def at_step(self, job: Job, step: int) -> None:
+        """A run has reached a step."""
+        ...
+
+    def ended(self, job: Job, text: str) -> None:
+        """A run ended; ``text`` says how."""
+        ...
+
+
+@dataclass
+class _Active:
+    job: Job
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    began: float
+
+
+def train_all(jobs: Sequence[Job], at_a_time: int, watcher: Watcher) -> list[Problem]:
+    """Train every job; a failure stops no other.
+
+    Ctrl-C and SIGTERM are passed on, so that each run saves its state; then KeyboardInterrupt is raised.
+
+    Returns:
+        One problem per run that left no result.
+    """
+    waiting, active, problems = list(jobs), list[_Active](), list[Problem]()
+    with _terminated_like_interrupted():
+        try:
+            while waiting or active:
+                while waiting and len(active) < at_a_time:
+                    job = waiting.pop(0)
+                    active.append(_start(job, at_a_time))
+                    watcher.started(job, len(jobs) - len(waiting), len(jobs))
+                time.sleep(_POLL_S)
+                for one in list(active):
+                    if one.process.poll() is None:
+                        watcher.at_step(one.job, _step(one.job))
+                    else:
+                        active.remove(one)
+                        problems += _close(one, watcher)
+        except KeyboardInterrupt:
+            _stop(active)
+            raise
+    return problems
+
+
+def _start(job: Job, at_a_time: int) -> _Active:
+    command = [sys.executable, "-m", "cvxrl", "train", str(job.recipe), "--seed", str(job.seed), "--out", str(job.out)]
+    command += [part for text in job.overrides for part in ("--set", text)]
+    command += ["--resume"] if job.resume else []
+    environment = dict(os.environ)
+    if at_a_time > 1:
+        # Processes that each take every core slow one another down.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_a_time)))
+    said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the run)
+    # A session of its own: a Ctrl-C on the terminal reaches the run once, through us; a second one would kill it.
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True
+    )
+    return _Active(job, process, said, time.monotonic())
+
+
+def _close(one: _Active, watcher: Watcher) -> list[Problem]:
+    code, seconds = one.process.returncode, time.monotonic() - one.began
+    one.said.seek(0)
+    lines = one.said.read().decode(errors="replace").strip().splitlines()
+    one.said.close()
+    if code in (_OK, _DIVERGED):
+        watcher.ended(one.job, f"{'finished' if code == _OK else 'diverged'} in {seconds:.0f} s")
+        return []
+    watcher.ended(one.job, f"failed with exit code {code}")
+    told = [line for line in lines if line.startswith(("error:", "    ->"))] or lines
+    log = RunDir(one.job.path).log
+    remedy = f"see {log}" if log.is_file() else f"try cvxrl train {one.job.recipe} --seed {one.job.seed}"
+    text = " ".join(line.strip() for line in told[-_SHOWN:])
+    return [Problem(f"training failed (exit code {code}): {text}", file=str(one.job.path), remedy=remedy)]
+
+
+def _stop(active: Sequence[_Active]) -> None:
+    """Ask every run to save its state, and wait until it has."""
+    for one in active:
+        one.process.send_signal(signal.SIGINT)
+    for one in active:
+        one.process.wait()
+        one.said.close()
+
+
+def _step(job: Job) -> int:
+    """Steps on disk; every step is one line."""
+    try:
+        return max(0, RunDir(job.path).metrics.read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt as SIGINT does; left alone it would orphan the runs."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,82 @@
+"""The parts beside the policy that a recipe asks for: critic, reference, verifiers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cvxrl.engine.credit import CreditAssigner, SequenceCredit, ValueCredit, VerifierCredit
+from cvxrl.engine.critic import Critic
+from cvxrl.engine.experience import Collector
+from cvxrl.engine.given import GivenCollector
+from cvxrl.engine.passes import Reader
+from cvxrl.engine.rollouts import RolloutCollector
+from cvxrl.errors import Problem, UserError
+from cvxrl.policy.load import load_policy
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
+from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.tasks import Grader, Task
+
+
+def build_critic(recipe: Recipe, policy: Policy) -> Critic | None:
+    """A value head on the policy's hidden states, where the advantages need one."""
+    if recipe.data != "rollouts" or not isinstance(recipe.advantage, GaeAdvantage):
+        return None
+    return Critic(int(policy.model.config.get_text_config().hidden_size)).to(policy.device)
+
+
+def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
+    """A frozen second copy of the policy that training starts from, also in a resumed run, where something needs it."""
+    if "reference_logprobs" not in recipe.objective.needs and not recipe.regularizer.kl_coefficient:
+        return None
+    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
+
+
+def build_collector(recipe: Recipe, policy: Policy, task: Task, grader: Grader, critic: Critic | None) -> Collector:
+    """What makes the experience of each step.
+
+    Raises:
+        UserError: a verifier cannot be loaded or has another vocabulary.
+    """
+    if recipe.data != "rollouts":
+        return GivenCollector(recipe, policy, task)
+    return RolloutCollector(recipe, policy, task, grader, _assigner(recipe, policy, critic))
+
+
+def _assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
+    spec, reader = recipe.advantage, Reader.of(policy, recipe)
+    if isinstance(spec, GaeAdvantage):
+        assert critic is not None
+        return ValueCredit(spec, critic, reader)
+    if isinstance(spec, DenseAdvantage):
+        reference = spec.reference if isinstance(spec, DenseDpoAdvantage) else None
+        return VerifierCredit(
+            spec,
+            reader,
+            _verifier(spec.verifier, "advantage.verifier", recipe, policy),
+            None if reference is None else _verifier(reference, "advantage.reference", recipe, policy),
+        )
+    return SequenceCredit(spec)
+
+
+def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:
+    try:
+        verifier = load_policy(ModelSpec(path=path, dtype=recipe.model.dtype), policy.device)
+    except UserError as error:
+        remedy = "train a verifier first (recipes/pref_qrm.yaml, recipes/pref_dpo.yaml) and name its `policy` folder"
+        raise UserError(*(replace(p, key=key, remedy=remedy) for p in error.problems)) from error
+    if verifier.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise UserError(
+            Problem(
+                f"`{path}` has another vocabulary than the policy, so its scores are not of the policy's tokens",
+                key,
+                remedy="train the verifier from the same base model",
+            )
+        )
+    return replace(_frozen(verifier, recipe), temperature=1.0)
+
+
+def _frozen(policy: Policy, recipe: Recipe) -> Reader:
+    policy.model.requires_grad_(False)
+    policy.model.eval()
+    return Reader.of(policy, recipe)

@@ -1,0 +1,70 @@
+"""Experience that the task gives: demonstrations and preference pairs. No sampling, no reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cvxrl.engine.experience import Experience, encode_prompts, step_examples
+from cvxrl.errors import Problem, UserError
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.schema import Recipe
+from cvxrl.tasks import Example, Task
+
+
+@dataclass(frozen=True)
+class GivenCollector:
+    """Encodes the task's responses, each followed by the end token."""
+
+    recipe: Recipe
+    policy: Policy
+    task: Task
+
+    def check(self) -> None:
+        """Encode the first step's responses."""
+        self.collect(1)
+
+    def collect(self, step: int) -> Experience:
+        """Prompts with their demonstrations, or with the chosen and the rejected response of each."""
+        recipe, policy = self.recipe, self.policy
+        examples = step_examples(recipe, self.task, step)
+        texts = [text for example in examples for text in _responses(example, recipe)]
+        end = int(policy.tokenizer.eos_token_id)
+        responses = [[*ids, end] for ids in policy.encode(texts)]
+        longest = max(map(len, responses))
+        prompts = encode_prompts(recipe, policy, examples, longest)
+        size = recipe.group_size
+        total = sum(map(len, responses))
+        return Experience(
+            prompts=[prompt for prompt in prompts for _ in range(size)],
+            responses=responses,
+            group_size=size,
+            credit=None,
+            logprobs=None,
+            sampled_tokens=total,
+            metrics={"response/length": total / len(responses)},
+        )
+
+
+def _responses(example: Example, recipe: Recipe) -> tuple[str, ...]:
+    """Texts that the objective learns from.
+
+    Raises:
+        UserError: the task has none.
+    """
+    if recipe.data == "preferences":
+        if example.preference is None:
+            raise _missing("preference pair", example, "name task.source.chosen_field and rejected_field")
+        return example.preference
+    if example.demonstration is None:
+        raise _missing("demonstration", example, "name task.source.demonstration_field")
+    return (example.demonstration,)
+
+
+def _missing(what: str, example: Example, remedy: str) -> UserError:
+    return UserError(
+        Problem(
+            f"the task has no {what} for example `{example.id}`",
+            "objective.kind",
+            remedy=f"{remedy}, or take a task that has them, e.g. task.source.kind: arithmetic",
+        )
+    )

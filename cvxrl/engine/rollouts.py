@@ -1,0 +1,102 @@
+"""Experience that the policy samples itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.credit import CreditAssigner
+from cvxrl.engine.experience import Experience, encode_prompts, grade_episodes, step_examples
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.generators import generator_for
+from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.tasks import Grade, Grader, Task
+
+
+@dataclass(frozen=True)
+class RolloutCollector:
+    """Samples completions, grades them and turns rewards into advantages."""
+
+    recipe: Recipe
+    policy: Policy
+    task: Task
+    grader: Grader
+    assigner: CreditAssigner
+
+    def check(self) -> None:
+        """Render and encode the first step's prompts."""
+        examples = step_examples(self.recipe, self.task, 1)
+        encode_prompts(self.recipe, self.policy, examples, self.recipe.rollout.max_new_tokens)
+
+    def collect(self, step: int) -> Experience:
+        """Prompts -> rollouts -> rewards -> advantages."""
+        groups: list[_Group] = []
+        for round_ in range(self.recipe.rollout.rounds):
+            groups += self._sample(step, round_)
+            if sum(group.contrast for group in groups) >= self.recipe.rollout.prompts:
+                break
+        # Groups that teach something first; sorting is stable, so nothing else changes their order.
+        used = sorted(groups, key=lambda group: not group.contrast)[: self.recipe.rollout.prompts]
+        if len(used) == len(groups):
+            used = groups
+        episodes = [episode for group in used for episode in group.episodes]
+        rewards_PG = torch.tensor([[grade.reward for grade in group.grades] for group in used])
+        prompts, responses = [e.prompt_ids for e in episodes], [e.response_ids for e in episodes]
+        credit = self.assigner.assign(prompts, responses, rewards_PG)
+        return Experience(
+            prompts=prompts,
+            responses=responses,
+            group_size=self.recipe.rollout.samples,
+            credit=credit,
+            logprobs=[e.logprobs for e in episodes if e.logprobs is not None],
+            sampled_tokens=sum(len(e.response_ids) for group in groups for e in group.episodes),
+            metrics=_metrics(groups) | credit.metrics(),
+        )
+
+    def _sample(self, step: int, round_: int) -> list[_Group]:
+        spec = self.recipe.rollout
+        examples = step_examples(self.recipe, self.task, step, round_)
+        prompts = encode_prompts(self.recipe, self.policy, examples, spec.max_new_tokens)
+        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, spec.batch)
+        counters = (step, round_) if round_ else (step,)
+        generator = generator_for(self.recipe.seed, "sampling", *counters)
+        episodes = sample_episodes(self.policy, prompts, spec.samples, sampling, generator)
+        grades = grade_episodes(self.policy, self.grader, examples, episodes, spec.samples)
+        size = spec.samples
+        return [_Group(episodes[i : i + size], grades[i : i + size]) for i in range(0, len(episodes), size)]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The samples of one prompt."""
+
+    episodes: Sequence[Episode]
+    grades: Sequence[Grade]
+
+    @property
+    def contrast(self) -> bool:
+        """Whether rewards differ, without which group advantages are zero."""
+        return len({grade.reward for grade in self.grades}) > 1
+
+
+def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
+    """Of everything that was sampled, so that choosing groups does not flatter the policy."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    grades = [grade for group in groups for grade in group.grades]
+    rewards_N: Tensor = torch.tensor([grade.reward for grade in grades])
+    count = len(episodes)
+    return {
+        "reward/mean": float(rewards_N.mean()),
+        "reward/std": float(rewards_N.std()) if count > 1 else 0.0,
+        "reward/zero_variance_groups": sum(not group.contrast for group in groups) / len(groups),
+        "reward/correct": sum(g.correct for g in grades) / count,
+        "reward/grader_errors": sum(g.error is not None for g in grades) / count,
+        "response/length": sum(len(e.response_ids) for e in episodes) / count,
+        "response/truncated": sum(e.truncated for e in episodes) / count,
+        "rollout/groups": float(len(groups)),
+    }

