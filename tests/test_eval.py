@@ -117,7 +117,7 @@ def test_a_shared_generator_would_let_evaluation_change_training(
 
     def trained(every: int, name: str) -> bytes:
         shared = torch.Generator().manual_seed(0)
-        for module in ("experience", "evaluate"):
+        for module in ("rollouts", "evaluate"):
             monkeypatch.setattr(f"cvxrl.engine.{module}.generator_for", lambda *_: shared)
         return weights_after(tiny("math_lco_kld", f"eval.every={every}"), tmp_path / name)
 
