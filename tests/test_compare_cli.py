@@ -102,6 +102,7 @@ BAD = {
     "training options without recipes": (["outputs", "--set", "optim.lr=1"], ["--set", "give recipes"]),
     "file in a file": (["outputs", "--csv", "empty/../notes/x.csv"], ["x.csv", "cannot write"]),
     "folder as a file": (["outputs", "--md", "empty"], ["empty", "cannot write"]),
+    "file as a folder": (["outputs", "--figures", "notes"], ["notes", "cannot write into this folder"]),
 }
 
 

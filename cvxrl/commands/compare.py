@@ -42,6 +42,7 @@ def compare(
     csv: option.Csv = None,
     md: option.Markdown = None,
     html: option.Html = None,
+    figures: option.Figures = None,
 ) -> None:
     """Compare methods over training seeds; with recipes and --seeds, train first what is missing."""
     from cvxrl.compare.arguments import parse_arguments
@@ -49,7 +50,9 @@ def compare(
     from cvxrl.compare.plan import split_vary
 
     key, values = split_vary(vary)
-    asked = parse_arguments(seeds, require or [], diverged_as, [file for file in (csv, md, html) if file])
+    asked = parse_arguments(
+        seeds, require or [], diverged_as, [f for f in (csv, md, html) if f], [figures] if figures else []
+    )
     options = Options(
         metric=metric,
         window=window,
@@ -65,7 +68,7 @@ def compare(
     )
     comparison = _compare(paths, options, set_ or [], out, jobs, values)
     verdicts = _judge(comparison, asked.gates)
-    written = _write(comparison, verdicts, csv, md, html)
+    written = _write(comparison, verdicts, csv, md, html) + (_draw(comparison, figures) if figures else [])
     if as_json:
         from cvxrl.compare.export import to_document
 
@@ -141,6 +144,17 @@ def _write(
 
         write_text(html, make_page(comparison, verdicts, command))
     return [file for file in (csv, md, html) if file]
+
+
+def _draw(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write every figure into a folder, beside whatever else is there."""
+    from cvxrl.compare.figures.gallery import figure_files
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = figure_files(comparison)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
 
 
 def _leave(comparison: Comparison, verdicts: Sequence[Verdict], written: Sequence[Path]) -> None:

@@ -65,3 +65,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Csv = Annotated[Path | None, typer.Option(help="Write one line per run.", rich_help_panel=_WRITE)]
 Markdown = Annotated[Path | None, typer.Option(help="Write the tables.", rich_help_panel=_WRITE)]
 Html = Annotated[Path | None, typer.Option(help="Write one page with figures.", rich_help_panel=_WRITE)]
+Figures = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Write each figure as SVG and PNG.", rich_help_panel=_WRITE)
+]

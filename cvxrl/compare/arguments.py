@@ -34,8 +34,10 @@ class Arguments:
     diverged_as: DivergedAs
 
 
-def parse_arguments(seeds: str | None, require: Sequence[str], diverged_as: str, files: Sequence[Path]) -> Arguments:
-    """Parse what can be wrong before anything is read or trained.
+def parse_arguments(
+    seeds: str | None, require: Sequence[str], diverged_as: str, files: Sequence[Path], folders: Sequence[Path] = ()
+) -> Arguments:
+    """Parse what can be wrong before anything is read or trained; ``files`` and ``folders`` are to be written.
 
     Raises:
         UserError: with one problem per mistake.
@@ -60,6 +62,7 @@ def parse_arguments(seeds: str | None, require: Sequence[str], diverged_as: str,
         text = f"`{diverged_as}` is neither a number nor last or omit"
         problems.append(Problem(text, "--diverged-as", remedy="write 0, last or omit"))
     problems += [problem for file in files if (problem := _cannot_write(file))]
+    problems += [problem for folder in folders if (problem := _cannot_write(folder / "a figure", str(folder)))]
     if problems:
         raise UserError(*problems)
     return Arguments(parsed_seeds, gates, after)
@@ -101,9 +104,11 @@ def parse_diverged_as(text: str) -> DivergedAs:
     return value
 
 
-def _cannot_write(file: Path) -> Problem | None:
-    """Found out before hours of training rather than after them."""
+def _cannot_write(file: Path, name: str | None = None) -> Problem | None:
+    """Found out before hours of training rather than after them; ``name`` is what the user wrote."""
     nearest = next(p for p in file.absolute().parents if p.exists())
     if not file.is_dir() and nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return None
+    if name is not None:
+        return Problem("cannot write into this folder", file=name, remedy="give a folder of yours")
     return Problem("cannot write this file", file=str(file), remedy="give a file in a folder of yours")

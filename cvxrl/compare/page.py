@@ -6,14 +6,8 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from matplotlib.figure import Figure
-
 from cvxrl.compare.figures.canvas import to_svg
-from cvxrl.compare.figures.curves import learning_curves
-from cvxrl.compare.figures.intervals import improvement_intervals, location_intervals
-from cvxrl.compare.figures.profile import performance_profiles
-from cvxrl.compare.figures.sensitivity import sensitivity_curves
-from cvxrl.compare.figures.stability import stability_curves
+from cvxrl.compare.figures.gallery import Shown, all_figures
 from cvxrl.compare.gate import Verdict
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.table import to_html
@@ -59,45 +53,17 @@ def make_page(c: Comparison, verdicts: Sequence[Verdict], command: str) -> str:
     parts += [f"<p class='warning'>{escape(w)}</p>" for w in c.warnings]
     parts += [f"<p class='{'note' if v.met else 'problem'}'>require: {escape(str(v))}</p>" for v in verdicts]
     tables = {table.title: to_html(table) for table in all_tables(c)}
-    figures = _figures(c)
+    figures = [_figure(shown) for shown in all_figures(c)]
     # The answer first: scores and verdicts, then the pictures, then the rest of the tables.
     ordered = list(tables.values())
     parts += [*ordered[:2], *figures, *ordered[2:], "</body>\n</html>\n"]
     return "\n".join(parts)
 
 
-def _figures(c: Comparison) -> list[str]:
-    percent = f"{c.options.confidence:.0%}"
-    pooled = f"; the runs of all values of {c.options.vary} together" if c.options.vary else ""
-    shown: list[tuple[str, Figure | None, str]] = []
-    if any(s.scores for s in c.summaries):
-        shown = [
-            (
-                "Learning curves",
-                learning_curves(c),
-                f"{c.options.metric}: mean over seeds, {percent} band, thin lines for seeds. A cross marks where a run "
-                "diverged; from there on it counts as the options say.",
-            ),
-            ("Scores", location_intervals(c), f"Grey ticks: seeds. Bars: {percent} intervals."),
-            ("Against the baseline", improvement_intervals(c), f"Bars: {percent} intervals."),
-            ("Sensitivity", sensitivity_curves(c), f"Bars: {percent} intervals of the mean; red: failures, counted."),
-            (
-                "Performance profile",
-                performance_profiles(c),
-                f"Further up and right is better{pooled}; {percent} pointwise bootstrap band.",
-            ),
-            (
-                "Stability over training",
-                stability_curves(c),
-                "Median over the seeds still running, thin lines for seeds; log axes. The line of a diverged run ends.",
-            ),
-        ]
-    return [_figure(title, figure, text) for title, figure, text in shown if figure is not None]
-
-
-def _figure(title: str, figure: Figure, text: str) -> str:
-    data = base64.b64encode(to_svg(figure)).decode()
+def _figure(shown: Shown) -> str:
+    data = base64.b64encode(to_svg(shown.figure)).decode()
+    title, text = escape(shown.title), escape(shown.caption)
     return (
-        f"<section>\n<h2>{escape(title)}</h2>\n<figure>\n<img alt='{escape(title)}: {escape(text)}' "
-        f"src='data:image/svg+xml;base64,{data}'>\n<figcaption>{escape(text)}</figcaption>\n</figure>\n</section>"
+        f"<section>\n<h2>{title}</h2>\n<figure>\n<img alt='{title}: {text}' "
+        f"src='data:image/svg+xml;base64,{data}'>\n<figcaption>{text}</figcaption>\n</figure>\n</section>"
     )

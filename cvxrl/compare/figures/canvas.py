@@ -24,6 +24,7 @@ _DASHES = ("-", "--", ":", "-.")  # for more methods than there are colours
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY, RED = "#8C8C8C", "#B00020"
 WIDTH = 9.0  # inches
+DPI = 150
 # Letters of small print that fit the width, and those that a legend's line and gaps take.
 _LEGEND_LETTERS, _HANDLE_LETTERS = 140, 8
 
@@ -119,6 +120,13 @@ def to_svg(figure: Figure) -> bytes:
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "cvxrl", "svg.fonttype": "path"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a picture of 1350 pixels across."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
