@@ -1,0 +1,187 @@
+"""One pass over the tokens in chunks: logits, what is made of them, and gradients, without an [N, V] tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cvxrl.objectives.linear.head import LinearHead
+from cvxrl.objectives.linear.products import accumulation_dtype, project_, to_left_, to_right_
+
+# Size of one [C, V] buffer where the caller names no chunk size: large enough that the matrix products run at full
+# speed, small beside the output matrix of a model with such a vocabulary.
+_BUFFER_BYTES = 160 * 2**20
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Where the logits of another, fixed policy come from: its hidden states at the same tokens, and its head."""
+
+    hidden_NH: Tensor
+    head: LinearHead
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive tokens. A kernel owns both buffers and may overwrite them.
+
+    Attributes:
+        rows: which tokens.
+        logits_CV: their logits, fp32 or better.
+        old_logits_CV: their logits under the frozen policy, if there is one.
+    """
+
+    rows: slice
+    logits_CV: Tensor
+    old_logits_CV: Tensor | None
+
+
+# From a chunk to per-token values [C] and, if asked for, the gradient of the weighted loss in the logits [C, V].
+Kernel = Callable[[Chunk, bool], tuple[dict[str, Tensor], Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tensors that gradients are wanted for, or not: pairs of factors, and the bias."""
+
+    head: LinearHead
+    lefts: tuple[Tensor, ...]
+    rights: tuple[Tensor, ...]
+    bias_V: Tensor | None
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All of them in one fixed order."""
+        return (*self.lefts, *self.rights, self.bias_V)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return accumulation_dtype([t for t in self.tensors if t is not None])
+
+    def detached(self) -> Inputs:
+        """The same values without autograd."""
+        bias_V = None if self.bias_V is None else self.bias_V.detach()
+        lefts, rights = (tuple(t.detach() for t in part) for part in (self.lefts, self.rights))
+        return Inputs(self.head, lefts, rights, bias_V)
+
+
+def inputs_of(head: LinearHead, hidden_NH: Tensor) -> Inputs:
+    """Inputs of a sweep over hidden states [N, H].
+
+    Raises:
+        ValueError: no token, or the hidden states do not fit the head.
+    """
+    width = head.weight_VH.shape[1]
+    if hidden_NH.ndim != 2 or hidden_NH.shape[1] != width:
+        raise ValueError(f"hidden states must have shape (N, {width}), got {tuple(hidden_NH.shape)}")
+    if hidden_NH.shape[0] == 0:
+        raise ValueError("the batch has no response token: every position is masked or every response is empty")
+    return Inputs(head, tuple(head.lefts(hidden_NH)), tuple(head.rights()), head.bias_V)
+
+
+def default_chunk(vocab: int, dtype: torch.dtype = torch.float32) -> int:
+    """Tokens per chunk where the caller names none: as many as keep one [C, V] buffer within 160 MiB, at least 16."""
+    return max(16, _BUFFER_BYTES // (vocab * dtype.itemsize))
+
+
+@dataclass
+class Gradients:
+    """Gradient buffers in the dtype of the computation, None where no gradient is wanted."""
+
+    lefts: list[Tensor | None]
+    rights: list[Tensor | None]
+    bias_V: Tensor | None
+
+    def in_dtypes_of(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """Cast to the dtypes of the inputs, in the order of `Inputs.tensors`."""
+        mine = (*self.lefts, *self.rights, self.bias_V)
+        return tuple(None if g is None or t is None else g.to(t.dtype) for g, t in zip(mine, tensors, strict=True))
+
+
+@torch.no_grad()
+def sweep(
+    inputs: Inputs, kernel: Kernel, chunk_tokens: int | None, wanted: Sequence[bool], frozen: Frozen | None = None
+) -> tuple[dict[str, Tensor], Gradients]:
+    """Run ``kernel`` over all tokens.
+
+    Args:
+        inputs: factors and bias, detached.
+        kernel: what to make of a chunk's logits.
+        chunk_tokens: tokens per chunk; None for `default_chunk`.
+        wanted: which of ``inputs.tensors`` need a gradient. If none does, the kernel is not asked for one.
+        frozen: another policy whose logits the kernel needs.
+
+    Returns:
+        Per-token values [N] by name, and gradients.
+    """
+    dtype, head = inputs.dtype, inputs.head
+    num_tokens = inputs.lefts[0].shape[0]
+    size = min(num_tokens, chunk_tokens or default_chunk(head.vocab, dtype))
+    if size < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    gradients = _buffers(inputs, wanted)
+    shape, device = (size, head.vocab), inputs.lefts[0].device
+    logits_CV = torch.empty(shape, dtype=dtype, device=device)
+    old_CV = None if frozen is None else torch.empty_like(logits_CV)
+    bent_CV = torch.empty_like(logits_CV) if head.softcap is not None and any(wanted) else None
+    old_inputs = None if frozen is None else inputs_of(frozen.head, frozen.hidden_NH).detached()
+    found: dict[str, list[Tensor]] = {}
+    with torch.autocast(device.type, enabled=False):
+        for rows in _chunks(num_tokens, size):
+            count = rows.stop - rows.start
+            bent = None if bent_CV is None else bent_CV[:count]
+            old = None if old_CV is None else old_CV[:count]
+            _logits_(logits_CV[:count], inputs, rows, bent)
+            if old is not None and old_inputs is not None:
+                _logits_(old, old_inputs, rows, None)
+            values, grad_CV = kernel(Chunk(rows, logits_CV[:count], old), any(wanted))
+            for name, value in values.items():
+                found.setdefault(name, []).append(value)
+            if grad_CV is not None:
+                _push_back(gradients, inputs, rows, grad_CV if bent is None else grad_CV.mul_(bent))
+    return {name: torch.cat(parts) for name, parts in found.items()}, gradients
+
+
+def _chunks(num_tokens: int, size: int) -> Iterator[slice]:
+    for start in range(0, num_tokens, size):
+        yield slice(start, min(start + size, num_tokens))
+
+
+def _buffers(inputs: Inputs, wanted: Sequence[bool]) -> Gradients:
+    def make(tensor: Tensor | None, want: bool) -> Tensor | None:
+        return torch.zeros_like(tensor, dtype=inputs.dtype) if want and tensor is not None else None
+
+    made = [make(tensor, want) for tensor, want in zip(inputs.tensors, wanted, strict=True)]
+    pairs = len(inputs.lefts)
+    return Gradients(made[:pairs], made[pairs : 2 * pairs], made[-1])
+
+
+def _logits_(out_CV: Tensor, inputs: Inputs, rows: slice, bent_CV: Tensor | None) -> None:
+    """Overwrite ``out_CV`` with the logits of ``rows``, and ``bent_CV`` with the slope of the soft cap there."""
+    head = inputs.head
+    project_(out_CV, [left[rows] for left in inputs.lefts], inputs.rights, inputs.bias_V)
+    if head.softcap is None:
+        if head.slope != 1.0:
+            out_CV.mul_(head.slope)
+        return
+    out_CV.mul_(head.scale / head.softcap).tanh_()
+    if bent_CV is not None:
+        torch.mul(out_CV, out_CV, out=bent_CV).neg_().add_(1.0)
+    out_CV.mul_(head.softcap / head.temperature)
+
+
+def _push_back(gradients: Gradients, inputs: Inputs, rows: slice, grad_CV: Tensor) -> None:
+    """From the gradient in a chunk's logits to those of the factors and of the bias."""
+    slope = inputs.head.slope
+    for i, (left, right) in enumerate(zip(inputs.lefts, inputs.rights, strict=True)):
+        grad_left, grad_right = gradients.lefts[i], gradients.rights[i]
+        if grad_left is not None:
+            to_left_(grad_left[rows], grad_CV, right, slope)
+        if grad_right is not None:
+            to_right_(grad_right, grad_CV, left[rows], slope)
+    if gradients.bias_V is not None:
+        gradients.bias_V.add_(grad_CV.sum(dim=0), alpha=slope)
