@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from cvxrl.objectives.linear.head import LinearHead
 from cvxrl.objectives.linear.products import accumulation_dtype
-from cvxrl.objectives.linear.sweep import inputs_of
+from cvxrl.objectives.linear.sweep import Inputs
 
 # Size of the gathered rows of one chunk where the caller names no chunk size.
 _ROWS_BYTES = 16 * 2**20
@@ -35,7 +35,7 @@ def gathered_logits(hidden_NH: Tensor, head: LinearHead, ids: Tensor, *, chunk_t
     Raises:
         ValueError: no token, or shapes that do not fit.
     """
-    tensors = inputs_of(head, hidden_NH).tensors
+    tensors = Inputs.of(head, hidden_NH).tensors
     if ids.ndim not in (1, 2) or ids.shape[0] != hidden_NH.shape[0]:
         raise ValueError(f"ids must have shape (N,) or (N, K) with N = {hidden_NH.shape[0]}, got {tuple(ids.shape)}")
     products = _Gathered.apply(ids.reshape(hidden_NH.shape[0], -1), chunk_tokens, *tensors)  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,15 @@ from cvxrl.objectives.linear.products import accumulation_dtype, project_, to_le
 # Size of one [C, V] buffer where the caller names no chunk size: large enough that the matrix products run at full
 # speed, small beside the output matrix of a model with such a vocabulary.
 _BUFFER_BYTES = 160 * 2**20
+_FEWEST_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """Where the logits of another, fixed policy come from: its hidden states at the same tokens, and its head."""
+    """Where the logits of another, fixed policy come from: its hidden states at the same tokens, and its head.
+
+    Stored rollout hidden states with `LinearHead.frozen` of the rollout's head, or a frozen copy of the policy.
+    """
 
     hidden_NH: Tensor
     head: LinearHead
@@ -45,12 +49,33 @@ Kernel = Callable[[Chunk, bool], tuple[dict[str, Tensor], Tensor | None]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors that gradients are wanted for, or not: pairs of factors, and the bias."""
+    """The tensors that gradients may be wanted for: pairs of factors whose products sum up, and the bias."""
 
     head: LinearHead
     lefts: tuple[Tensor, ...]
     rights: tuple[Tensor, ...]
     bias_V: Tensor | None
+
+    @classmethod
+    def of(cls, head: LinearHead, hidden_NH: Tensor) -> Inputs:
+        """Inputs from hidden states [N, H].
+
+        Raises:
+            ValueError: no token, or the hidden states do not fit the head.
+        """
+        width = head.weight_VH.shape[1]
+        if hidden_NH.ndim != 2 or hidden_NH.shape[1] != width:
+            raise ValueError(f"hidden states must have shape (N, {width}), got {tuple(hidden_NH.shape)}")
+        if hidden_NH.shape[0] == 0:
+            raise ValueError("the batch has no response token: every position is masked or every response is empty")
+        return cls(head, tuple(head.lefts(hidden_NH)), tuple(head.rights()), head.bias_V)
+
+    @classmethod
+    def detached(cls, head: LinearHead, tensors: Sequence[Tensor | None]) -> Inputs:
+        """Inputs without autograd from what `tensors` returned."""
+        factors = [t.detach() for t in tensors[:-1] if t is not None]
+        bias_V = None if tensors[-1] is None else tensors[-1].detach()
+        return cls(head, tuple(factors[: len(factors) // 2]), tuple(factors[len(factors) // 2 :]), bias_V)
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -62,30 +87,10 @@ class Inputs:
         """What is computed in."""
         return accumulation_dtype([t for t in self.tensors if t is not None])
 
-    def detached(self) -> Inputs:
-        """The same values without autograd."""
-        bias_V = None if self.bias_V is None else self.bias_V.detach()
-        lefts, rights = (tuple(t.detach() for t in part) for part in (self.lefts, self.rights))
-        return Inputs(self.head, lefts, rights, bias_V)
-
-
-def inputs_of(head: LinearHead, hidden_NH: Tensor) -> Inputs:
-    """Inputs of a sweep over hidden states [N, H].
-
-    Raises:
-        ValueError: no token, or the hidden states do not fit the head.
-    """
-    width = head.weight_VH.shape[1]
-    if hidden_NH.ndim != 2 or hidden_NH.shape[1] != width:
-        raise ValueError(f"hidden states must have shape (N, {width}), got {tuple(hidden_NH.shape)}")
-    if hidden_NH.shape[0] == 0:
-        raise ValueError("the batch has no response token: every position is masked or every response is empty")
-    return Inputs(head, tuple(head.lefts(hidden_NH)), tuple(head.rights()), head.bias_V)
-
 
 def default_chunk(vocab: int, dtype: torch.dtype = torch.float32) -> int:
     """Tokens per chunk where the caller names none: as many as keep one [C, V] buffer within 160 MiB, at least 16."""
-    return max(16, _BUFFER_BYTES // (vocab * dtype.itemsize))
+    return max(_FEWEST_TOKENS, _BUFFER_BYTES // (vocab * dtype.itemsize))
 
 
 @dataclass
@@ -95,6 +100,28 @@ class Gradients:
     lefts: list[Tensor | None]
     rights: list[Tensor | None]
     bias_V: Tensor | None
+
+    @classmethod
+    def zeros(cls, inputs: Inputs, wanted: Sequence[bool]) -> Gradients:
+        """Buffers for those of ``inputs.tensors`` that are wanted."""
+        made = [
+            torch.zeros_like(tensor, dtype=inputs.dtype) if want and tensor is not None else None
+            for tensor, want in zip(inputs.tensors, wanted, strict=True)
+        ]
+        pairs = len(inputs.lefts)
+        return cls(made[:pairs], made[pairs : 2 * pairs], made[-1])
+
+    def add(self, inputs: Inputs, rows: slice, grad_CV: Tensor) -> None:
+        """Push the gradient in a chunk's matrix products back to the factors and the bias."""
+        slope = inputs.head.slope
+        for i, (left, right) in enumerate(zip(inputs.lefts, inputs.rights, strict=True)):
+            to_left, to_right = self.lefts[i], self.rights[i]
+            if to_left is not None:
+                to_left_(to_left[rows], grad_CV, right, slope)
+            if to_right is not None:
+                to_right_(to_right, grad_CV, left[rows], slope)
+        if self.bias_V is not None:
+            self.bias_V.add_(grad_CV.sum(dim=0), alpha=slope)
 
     def in_dtypes_of(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
         """Cast to the dtypes of the inputs, in the order of `Inputs.tensors`."""
@@ -118,46 +145,37 @@ def sweep(
     Returns:
         Per-token values [N] by name, and gradients.
     """
-    dtype, head = inputs.dtype, inputs.head
-    num_tokens = inputs.lefts[0].shape[0]
-    size = min(num_tokens, chunk_tokens or default_chunk(head.vocab, dtype))
-    if size < 1:
+    num_tokens, vocab = inputs.lefts[0].shape[0], inputs.head.vocab
+    if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    gradients = _buffers(inputs, wanted)
-    shape, device = (size, head.vocab), inputs.lefts[0].device
-    logits_CV = torch.empty(shape, dtype=dtype, device=device)
+    size = min(num_tokens, chunk_tokens or default_chunk(vocab, inputs.dtype))
+    gradients = Gradients.zeros(inputs, wanted)
+    logits_CV = torch.empty((size, vocab), dtype=inputs.dtype, device=inputs.lefts[0].device)
+    bent_CV = torch.empty_like(logits_CV) if inputs.head.softcap is not None and any(wanted) else None
+    old_inputs = None if frozen is None else _old_inputs(frozen, num_tokens, vocab)
     old_CV = None if frozen is None else torch.empty_like(logits_CV)
-    bent_CV = torch.empty_like(logits_CV) if head.softcap is not None and any(wanted) else None
-    old_inputs = None if frozen is None else inputs_of(frozen.head, frozen.hidden_NH).detached()
     found: dict[str, list[Tensor]] = {}
-    with torch.autocast(device.type, enabled=False):
-        for rows in _chunks(num_tokens, size):
-            count = rows.stop - rows.start
-            bent = None if bent_CV is None else bent_CV[:count]
-            old = None if old_CV is None else old_CV[:count]
-            _logits_(logits_CV[:count], inputs, rows, bent)
+    with torch.autocast(logits_CV.device.type, enabled=False):
+        for start in range(0, num_tokens, size):
+            rows = slice(start, min(start + size, num_tokens))
+            new, old, bent = (None if b is None else b[: rows.stop - start] for b in (logits_CV, old_CV, bent_CV))
+            assert new is not None
+            _logits_(new, inputs, rows, bent)
             if old is not None and old_inputs is not None:
                 _logits_(old, old_inputs, rows, None)
-            values, grad_CV = kernel(Chunk(rows, logits_CV[:count], old), any(wanted))
+            values, grad_CV = kernel(Chunk(rows, new, old), any(wanted))
             for name, value in values.items():
                 found.setdefault(name, []).append(value)
             if grad_CV is not None:
-                _push_back(gradients, inputs, rows, grad_CV if bent is None else grad_CV.mul_(bent))
+                gradients.add(inputs, rows, grad_CV if bent is None else grad_CV.mul_(bent))
     return {name: torch.cat(parts) for name, parts in found.items()}, gradients
 
 
-def _chunks(num_tokens: int, size: int) -> Iterator[slice]:
-    for start in range(0, num_tokens, size):
-        yield slice(start, min(start + size, num_tokens))
-
-
-def _buffers(inputs: Inputs, wanted: Sequence[bool]) -> Gradients:
-    def make(tensor: Tensor | None, want: bool) -> Tensor | None:
-        return torch.zeros_like(tensor, dtype=inputs.dtype) if want and tensor is not None else None
-
-    made = [make(tensor, want) for tensor, want in zip(inputs.tensors, wanted, strict=True)]
-    pairs = len(inputs.lefts)
-    return Gradients(made[:pairs], made[pairs : 2 * pairs], made[-1])
+def _old_inputs(frozen: Frozen, num_tokens: int, vocab: int) -> Inputs:
+    given = (frozen.hidden_NH.shape[0], frozen.head.vocab)
+    if given != (num_tokens, vocab):
+        raise ValueError(f"the frozen policy must say {vocab} logits at {num_tokens} tokens, got {given[::-1]}")
+    return Inputs.detached(frozen.head, Inputs.of(frozen.head, frozen.hidden_NH).tensors)
 
 
 def _logits_(out_CV: Tensor, inputs: Inputs, rows: slice, bent_CV: Tensor | None) -> None:
@@ -172,16 +190,3 @@ def _logits_(out_CV: Tensor, inputs: Inputs, rows: slice, bent_CV: Tensor | None
     if bent_CV is not None:
         torch.mul(out_CV, out_CV, out=bent_CV).neg_().add_(1.0)
     out_CV.mul_(head.softcap / head.temperature)
-
-
-def _push_back(gradients: Gradients, inputs: Inputs, rows: slice, grad_CV: Tensor) -> None:
-    """From the gradient in a chunk's logits to those of the factors and of the bias."""
-    slope = inputs.head.slope
-    for i, (left, right) in enumerate(zip(inputs.lefts, inputs.rights, strict=True)):
-        grad_left, grad_right = gradients.lefts[i], gradients.rights[i]
-        if grad_left is not None:
-            to_left_(grad_left[rows], grad_CV, right, slope)
-        if grad_right is not None:
-            to_right_(grad_right, grad_CV, left[rows], slope)
-    if gradients.bias_V is not None:
-        gradients.bias_V.add_(grad_CV.sum(dim=0), alpha=slope)
