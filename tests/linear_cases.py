@@ -71,9 +71,10 @@ EVERY = [*LCO, *SUPPORTS, *OTHERS]
 
 
 def label(spec: ObjectiveSpec) -> str:
-    """Test id: whatever differs from the kind's defaults."""
-    changed = spec.model_dump(exclude_defaults=True, exclude={"kind", "beta"})
-    return "-".join([spec.kind, *(str(v["kind"] if isinstance(v, dict) else v) for v in changed.values())])
+    """Test id: the kind and whatever differs from its defaults."""
+    changed = spec.model_dump(exclude_defaults=True, exclude={"kind", "beta", "support"})
+    support = [spec.support.kind] if isinstance(spec, LcoKldSpec) and spec.support.kind != "exact" else []
+    return "-".join([spec.kind, *map(str, changed.values()), *support])
 
 
 @dataclass(frozen=True)

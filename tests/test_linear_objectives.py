@@ -26,10 +26,11 @@ from linear_cases import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, linear_objective
 from cvxrl.objectives.linear.products import project_
 from cvxrl.objectives.linear.sweep import default_chunk
-from cvxrl.objectives.registry import OBJECTIVES
+from cvxrl.objectives.registry import OBJECTIVES, compute
 from cvxrl.recipe.objective import (
     GrpoSpec,
     GspoSpec,
@@ -38,6 +39,7 @@ from cvxrl.recipe.objective import (
     LcoMseSpec,
     ObjectiveSpec,
     ReinforceSpec,
+    SftSpec,
 )
 
 CHUNKS = [1, 3, 4, NUM_TOKENS, 1000, None]
@@ -142,7 +144,7 @@ def test_tied_embeddings_collect_both_gradients(spec: ObjectiveSpec) -> None:
     tied = replace(now, hidden_NH=torch.tanh(mixed_NN @ now.weight_VH))
     expected = (weights() * full_loss(batch_of(tied, old, spec), tied, old, spec)).sum()
     found = linear_objective(batch_of(tied, old, spec), spec, weights(), chunk_tokens=4).loss
-    want, got = (torch.autograd.grad(loss, now.weight_VH)[0] for loss in (expected, found))
+    want, got = (torch.autograd.grad(loss, now.weight_VH, retain_graph=True)[0] for loss in (expected, found))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
@@ -150,8 +152,9 @@ def test_only_what_trains_gets_a_gradient() -> None:
     """A frozen matrix under a trained adapter, as LoRA trains it: no [V, H] gradient is formed."""
     now, old, spec = leaves(1), leaves(2), LcoKldSpec()
     now.weight_VH.requires_grad_(False)
+    batch = batch_of(now, old, spec)
     with Shapes() as shapes:
-        linear_objective(batch_of(now, old, spec), spec, weights(), chunk_tokens=4).loss.backward()
+        linear_objective(batch, spec, weights(), chunk_tokens=4).loss.backward()
     assert now.weight_VH.grad is None and now.up_VR.grad is not None and now.down_RH.grad is not None
     assert (VOCAB, WIDTH) not in shapes.seen
 
@@ -170,8 +173,9 @@ def test_second_backward_pass_repeats_the_first() -> None:
 
 def test_no_gradient_is_computed_where_none_is_wanted() -> None:
     spec = GrpoSpec()
+    batch = batch_of(leaves(1), leaves(2), spec)
     with torch.no_grad(), Shapes() as shapes:
-        found = linear_objective(batch_of(leaves(1), leaves(2), spec), spec, weights(), chunk_tokens=4)
+        found = linear_objective(batch, spec, weights(), chunk_tokens=4)
     assert not found.loss.requires_grad
     assert (VOCAB, WIDTH) not in shapes.seen
 
@@ -247,8 +251,13 @@ def test_half_precision_inputs_accumulate_in_single(spec: ObjectiveSpec) -> None
     now, old = (cast(leaves(seed), torch.bfloat16) for seed in (1, 2))
     exact, before = cast(now, torch.float64), cast(old, torch.float64)
     # The adapter is applied to the hidden states before the sweep, in its own precision; so it is left out here.
-    batch, wide = (replace(b, head=replace(b.head, low_rank=())) for b in (batch_of(now, old, spec), batch_of(exact, before, spec)))
-    batch, wide = (replace(b, advantages_N=_rounded(b.advantages_N), old_logprobs_N=_rounded(b.old_logprobs_N)) for b in (batch, wide))
+    batch, wide = (
+        replace(b, head=replace(b.head, low_rank=())) for b in (batch_of(now, old, spec), batch_of(exact, before, spec))
+    )
+    batch, wide = (
+        replace(b, advantages_N=_rounded(b.advantages_N), old_logprobs_N=_rounded(b.old_logprobs_N))
+        for b in (batch, wide)
+    )
     if batch.frozen is not None and wide.frozen is not None:
         batch = replace(batch, frozen=Frozen(old.hidden_NH, replace(batch.frozen.head, low_rank=())))
         wide = replace(wide, frozen=Frozen(before.hidden_NH, replace(wide.frozen.head, low_rank=())))
@@ -287,7 +296,11 @@ def test_matrix_of_half_precision_is_converted_block_by_block() -> None:
 
 
 EXTREME: list[ObjectiveSpec] = [
-    *(kind(beta=1e-3, target=target) for kind in (LcoKldSpec, LcoMseSpec, LcoLchSpec) for target in ("frozen", "moving")),
+    *(
+        kind(beta=1e-3, target=target)
+        for kind in (LcoKldSpec, LcoMseSpec, LcoLchSpec)
+        for target in ("frozen", "moving")
+    ),
     LcoKldSpec(tilt="linear"),
     GrpoSpec(),
     GspoSpec(),
@@ -312,13 +325,16 @@ def test_extreme_probabilities_stay_finite_and_exact(
         advantages_N = torch.tensor([advantage], dtype=dtype)
         given = {"old_logprobs_N": torch.tensor([-math.log(vocab)], dtype=dtype), "sequence_N": torch.tensor([0])}
         batch = HiddenBatch(
-            hidden_NH, LinearHead(weight_VH), torch.tensor([0]), advantages_N, frozen=old, group_S=torch.tensor([0]), **given
+            hidden_NH,
+            LinearHead(weight_VH),
+            torch.tensor([0]),
+            advantages_N,
+            frozen=old,
+            group_S=torch.tensor([0]),
+            **given,
         )
         found = linear_objective(batch, spec, torch.ones(1, dtype=dtype))
         (mine,) = torch.autograd.grad(found.loss, weight_VH)
-        from cvxrl.objectives.batch import TokenBatch
-        from cvxrl.objectives.registry import compute
-
         exact_NV = weight_VH.detach().double().T.requires_grad_()
         tokens = TokenBatch(exact_NV, batch.actions_N, advantages_N.double(), torch.zeros_like(exact_NV), **given)
         loss_N = compute(tokens, spec).loss_N
@@ -333,10 +349,9 @@ def test_the_smaller_probability_keeps_its_digits() -> None:
     """Where p_a = 1 - 1e-30 a difference of probabilities is 0; the true slope of -log p_a is not."""
     weight_VH = torch.tensor([[70.0], [0.0]], dtype=torch.float64, requires_grad=True)
     batch = HiddenBatch(torch.ones(1, 1, dtype=torch.float64), LinearHead(weight_VH), torch.tensor([0]))
-    from cvxrl.recipe.objective import SftSpec
-
     (grad,) = torch.autograd.grad(linear_objective(batch, SftSpec(), torch.ones(1)).loss, weight_VH)
-    torch.testing.assert_close(grad.squeeze(-1), torch.tensor([-math.exp(-70.0), math.exp(-70.0)]).double(), rtol=1e-9, atol=0)
+    small = math.exp(-70.0)
+    torch.testing.assert_close(grad.squeeze(-1), torch.tensor([-small, small], dtype=torch.float64), rtol=1e-9, atol=0)
 
 
 def test_mistakes_are_refused() -> None:
