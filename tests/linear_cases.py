@@ -184,4 +184,8 @@ def weights() -> Tensor:
 
 
 def without_low_rank(batch: HiddenBatch) -> HiddenBatch:
-    return replace(batch, head=replace(batch.head, low_rank=()))
+    """The adapter reads hidden states before the sweep, in its own precision; here it is left out."""
+    frozen = batch.frozen
+    if frozen is not None:
+        frozen = replace(frozen, head=replace(frozen.head, low_rank=()))
+    return replace(batch, head=replace(batch.head, low_rank=()), frozen=frozen)

@@ -22,6 +22,7 @@ from linear_cases import (
     label,
     leaves,
     weights,
+    without_low_rank,
 )
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -190,10 +191,9 @@ class Shapes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for item in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(item, Tensor):
-                # A view of a parameter is no new memory, nor a product.
-                if not func.is_view:
-                    self.seen.add(tuple(item.shape))
+            # A view of a parameter is no new memory, nor a product.
+            if isinstance(item, Tensor) and not func.is_view:
+                self.seen.add(tuple(item.shape))
         return out
 
 
@@ -250,28 +250,16 @@ def test_half_precision_inputs_accumulate_in_single(spec: ObjectiveSpec) -> None
     """Against float64 on the same rounded numbers: the loss has fp32's digits, the gradients bf16's."""
     now, old = (cast(leaves(seed), torch.bfloat16) for seed in (1, 2))
     exact, before = cast(now, torch.float64), cast(old, torch.float64)
-    # The adapter is applied to the hidden states before the sweep, in its own precision; so it is left out here.
-    batch, wide = (
-        replace(b, head=replace(b.head, low_rank=())) for b in (batch_of(now, old, spec), batch_of(exact, before, spec))
-    )
-    batch, wide = (
-        replace(b, advantages_N=_rounded(b.advantages_N), old_logprobs_N=_rounded(b.old_logprobs_N))
-        for b in (batch, wide)
-    )
-    if batch.frozen is not None and wide.frozen is not None:
-        batch = replace(batch, frozen=Frozen(old.hidden_NH, replace(batch.frozen.head, low_rank=())))
-        wide = replace(wide, frozen=Frozen(before.hidden_NH, replace(wide.frozen.head, low_rank=())))
+    batch = without_low_rank(batch_of(now, old, spec))
+    assert batch.advantages_N is not None and batch.old_logprobs_N is not None
+    same = {"advantages_N": batch.advantages_N.double(), "old_logprobs_N": batch.old_logprobs_N.double()}
+    wide = replace(without_low_rank(batch_of(exact, before, spec)), **same)
     found, expected = (linear_objective(b, spec, weights(), chunk_tokens=3) for b in (batch, wide))
     assert found.loss_N.dtype == torch.float32
     torch.testing.assert_close(found.loss_N.double(), expected.loss_N, rtol=1e-4, atol=1e-5)
     for a, b in zip(gradients(found.loss, now), gradients(expected.loss, exact), strict=True):
         assert a.dtype == torch.bfloat16
         torch.testing.assert_close(a.double(), b, rtol=2**-8, atol=1e-5)
-
-
-def _rounded(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor.bfloat16().to(torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype)
 
 
 def test_many_half_precision_gradients_add_up() -> None:
