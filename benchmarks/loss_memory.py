@@ -33,9 +33,9 @@ from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoLchSpec, LcoMseSpec
 
 # Objective, whether the sampling policy is the current one, and how many [T, V] tensors the full logits take at most.
 CASES: dict[str, tuple[Any, bool, int]] = {
-    "lco-kld": (LcoKldSpec(), True, 9),
-    "lco-kld-frozen": (LcoKldSpec(), False, 10),
-    "grpo": (GrpoSpec(), True, 5),
+    "lco-kld": (LcoKldSpec(), True, 5),
+    "lco-kld-frozen": (LcoKldSpec(), False, 6),
+    "grpo": (GrpoSpec(), True, 3),
     "lco-mse": (LcoMseSpec(), False, 4),
     "lco-lch": (LcoLchSpec(), False, 4),
 }
@@ -48,6 +48,7 @@ class Work:
     """The tensors of one case, and a function per side that runs one forward and backward pass on T tokens."""
 
     def __init__(self, arguments: argparse.Namespace, tokens: int) -> None:
+        """Draw them; the parameters have the scale of a model's."""
         generator = torch.Generator(arguments.device).manual_seed(0)
         options: dict[str, Any] = {"generator": generator, "device": arguments.device}
 
@@ -66,9 +67,11 @@ class Work:
 
     @property
     def inputs(self) -> list[Tensor]:
+        """What gradients are computed for."""
         return [self.hidden_NH, self.weight_VH]
 
     def linear(self) -> None:
+        """From hidden states, in chunks."""
         head = LinearHead(self.weight_VH)
         frozen = None if self.on_policy else Frozen(self.old_NH, LinearHead(self.weight_VH.detach()))
         batch = HiddenBatch(
@@ -77,6 +80,7 @@ class Work:
         linear_objective(batch, self.spec, self.weights_N, chunk_tokens=self.chunk).loss.backward()
 
     def plain(self) -> None:
+        """All logits at once, as a model returns them."""
         logits_NV = (self.hidden_NH @ self.weight_VH.T).float()
         if self.on_policy:
             old_NV = logits_NV.detach()
