@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,8 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cvxrl.objectives.linear.head import LinearHead
-from cvxrl.objectives.linear.products import accumulation_dtype
-from cvxrl.objectives.linear.sweep import Inputs
+from cvxrl.objectives.linear.sweep import Gradients, Inputs
 
 # Size of the gathered rows of one chunk where the caller names no chunk size.
 _ROWS_BYTES = 16 * 2**20
@@ -38,59 +38,50 @@ def gathered_logits(hidden_NH: Tensor, head: LinearHead, ids: Tensor, *, chunk_t
     tensors = Inputs.of(head, hidden_NH).tensors
     if ids.ndim not in (1, 2) or ids.shape[0] != hidden_NH.shape[0]:
         raise ValueError(f"ids must have shape (N,) or (N, K) with N = {hidden_NH.shape[0]}, got {tuple(ids.shape)}")
-    products = _Gathered.apply(ids.reshape(hidden_NH.shape[0], -1), chunk_tokens, *tensors)  # type: ignore[no-untyped-call]
-    return head.finish(products.reshape(ids.shape))
+    flat_NK = ids.reshape(hidden_NH.shape[0], -1)
+    products_NK = _Gathered.apply(head, flat_NK, chunk_tokens, *tensors)  # type: ignore[no-untyped-call]
+    return head.finish(products_NK.reshape(ids.shape))
 
 
 class _Gathered(torch.autograd.Function):
     """Sum over pairs of left . right[id], plus bias[id]: [N, K]."""
 
     @staticmethod
-    def forward(ctx: Any, ids_NK: Tensor, chunk_tokens: int | None, *tensors: Tensor | None) -> Tensor:
-        dtype = accumulation_dtype([t for t in tensors if t is not None])
-        lefts, rights, bias_V = _split(tensors)
+    def forward(ctx: Any, head: LinearHead, ids_NK: Tensor, chunk: int | None, *tensors: Tensor | None) -> Tensor:
+        inputs = Inputs.detached(head, tensors)
         ctx.save_for_backward(ids_NK, *tensors)
-        ctx.size = chunk_tokens or _default_chunk(ids_NK, rights, dtype)
-        ctx.dtype = dtype
-        products_NK = torch.zeros(ids_NK.shape, dtype=dtype, device=ids_NK.device)
-        for start in range(0, ids_NK.shape[0], ctx.size):
-            rows = slice(start, start + ctx.size)
-            for left, right in zip(lefts, rights, strict=True):
-                products_NK[rows] += (right[ids_NK[rows]].to(dtype) * left[rows].to(dtype).unsqueeze(1)).sum(dim=-1)
-        return products_NK if bias_V is None else products_NK.add_(bias_V[ids_NK])
+        ctx.head, ctx.size = head, chunk or _default_chunk(ids_NK.shape[1], inputs)
+        products_NK = torch.zeros(ids_NK.shape, dtype=inputs.dtype, device=ids_NK.device)
+        for rows in _chunks(ids_NK, ctx.size):
+            for left, right in zip(inputs.lefts, inputs.rights, strict=True):
+                terms_CKH = right[ids_NK[rows]].to(inputs.dtype) * left[rows].to(inputs.dtype).unsqueeze(1)
+                products_NK[rows] += terms_CKH.sum(dim=-1)
+        return products_NK if inputs.bias_V is None else products_NK.add_(inputs.bias_V[ids_NK])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor | None, ...]:
         ids_NK, *tensors = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
-        lefts, rights, _ = _split(tensors)
-        # Sums of many tokens' gradients in half precision would lose most of them.
-        sums = [
-            torch.zeros_like(t, dtype=ctx.dtype) if want and t is not None else None
-            for t, want in zip(tensors, wanted, strict=True)
-        ]
-        for start in range(0, ids_NK.shape[0], ctx.size):
-            rows = slice(start, start + ctx.size)
+        inputs = Inputs.detached(ctx.head, tensors)
+        sums = Gradients.zeros(inputs, ctx.needs_input_grad[3:])
+        for rows in _chunks(ids_NK, ctx.size):
             ids_CK, grad_CK1 = ids_NK[rows], grad_NK[rows].unsqueeze(-1)
-            for i, (left, right) in enumerate(zip(lefts, rights, strict=True)):
-                to_left, to_right = sums[i], sums[len(lefts) + i]
+            for i, (left, right) in enumerate(zip(inputs.lefts, inputs.rights, strict=True)):
+                to_left, to_right = sums.lefts[i], sums.rights[i]
                 if to_left is not None:
-                    to_left[rows] = (grad_CK1 * right[ids_CK].to(ctx.dtype)).sum(dim=1)
+                    to_left[rows] = (grad_CK1 * right[ids_CK].to(inputs.dtype)).sum(dim=1)
                 if to_right is not None:
-                    outer_CKH = grad_CK1 * left[rows].to(ctx.dtype).unsqueeze(1)
+                    outer_CKH = grad_CK1 * left[rows].to(inputs.dtype).unsqueeze(1)
                     to_right.index_add_(0, ids_CK.flatten(), outer_CKH.flatten(0, 1))
-        if sums[-1] is not None:
-            sums[-1].index_add_(0, ids_NK.flatten(), grad_NK.flatten())
-        cast = (None if g is None else g.to(t.dtype) for g, t in zip(sums, tensors, strict=True))
-        return (None, None, *cast)
+        if sums.bias_V is not None:
+            sums.bias_V.index_add_(0, ids_NK.flatten(), grad_NK.flatten())
+        return (None, None, None, *sums.in_dtypes_of(tensors))
 
 
-def _split(tensors: Any) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
-    pairs = (len(tensors) - 1) // 2
-    return list(tensors[:pairs]), list(tensors[pairs : 2 * pairs]), tensors[-1]
+def _chunks(ids_NK: Tensor, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, ids_NK.shape[0], size))
 
 
-def _default_chunk(ids_NK: Tensor, rights: list[Tensor], dtype: torch.dtype) -> int:
-    width = max(right.shape[1] for right in rights)
-    return max(1, _ROWS_BYTES // (max(1, ids_NK.shape[1]) * width * dtype.itemsize))
+def _default_chunk(width: int, inputs: Inputs) -> int:
+    hidden = max(right.shape[1] for right in inputs.rights)
+    return max(1, _ROWS_BYTES // (max(1, width) * hidden * inputs.dtype.itemsize))
