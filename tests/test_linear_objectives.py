@@ -356,8 +356,9 @@ def test_mistakes_are_refused() -> None:
         linear_objective(replace(batch, frozen=short), spec, weights())
     with pytest.raises(ValueError, match="weights_N"):
         linear_objective(batch, spec, weights()[:3])
-    with pytest.raises(ValueError, match="chunk_tokens"):
-        linear_objective(batch, spec, weights(), chunk_tokens=0)
+    for kind in (LcoKldSpec, LcoMseSpec):
+        with pytest.raises(ValueError, match="chunk_tokens"):
+            linear_objective(batch, kind(), weights(), chunk_tokens=0)
     with pytest.raises(ValueError, match="old_logprobs_N"):
         linear_objective(replace(batch, old_logprobs_N=None), GrpoSpec(), weights())
     with pytest.raises(ValueError, match="sequence_N"):

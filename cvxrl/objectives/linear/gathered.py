@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cvxrl.objectives.linear.head import LinearHead
-from cvxrl.objectives.linear.sweep import Gradients, Inputs
+from cvxrl.objectives.linear.sweep import Gradients, Inputs, split
 
 # Size of the gathered rows of one chunk where the caller names no chunk size.
 _ROWS_BYTES = 16 * 2**20
@@ -50,9 +49,10 @@ class _Gathered(torch.autograd.Function):
     def forward(ctx: Any, head: LinearHead, ids_NK: Tensor, chunk: int | None, *tensors: Tensor | None) -> Tensor:
         inputs = Inputs.detached(head, tensors)
         ctx.save_for_backward(ids_NK, *tensors)
-        ctx.head, ctx.size = head, chunk or _default_chunk(ids_NK.shape[1], inputs)
+        ctx.head = head
+        ctx.chunks = split(ids_NK.shape[0], chunk, _default_chunk(ids_NK.shape[1], inputs))
         products_NK = torch.zeros(ids_NK.shape, dtype=inputs.dtype, device=ids_NK.device)
-        for rows in _chunks(ids_NK, ctx.size):
+        for rows in ctx.chunks:
             for left, right in zip(inputs.lefts, inputs.rights, strict=True):
                 terms_CKH = right[ids_NK[rows]].to(inputs.dtype) * left[rows].to(inputs.dtype).unsqueeze(1)
                 products_NK[rows] += terms_CKH.sum(dim=-1)
@@ -64,7 +64,7 @@ class _Gathered(torch.autograd.Function):
         ids_NK, *tensors = ctx.saved_tensors
         inputs = Inputs.detached(ctx.head, tensors)
         sums = Gradients.zeros(inputs, ctx.needs_input_grad[3:])
-        for rows in _chunks(ids_NK, ctx.size):
+        for rows in ctx.chunks:
             ids_CK, grad_CK1 = ids_NK[rows], grad_NK[rows].unsqueeze(-1)
             for i, (left, right) in enumerate(zip(inputs.lefts, inputs.rights, strict=True)):
                 to_left, to_right = sums.lefts[i], sums.rights[i]
@@ -76,10 +76,6 @@ class _Gathered(torch.autograd.Function):
         if sums.bias_V is not None:
             sums.bias_V.index_add_(0, ids_NK.flatten(), grad_NK.flatten())
         return (None, None, None, *sums.in_dtypes_of(tensors))
-
-
-def _chunks(ids_NK: Tensor, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, ids_NK.shape[0], size))
 
 
 def _default_chunk(width: int, inputs: Inputs) -> int:

@@ -93,6 +93,14 @@ def default_chunk(vocab: int, dtype: torch.dtype = torch.float32) -> int:
     return max(_FEWEST_TOKENS, _BUFFER_BYTES // (vocab * dtype.itemsize))
 
 
+def split(num_tokens: int, chunk_tokens: int | None, default: int) -> list[slice]:
+    """Consecutive chunks of ``chunk_tokens``, or of ``default`` if None; the last may be shorter."""
+    size = default if chunk_tokens is None else chunk_tokens
+    if size < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, got {size}")
+    return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+
+
 @dataclass
 class Gradients:
     """Gradient buffers in the dtype of the computation, None where no gradient is wanted."""
@@ -146,19 +154,17 @@ def sweep(
         Per-token values [N] by name, and gradients.
     """
     num_tokens, vocab = inputs.lefts[0].shape[0], inputs.head.vocab
-    if chunk_tokens is not None and chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
-    size = min(num_tokens, chunk_tokens or default_chunk(vocab, inputs.dtype))
+    chunks = split(num_tokens, chunk_tokens, default_chunk(vocab, inputs.dtype))
     gradients = Gradients.zeros(inputs, wanted)
-    logits_CV = torch.empty((size, vocab), dtype=inputs.dtype, device=inputs.lefts[0].device)
+    logits_CV = torch.empty((chunks[0].stop, vocab), dtype=inputs.dtype, device=inputs.lefts[0].device)
     bent_CV = torch.empty_like(logits_CV) if inputs.head.softcap is not None and any(wanted) else None
     old_inputs = None if frozen is None else _old_inputs(frozen, num_tokens, vocab)
     old_CV = None if frozen is None else torch.empty_like(logits_CV)
     found: dict[str, list[Tensor]] = {}
     with torch.autocast(logits_CV.device.type, enabled=False):
-        for start in range(0, num_tokens, size):
-            rows = slice(start, min(start + size, num_tokens))
-            new, old, bent = (None if b is None else b[: rows.stop - start] for b in (logits_CV, old_CV, bent_CV))
+        for rows in chunks:
+            count = rows.stop - rows.start
+            new, old, bent = (None if b is None else b[:count] for b in (logits_CV, old_CV, bent_CV))
             assert new is not None
             _logits_(new, inputs, rows, bent)
             if old is not None and old_inputs is not None:
