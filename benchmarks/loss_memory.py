@@ -63,7 +63,10 @@ class Work:
         self.actions_N = torch.randint(arguments.vocab, (tokens,), **options)
         self.advantages_N = torch.randn(tokens, **options)
         self.weights_N = torch.full((tokens,), 1.0 / tokens, device=arguments.device)
-        self.chunk = arguments.chunk or min(tokens, default_chunk(arguments.vocab))
+        self.chunk = arguments.chunk or None
+        # What `floor` and `liger` use, so that all sides have the same chunks.
+        buffers = 2 if arguments.objective == "lco-kld-frozen" else 1
+        self.rows = min(tokens, arguments.chunk or default_chunk(arguments.vocab, buffers=buffers))
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -95,11 +98,11 @@ class Work:
         """The matrix products of a loss that needs all logits: forward, and one per gradient."""
         with torch.no_grad():
             to_hidden, to_weight = torch.zeros_like(self.hidden_NH), torch.zeros_like(self.weight_VH)
-            out_CV = self.hidden_NH.new_empty(self.chunk, self.weight_VH.shape[0])
-            for start in range(0, self.hidden_NH.shape[0], self.chunk):
-                part_CH = self.hidden_NH[start : start + self.chunk]
+            out_CV = self.hidden_NH.new_empty(self.rows, self.weight_VH.shape[0])
+            for start in range(0, self.hidden_NH.shape[0], self.rows):
+                part_CH = self.hidden_NH[start : start + self.rows]
                 part_CV = torch.mm(part_CH, self.weight_VH.T, out=out_CV[: part_CH.shape[0]])
-                torch.mm(part_CV, self.weight_VH, out=to_hidden[start : start + self.chunk])
+                torch.mm(part_CV, self.weight_VH, out=to_hidden[start : start + self.rows])
                 to_weight.addmm_(part_CV.T, part_CH)
 
     def liger(self) -> None:
@@ -108,7 +111,7 @@ class Work:
 
         loss = LigerFusedLinearGRPOLoss(beta=0.0, use_ref_model=False, chunk_size=1)
         # Its batch runs over sequences: as many of one length as there are chunks here.
-        rows = max(1, self.actions_N.numel() // self.chunk)
+        rows = max(1, self.actions_N.numel() // self.rows)
         length = self.actions_N.numel() // rows
         used = rows * length
         found = loss(

@@ -11,7 +11,7 @@ from torch import Tensor
 from cvxrl.objectives.linear.head import LinearHead
 from cvxrl.objectives.linear.products import accumulation_dtype, project_, to_left_, to_right_
 
-# Size of one [C, V] buffer where the caller names no chunk size: large enough that the matrix products run at full
+# Size of all [C, V] buffers where the caller names no chunk size: large enough that the matrix products run at full
 # speed, small beside the output matrix of a model with such a vocabulary.
 _BUFFER_BYTES = 160 * 2**20
 _FEWEST_TOKENS = 16
@@ -88,9 +88,9 @@ class Inputs:
         return accumulation_dtype([t for t in self.tensors if t is not None])
 
 
-def default_chunk(vocab: int, dtype: torch.dtype = torch.float32) -> int:
-    """Tokens per chunk where the caller names none: as many as keep one [C, V] buffer within 160 MiB, at least 16."""
-    return max(_FEWEST_TOKENS, _BUFFER_BYTES // (vocab * dtype.itemsize))
+def default_chunk(vocab: int, dtype: torch.dtype = torch.float32, buffers: int = 1) -> int:
+    """Tokens per chunk where the caller names none: as many as keep all [C, V] buffers within 160 MiB, at least 16."""
+    return max(_FEWEST_TOKENS, _BUFFER_BYTES // (vocab * dtype.itemsize * buffers))
 
 
 def split(num_tokens: int, chunk_tokens: int | None, default: int) -> list[slice]:
@@ -154,10 +154,12 @@ def sweep(
         Per-token values [N] by name, and gradients.
     """
     num_tokens, vocab = inputs.lefts[0].shape[0], inputs.head.vocab
-    chunks = split(num_tokens, chunk_tokens, default_chunk(vocab, inputs.dtype))
+    bends = inputs.head.softcap is not None and any(wanted)
+    buffers = 1 + bends + (frozen is not None)
+    chunks = split(num_tokens, chunk_tokens, default_chunk(vocab, inputs.dtype, buffers))
     gradients = Gradients.zeros(inputs, wanted)
     logits_CV = torch.empty((chunks[0].stop, vocab), dtype=inputs.dtype, device=inputs.lefts[0].device)
-    bent_CV = torch.empty_like(logits_CV) if inputs.head.softcap is not None and any(wanted) else None
+    bent_CV = torch.empty_like(logits_CV) if bends else None
     old_inputs = None if frozen is None else _old_inputs(frozen, num_tokens, vocab)
     old_CV = None if frozen is None else torch.empty_like(logits_CV)
     found: dict[str, list[Tensor]] = {}
