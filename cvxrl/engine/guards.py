@@ -36,18 +36,23 @@ def firing(spec: GuardsSpec, records: _Records) -> list[Firing]:
     """Guards whose rule holds after the newest of ``records`` (training steps in order, evaluations of step 0 too)."""
     steps = [r for r in records if r["step"] > 0]
     found = []
-    for name, guard, rule in (
-        ("guards.entropy", spec.entropy, _entropy),
-        ("guards.kl", spec.kl, _kl),
-        ("guards.reward", spec.reward, _reward),
-    ):
-        if guard is None or not steps:
-            continue
-        detail = rule(guard, steps)  # type: ignore[operator]
-        if detail is not None:
-            before = rule(guard, steps[:-1])  # type: ignore[operator]
-            found.append(Firing(name, detail, guard.action == "stop", before is None))
+    for name, guard in (("entropy", spec.entropy), ("kl", spec.kl), ("reward", spec.reward)):
+        detail = None if guard is None else _rule(guard, steps)
+        if guard is not None and detail is not None:
+            first = _rule(guard, steps[:-1]) is None
+            found.append(Firing(f"guards.{name}", detail, guard.action == "stop", first))
     return found
+
+
+def _rule(guard: EntropyGuard | KlGuard | RewardGuard, steps: _Records) -> str | None:
+    """The numbers, if the guard's rule holds after the last of ``steps``."""
+    match guard:
+        case EntropyGuard():
+            return _entropy(guard, steps)
+        case KlGuard():
+            return _kl(guard, steps)
+        case RewardGuard():
+            return _reward(guard, steps)
 
 
 def _entropy(guard: EntropyGuard, steps: _Records) -> str | None:
@@ -70,9 +75,7 @@ def _reward(guard: RewardGuard, steps: _Records) -> str | None:
     means = [sum(rewards[i : i + width]) / width for i in range(len(rewards) - width + 1)]
     if not means or max(means) - means[-1] < guard.drop:
         return None
-    return (
-        f"reward/mean over {width} steps fell from {max(means):.3g} to {means[-1]:.3g}, by at least {guard.drop:g}"
-    )
+    return f"reward/mean over {width} steps fell from {max(means):.3g} to {means[-1]:.3g}, by at least {guard.drop:g}"
 
 
 def _last(steps: _Records, key: str, count: int) -> list[float] | None:

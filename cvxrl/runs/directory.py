@@ -65,6 +65,15 @@ class RunDir:
         """Picture of the learning curves."""
         return self.path / "report" / "curves.png"
 
+    @property
+    def diff(self) -> Path:
+        """Uncommitted changes of the package's checkout when the run began; empty where there were none."""
+        return self.path / "uncommitted.diff"
+
+    def divergence(self, step: int) -> Path:
+        """The batch at which a run stopped making sense, sequence by sequence."""
+        return self.path / "rollouts" / f"diverged-{step:06d}.jsonl"
+
     def evaluation(self, step: int) -> Path:
         """Counts and per-sample 0/1 of an evaluation."""
         return self.path / "evals" / f"step-{step:06d}.json"
@@ -171,9 +180,7 @@ class RunDir:
             )
 
     def _nothing_to_resume(self) -> UserError:
-        return UserError(
-            Problem("there is no run to resume", file=str(self.path), remedy="start it without --resume")
-        )
+        return UserError(Problem("there is no run to resume", file=str(self.path), remedy="start it without --resume"))
 
     def _check_writable(self) -> None:
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())

@@ -13,9 +13,9 @@ from cvxrl.runs.storage import storage_errors
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write, fsync and rename; the folder is made if it is missing.
+    r"""Write, fsync and rename; the folder is made if it is missing.
 
-    A lone surrogate (from a data file, say) is written as a `\\udXXX` escape, which JSON reads back.
+    A lone surrogate (from a data file, say) is written as a `\udXXX` escape, which JSON reads back.
 
     Raises:
         StorageError: the disk is full, or the file cannot be written; what was there before is untouched.

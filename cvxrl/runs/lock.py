@@ -82,7 +82,11 @@ def _take(stream: IO[str], folder: Path) -> bool:
 
 
 def _myself() -> dict[str, str | int]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _holder(text: str) -> str:

@@ -43,7 +43,7 @@ def read_records(path: Path) -> list[dict[str, float]]:
         record = _parse(line)
         if record is not None:
             records.append(record)
-        elif any(map(_parse, lines[number:])):
+        elif number < len(lines):
             raise UnreadableError(
                 Problem(
                     f"line {number} is damaged: `{line[:60]}`",

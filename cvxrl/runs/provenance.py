@@ -40,11 +40,12 @@ class Provenance(BaseModel):
     machine: dict[str, str]
 
 
-def collect_provenance(devices: str) -> Provenance:
+def collect_provenance(devices: str, threads: int) -> Provenance:
     """Look at the checkout, the installed packages and the machine.
 
     Args:
         devices: what the run computes on, e.g. `cpu` or a GPU's name.
+        threads: processor threads that a sum is split over.
     """
     commit = _git("rev-parse", "HEAD")
     diff = uncommitted_changes() if commit else None
@@ -57,6 +58,7 @@ def collect_provenance(devices: str) -> Provenance:
             "architecture": platform.machine(),
             "cores": str(os.cpu_count()),
             "device": devices,
+            "threads": str(threads),
         },
     )
 
