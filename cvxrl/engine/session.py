@@ -196,11 +196,12 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
 
 
 def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:
-    """Write the final record, draw the curves and show the summary."""
+    """Draw the curves, write the final record and show the summary."""
     run_dir, recipe = session.run_dir, session.trainer.recipe
-    close_record(run_dir, record, status, session.records, divergence)
+    # The record comes last: once it says `finished`, nothing is missing.
     if session.records:
         with storage_errors(run_dir.curves):
             plot_curves(session.records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+    close_record(run_dir, record, status, session.records, divergence)
     session.sink.finish(status, summary_rows(session.records, run_dir, recipe))
     return TrainResult(status, run_dir.path, last_values(session.records), divergence)
