@@ -41,8 +41,10 @@ def lock(folder: Path) -> Iterator[bool]:
             stream.truncate()
             stream.write(json.dumps(_myself()))
             stream.flush()
-        yield held
-        stream.truncate(0)
+        try:
+            yield held
+        finally:
+            stream.truncate(0)
 
 
 def refuse_if_held(folder: Path) -> None:

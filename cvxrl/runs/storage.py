@@ -16,6 +16,8 @@ _REMEDIES = {
     errno.EDQUOT: "free some of your quota, then go on with --resume",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), then go on with --resume",
     errno.EROFS: "choose another --out",
+    errno.ENOENT: "choose another --out",
+    errno.ENOTDIR: "choose another --out",
     errno.EACCES: "choose another --out, or change the permissions",
     errno.EPERM: "choose another --out, or change the permissions",
     errno.ENAMETOOLONG: "choose a shorter name or --out",

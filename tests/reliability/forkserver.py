@@ -1,12 +1,13 @@
 """Starts `cvxrl train` quickly: a process that has imported the libraries forks one child per request.
 
-Requests come as JSON lines on stdin: {"argv": [...], "log": path, "fault": {...} or null}. For each it answers two lines:
-{"pid": n} at once and {"status": n} (exit code, or minus the signal) when the child is gone. The child is an ordinary
-process that runs the command line's `main` and can be killed like any other. Faults:
+Requests come as JSON lines on stdin: {"argv": [...], "log": path, "fault": {...} or null}. For each it answers two
+lines: {"pid": n} at once and {"status": n} (exit code, or minus the signal) when the child is gone. The child is an
+ordinary process that runs the command line's `main` and can be killed like any other. Faults:
 
-- {"watch": folder, "kill_at": n}: SIGKILL itself at the n-th file operation (open, rename, mkdir, remove, ...) in folder,
-  and say at a normal end how many there were, as `operations: n` in the log.
+- {"watch": folder, "kill_at": n}: SIGKILL itself at the n-th file operation (open, rename, mkdir, remove, ...) in
+  folder, and say at a normal end how many there were, as `operations: n` in the log.
 - {"fsync_at": n, "errno": e}: the n-th os.fsync raises OSError(e).
+- {"signal_after": [n, ...]}: send itself SIGINT (or {"signal": number}) as soon as the record of step n is written.
 - {"file_size": bytes}: no file may grow beyond (`ulimit -f`).
 """
 
@@ -19,7 +20,9 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import traceback
+from pathlib import Path
 from typing import Any
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir", "shutil.rmtree"}
@@ -50,6 +53,18 @@ def inject(fault: dict[str, Any]) -> None:
             real(descriptor)
 
         os.fsync = fsync
+    if "signal_after" in fault:
+        import cvxrl.engine.session as session
+
+        write = session.append_record
+
+        def append(path: Any, record: Any) -> None:
+            write(path, record)
+            for step in fault["signal_after"]:
+                if step == record["step"]:
+                    os.kill(os.getpid(), fault.get("signal", signal.SIGINT))
+
+        session.append_record = append
     if "file_size" in fault:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"], fault["file_size"]))
 
@@ -80,6 +95,14 @@ def serve() -> None:
     import cvxrl.commands.train
     import cvxrl.display
     import cvxrl.engine.session  # noqa: F401
+    from cvxrl.policy.load import load_policy, pick_device
+    from cvxrl.recipe.schema import ModelSpec
+    from cvxrl.report.curves import plot_curves
+
+    # Both import much at their first call, which every child would do again.
+    load_policy(ModelSpec(path="package:cvxrl/assets/base"), pick_device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        plot_curves([{"step": 1}, {"step": 2}], Path(folder) / "curves.png", "")
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
