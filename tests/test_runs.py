@@ -15,7 +15,7 @@ from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.recipe.schema import OptimSpec
-from cvxrl.runs.checkpoint import list_checkpoints, save_checkpoint, verify_checkpoint
+from cvxrl.runs.checkpoint import list_checkpoints, prune, save_checkpoint, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.files import write_directory, write_json
 from cvxrl.runs.metrics import append_record, forget_after, read_records
@@ -56,7 +56,8 @@ def test_torn_last_line_is_left_out_and_damage_is_not(tmp_path: Path) -> None:
 
 def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, keep=2, fill=lambda d: (d / "w").write_text("weights") and None)
+        save_checkpoint(tmp_path, step, fill=lambda d: (d / "w").write_text("weights") and None)
+    prune(tmp_path, keep=2)
     kept = list_checkpoints(tmp_path)
     assert [p.name for p in kept] == ["step-000002", "step-000003"]
     verify_checkpoint(kept[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -65,7 +66,10 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
         raise
     except Exception:
         if run_dir.path.is_dir():
-            run_dir.log.write_text(traceback.format_exc(), encoding="utf-8")
+            from cvxrl.runs.secrets import redact
+
+            with contextlib.suppress(OSError):
+                run_dir.log.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="backslashreplace")
         raise
     if as_json:
         from cvxrl.runs.files import finite

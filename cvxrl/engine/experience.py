@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -55,6 +55,7 @@ class Experience:
         logprobs: what the sampler reported for each response token, or None likewise.
         sampled_tokens: response tokens it took to make this, those that were thrown away included.
         metrics: what to log about the data, e.g. `reward/mean`.
+        ids: the task's example that each sequence belongs to; empty if unknown.
     """
 
     prompts: list[list[int]]
@@ -64,6 +65,7 @@ class Experience:
     logprobs: list[Tensor] | None
     sampled_tokens: int
     metrics: dict[str, float]
+    ids: list[str] = field(default_factory=list)
 
 
 class Collector(Protocol):

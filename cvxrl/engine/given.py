@@ -42,6 +42,7 @@ class GivenCollector:
             logprobs=None,
             sampled_tokens=total,
             metrics={"response/length": total / len(responses)},
+            ids=[example.id for example in examples for _ in range(size)],
         )
 
 

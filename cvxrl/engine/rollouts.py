@@ -56,6 +56,7 @@ class RolloutCollector:
             logprobs=[e.logprobs for e in episodes if e.logprobs is not None],
             sampled_tokens=sum(len(e.response_ids) for group in groups for e in group.episodes),
             metrics=_metrics(groups) | credit.metrics(),
+            ids=[group.id for group in used for _ in group.episodes],
         )
 
     def _sample(self, step: int, round_: int) -> list[_Group]:
@@ -68,13 +69,17 @@ class RolloutCollector:
         episodes = sample_episodes(self.policy, prompts, spec.samples, sampling, generator)
         grades = grade_episodes(self.policy, self.grader, examples, episodes, spec.samples)
         size = spec.samples
-        return [_Group(episodes[i : i + size], grades[i : i + size]) for i in range(0, len(episodes), size)]
+        return [
+            _Group(example.id, episodes[i : i + size], grades[i : i + size])
+            for example, i in zip(examples, range(0, len(episodes), size), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The samples of one prompt."""
+    """The samples of one prompt, and the id of its example."""
 
+    id: str
     episodes: Sequence[Episode]
     grades: Sequence[Grade]
 

@@ -5,28 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.evaluate import Evaluation
+from cvxrl.engine.guards import GuardStop, firing
+from cvxrl.engine.postmortem import describe_batch
+from cvxrl.engine.records import (
+    accuracies,
+    close_record,
+    describe_divergence,
+    last_values,
+    opening_record,
+    record_failure,
+    resumed_at,
+)
 from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.summary import summary_rows
 from cvxrl.engine.trainer import Hooks, Record, Trainer
-from cvxrl.recipe.load import digest
+from cvxrl.errors import UserError
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.curves import plot_curves
-from cvxrl.runs.checkpoint import list_checkpoints, save_checkpoint, verify_checkpoint
+from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import Entry, RunDir
 from cvxrl.runs.files import finite, write_directory, write_json, write_text
-from cvxrl.runs.metrics import append_record, forget_after, read_records
-from cvxrl.runs.provenance import collect_provenance
+from cvxrl.runs.metrics import append_record, forget_after, last_contiguous_step, read_records, sync_records
+from cvxrl.runs.provenance import uncommitted_changes
 from cvxrl.runs.record import Divergence, RunRecord, Status
+from cvxrl.runs.secrets import redact, refuse_secrets
 from cvxrl.runs.sink import Sink
+from cvxrl.runs.storage import storage_errors
 
 
 @dataclass
@@ -39,10 +49,19 @@ class Session:
     records: list[Record] = field(default_factory=list)
 
     def record(self, record: Record) -> None:
-        """Append to metrics.jsonl and show."""
+        """Append to metrics.jsonl, show, and ask the guards.
+
+        Raises:
+            GuardStop: a guard of the recipe ends the run.
+        """
         append_record(self.run_dir.metrics, record)
         self.records.append(record)
         self.sink.step(record)
+        for fired in firing(self.trainer.recipe.guards, self.records):
+            if fired.stop:
+                raise GuardStop(fired.name, fired.detail)
+            if fired.first:
+                self.sink.event(f"step {int(record['step'])}: {fired.name}: {fired.detail}")
 
     def evaluation(self, step: int, result: Evaluation) -> None:
         """Store per-sample 0/1 and a few readable completions."""
@@ -67,8 +86,8 @@ class Session:
             write_text(self.run_dir.samples(step), text)
 
     def checkpoint(self, position: Position) -> None:
-        """Save policy, optimizer and position."""
-        trainer = self.trainer
+        """Save policy, optimizer and position, after the records that lead to them; remove what is not to be kept."""
+        trainer, spec, folder = self.trainer, self.trainer.recipe.checkpoint, self.run_dir.checkpoints
         fill = partial(
             save_state,
             policy=trainer.policy,
@@ -76,16 +95,26 @@ class Session:
             optimizer=trainer.optimizer,
             position=position,
         )
-        save_checkpoint(self.run_dir.checkpoints, position.step, trainer.recipe.checkpoint.keep, fill)
+        sync_records(self.run_dir.metrics)
+        save_checkpoint(folder, position.step, fill)
+        best = best_checkpoint(list_checkpoints(folder), accuracies(self.records)) if spec.best else None
+        prune(folder, spec.keep, [] if best is None else [best])
 
     def restore(self) -> None:
-        """Go back to the newest checkpoint and forget records after it; without one, start from the beginning."""
-        found = list_checkpoints(self.run_dir.checkpoints)
-        if found:
-            verify_checkpoint(found[-1])
-            self.trainer.position = load_state(
-                found[-1], self.trainer.policy, self.trainer.critic, self.trainer.optimizer
-            )
+        """Go back to the newest whole checkpoint and forget records after it; without one, start from the beginning.
+
+        Raises:
+            UserError: there are checkpoints, but none of them can be used.
+        """
+        reached = last_contiguous_step(read_records(self.run_dir.metrics))
+        found, refused = newest_whole(c for c in list_checkpoints(self.run_dir.checkpoints) if step_of(c) <= reached)
+        if found is None and refused:
+            raise UserError(*(problem for error in refused for problem in error.problems))
+        for error in refused:
+            self.sink.event(f"passed over: {error.problems[0].file}: {error.problems[0].message}")
+        if found is not None:
+            trainer = self.trainer
+            trainer.position = load_state(found, trainer.policy, trainer.critic, trainer.optimizer)
         # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
         forget_after(self.run_dir.metrics, self.trainer.position.step if found else -1)
         self.records = read_records(self.run_dir.metrics)
@@ -111,81 +140,68 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> T
     Nothing is written before the policy and the task are loaded and the first prompts fit.
 
     Raises:
-        UserError: the input cannot be used.
+        UserError: the input cannot be used, another process trains here, or the disk is full.
     """
     run_dir.check(recipe, entry)
+    refuse_secrets(recipe)
+    if entry == "resume" and run_dir.is_finished():
+        sink.event(f"finished already: {run_dir.path}")
+        return TrainResult("finished", run_dir.path, run_dir.read_record().result)
     trainer = Trainer.build(recipe)
     session = Session(trainer, run_dir, sink)
-    if entry != "resume":
-        run_dir.enter(recipe, entry)
-    with run_dir.lock(), StopRequest() as stop:
-        if entry == "resume":
-            session.restore()
-        record = _new_record(recipe, trainer, run_dir, entry)
-        write_json(run_dir.record, record.model_dump())
-        sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
-        try:
-            done = trainer.run(session.hooks(), stop)
-        except DivergedError as error:
-            return _close(session, record, "diverged", error)
-        except KeyboardInterrupt:
-            return _close(session, record, "interrupted")
-        except BaseException:
-            write_json(run_dir.record, record.model_copy(update={"status": "failed", "ended": _now()}).model_dump())
-            raise
-        finally:
-            trainer.grader.close()
-        if not done:
-            return _close(session, record, "interrupted")
-        write_directory(run_dir.policy, trainer.policy.save)
-        return _close(session, record, "finished")
+    try:
+        with run_dir.lock() as held, StopRequest() as stop:
+            if not held:
+                sink.event("this file system has no locks: take care that no second process trains in this directory")
+            run_dir.enter(recipe, entry)
+            return _train(session, stop, entry)
+    finally:
+        trainer.grader.close()
 
 
-def _close(session: Session, record: RunRecord, status: Status, error: DivergedError | None = None) -> TrainResult:
-    """Write the final record, draw the curves and show the summary."""
-    run_dir, trainer = session.run_dir, session.trainer
-    divergence = None
-    if error is not None:
-        kept = list_checkpoints(run_dir.checkpoints)
-        divergence = Divergence(
-            step=trainer.position.step + 1,
-            tensor=error.tensor,
-            detail=error.detail,
-            last_checkpoint=f"checkpoints/{kept[-1].name}" if kept else None,
-        )
-        session.sink.event(f"diverged at step {divergence.step}: {error}")
-    result = _last_values(session.records)
-    closed = record.model_copy(
-        update={"status": status, "ended": _now(), "result": finite(result), "divergence": divergence}
-    )
-    write_json(run_dir.record, closed.model_dump())
+def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
+    trainer, run_dir, recipe = session.trainer, session.run_dir, session.trainer.recipe
+    record = opening_record(trainer, run_dir, entry)
+    if entry == "resume":
+        session.restore()
+    if record.resumed:
+        record = resumed_at(record, trainer.position.step)
+    else:
+        write_text(run_dir.diff, redact(uncommitted_changes()))
+    write_json(run_dir.record, record.model_dump())
+    session.sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
+    try:
+        done = trainer.run(session.hooks(), stop)
+        if done:
+            write_directory(run_dir.policy, trainer.policy.save)
+    except DivergedError as error:
+        return _diverged(session, record, error)
+    except KeyboardInterrupt:
+        done = False
+    except BaseException as error:
+        record_failure(run_dir, record, error)
+        raise
+    return _close(session, record, "finished" if done else "interrupted")
+
+
+def _diverged(session: Session, record: RunRecord, error: DivergedError) -> TrainResult:
+    """Keep what the step was computed from, then close."""
+    step = int(session.records[-1]["step"]) if isinstance(error, GuardStop) else session.trainer.position.step + 1
+    divergence = describe_divergence(error, step, session.run_dir)
+    session.sink.event(f"diverged at step {step}: {error}")
+    if error.experience is not None:
+        text = "".join(json.dumps(finite(line)) + "\n" for line in describe_batch(error, session.trainer.policy))
+        write_text(session.run_dir.divergence(step), text)
+    return _close(session, record, "diverged", divergence)
+
+
+def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:
+    """Draw the curves, write the final record and show the summary."""
+    run_dir, recipe = session.run_dir, session.trainer.recipe
+    # The record comes last: once it says `finished`, nothing is missing.
     if session.records:
-        plot_curves(session.records, run_dir.curves, f"{trainer.recipe.name}, seed {trainer.recipe.seed}")
-    session.sink.finish(status, summary_rows(session.records, run_dir, trainer.recipe))
-    return TrainResult(status, run_dir.path, result, divergence)
-
-
-def _last_values(records: list[Record]) -> dict[str, float]:
-    """Last value of every metric, evaluations included, which not every step has."""
-    merged: dict[str, float] = {}
-    for record in records:
-        merged |= record
-    return merged
-
-
-def _new_record(recipe: Recipe, trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord:
-    started = run_dir.read_record().started if entry == "resume" and run_dir.record.is_file() else _now()
-    device = trainer.policy.device
-    return RunRecord(
-        status="running",
-        digest=digest(recipe),
-        seed=recipe.seed,
-        task_fingerprint=trainer.task.fingerprint,
-        parameters=sum(p.numel() for p in trainer.policy.model.parameters()),
-        provenance=collect_provenance(torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"),
-        started=started,
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        with storage_errors(run_dir.curves):
+            plot_curves(session.records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+    close_record(run_dir, record, status, session.records, divergence)
+    session.sink.finish(status, summary_rows(session.records, run_dir, recipe))
+    return TrainResult(status, run_dir.path, last_values(session.records), divergence)

@@ -11,7 +11,7 @@ import torch
 from cvxrl.engine.agreement import policy_shift, ratio_deviation
 from cvxrl.engine.build import build_collector, build_critic, build_reference
 from cvxrl.engine.critic import Critic
-from cvxrl.engine.divergence import DivergedError
+from cvxrl.engine.divergence import DivergedError, blame_batch, require_finite_parameters
 from cvxrl.engine.evaluate import Evaluation, evaluate
 from cvxrl.engine.experience import Collector, Experience
 from cvxrl.engine.optimizer import build_optimizer
@@ -91,6 +91,7 @@ class Trainer:
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
         """
+        self._check_parameters()
         if self.position.step == 0 and self.recipe.eval.every:
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
@@ -112,8 +113,12 @@ class Trainer:
         collected = time.perf_counter()
         record: Record = {"step": step, **experience.metrics}
         if step == 1 and experience.logprobs is not None:
-            record["check/ratio_deviation"] = self._check_ratio(experience)
-        record |= self.updater.update(experience, step)
+            with blame_batch(experience, range(len(experience.responses))):
+                record["check/ratio_deviation"] = self._check_ratio(experience)
+        with blame_batch(experience, range(len(experience.responses))):
+            record |= self.updater.update(experience, step)
+            # Before anything is recorded or saved, so that a checkpoint is always a good one.
+            self._check_parameters()
         record |= policy_shift(self.updater.reader, experience, self.recipe.logging.kl_sequences)
         seconds = time.perf_counter() - start
         tokens = experience.sampled_tokens
@@ -125,6 +130,11 @@ class Trainer:
             "time/tokens_per_s": tokens / seconds,
             "time/total_s": self.position.seconds,
         }
+
+    def _check_parameters(self) -> None:
+        for module in (self.policy.model, self.critic):
+            if module is not None:
+                require_finite_parameters(module)
 
     def _check_ratio(self, experience: Experience) -> float:
         """Sampler and trainer must agree on the probabilities before any update, or every ratio is wrong."""

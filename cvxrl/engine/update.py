@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cvxrl.engine.assemble import Memory, per_token, token_batch
 from cvxrl.engine.critic import Critic
-from cvxrl.engine.divergence import require_finite, require_finite_gradients
+from cvxrl.engine.divergence import blame_batch, require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.passes import Reader, by_length, flat, whole_groups
@@ -76,17 +76,21 @@ class Updater:
         weight_of = dict(zip(indices, weights.tolist(), strict=True))
         sums: dict[str, float] = defaultdict(float)
         self.policy.model.train()
+        # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
+        torch.manual_seed(generator_for(recipe.seed, "dropout", index).initial_seed())
         self.optimizer.zero_grad(set_to_none=True)
         for micro in self._micro_batches(experience, indices):
             loss_N, metrics = self._losses(experience, micro, memory)
             weight_N = per_token([weight_of[i] for i in micro], experience, micro).to(loss_N.device)
             loss = (weight_N * loss_N).sum()
-            require_finite("loss", loss.detach())
+            with blame_batch(experience, micro):
+                require_finite("loss", loss.detach())
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())
             for key, value_N in metrics.items():
                 sums[key] += float(value_N.sum()) / int(lengths.sum())
-        return {**sums, **self._move(index)}
+        with blame_batch(experience, indices):
+            return {**sums, **self._move(index)}
 
     def _losses(self, experience: Experience, micro: Sequence[int], memory: Memory) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of every token of ``micro``, and per-token diagnostics."""

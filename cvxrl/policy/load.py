@@ -63,8 +63,8 @@ def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTok
     }
     try:
         tokenizer = AutoTokenizer.from_pretrained(location.path, **options)
-        # Pickled weights can run code when read, so only safetensors (and GGUF) are accepted.
-        options["use_safetensors"] = None if location.gguf_file else True
+        # Pickled weights can run code when read, so only safetensors (and GGUF) are read unless the recipe allows more.
+        options["use_safetensors"] = None if location.gguf_file or spec.allow_pickle else True
         model = AutoModelForCausalLM.from_pretrained(location.path, dtype=DTYPES[spec.dtype], **options)
     except (OSError, ValueError) as error:
         raise UserError(_load_problem(location, error)) from error

@@ -9,11 +9,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
 from cvxrl.recipe.base import Section
 from cvxrl.recipe.conflicts import conflicts
+from cvxrl.recipe.guards import GuardsSpec
 from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
 from cvxrl.recipe.regularizer import RegularizerSpec
 from cvxrl.recipe.task import TaskSpec
 
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
 class ScratchSpec(Section):
@@ -43,6 +44,11 @@ class ModelSpec(Section):
     scratch: ScratchSpec | None = Field(None, description="Initialise a new policy instead of loading one.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Data type of the parameters.")
     trust_remote_code: bool = Field(False, description="Allow the model repository to run its own Python code.")
+    allow_pickle: bool = Field(
+        False,
+        description="Allow weights in PyTorch's pickle format where there are no safetensors: reading them can run "
+        "code that their author put there.",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -129,7 +135,12 @@ class CheckpointSpec(Section):
     """When the trainer's state is saved."""
 
     every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted.")
-    keep: PositiveInt = Field(2, description="Checkpoints kept; older ones are removed.")
+    keep: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
+    best: bool = Field(
+        True,
+        description="Also keep the checkpoint with the highest `eval/accuracy` (the earliest of equals) among those "
+        "taken at a step that was evaluated.",
+    )
 
 
 class LoggingSpec(Section):
@@ -167,6 +178,7 @@ class Recipe(Section):
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Checkpoints.")
+    guards: GuardsSpec = Field(GuardsSpec(), description="Rules that warn or stop.")
     logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
 
     @property

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +11,10 @@ from typing import Literal
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.load import differences, dump, load_recipe
 from cvxrl.recipe.schema import Recipe
-from cvxrl.runs.files import write_text
-from cvxrl.runs.record import RunRecord
+from cvxrl.runs.files import mend, remove_directory, write_text
+from cvxrl.runs.lock import LOCK_FILE, is_held, lock, refuse_if_held
+from cvxrl.runs.record import RunRecord, read_run_record
+from cvxrl.runs.storage import storage_errors
 
 Entry = Literal["new", "resume", "overwrite"]
 
@@ -66,6 +65,15 @@ class RunDir:
         """Picture of the learning curves."""
         return self.path / "report" / "curves.png"
 
+    @property
+    def diff(self) -> Path:
+        """Uncommitted changes of the package's checkout when the run began; empty where there were none."""
+        return self.path / "uncommitted.diff"
+
+    def divergence(self, step: int) -> Path:
+        """The batch at which a run stopped making sense, sequence by sequence."""
+        return self.path / "rollouts" / f"diverged-{step:06d}.jsonl"
+
     def evaluation(self, step: int) -> Path:
         """Counts and per-sample 0/1 of an evaluation."""
         return self.path / "evals" / f"step-{step:06d}.json"
@@ -75,18 +83,73 @@ class RunDir:
         return self.path / "rollouts" / f"step-{step:06d}.jsonl"
 
     def read_record(self) -> RunRecord:
-        """Parsed run.json."""
-        return RunRecord.model_validate_json(self.record.read_text(encoding="utf-8"))
+        """Parsed run.json.
+
+        Raises:
+            FileNotFoundError: there is none.
+            UnreadableError: it is damaged, or another version of cvxrl wrote it.
+        """
+        return read_run_record(self.record)
+
+    def is_finished(self) -> bool:
+        """Whether a run ended here with all its steps done and its policy written."""
+        return self.record.is_file() and self.policy.is_dir() and self.read_record().status == "finished"
+
+    def is_active(self) -> bool:
+        """Whether a process trains here now. A run whose status is `running` without one was killed."""
+        return is_held(self.path)
 
     def check(self, recipe: Recipe, entry: Entry) -> None:
         """Refuse what `enter` could not do, without writing anything that stays.
 
         Raises:
-            UserError: the directory exists, belongs to another recipe, or cannot be written.
+            UserError: the directory is in use, exists, belongs to another recipe, or cannot be written.
         """
+        refuse_if_held(self.path)
+        self._check_entry(recipe, entry)
+        self._check_writable()
+
+    def lock(self) -> AbstractContextManager[bool]:
+        """Make the directory and keep other processes out of it for the length of the block; see `lock`.
+
+        Raises:
+            UserError: another process trains here, or the directory cannot be made.
+        """
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        return lock(self.path)
+
+    def enter(self, recipe: Recipe, entry: Entry) -> None:
+        """Prepare the locked directory: mend it (`resume`), empty it (`overwrite`), write the resolved recipe.
+
+        Raises:
+            UserError: another process has changed the directory since `check`, or it cannot be written.
+        """
+        self._check_entry(recipe, entry)
+        if entry == "resume":
+            mend(self.path)
+            return
+        if entry == "overwrite":
+            self._clear()
+        write_text(self.recipe, dump(recipe))
+
+    def _clear(self) -> None:
+        """Remove a run. Killed half-way it is still one that can be resumed or overwritten: recipe.yaml goes last."""
+        first, last = (self.record, self.checkpoints), (LOCK_FILE, self.recipe.name)
+        with storage_errors(self.path):
+            rest = [p for p in self.path.iterdir() if p.name not in last and p not in first]
+            for entry in (*first, *rest, self.recipe):
+                if entry.is_dir() and not entry.is_symlink():
+                    remove_directory(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+
+    def _check_entry(self, recipe: Recipe, entry: Entry) -> None:
         if self.path.exists() and not self._is_run():
-            if self.path.is_dir() and not any(self.path.iterdir()):
-                return
+            if self.path.is_dir() and all(p.name.startswith(".") for p in self.path.iterdir()):
+                if entry == "resume":
+                    raise self._nothing_to_resume()
+                return  # empty, but for what a killed process left
             raise UserError(
                 Problem("exists and is not a run directory", file=str(self.path), remedy="choose another --out")
             )
@@ -100,44 +163,13 @@ class RunDir:
             )
         if entry == "resume":
             self._check_same_recipe(recipe)
-        self._check_writable()
-
-    def enter(self, recipe: Recipe, entry: Entry) -> None:
-        """Make the directory, or empty it (`overwrite`), and write the resolved recipe."""
-        if entry == "overwrite" and self._is_run():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.recipe, dump(recipe))
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes out; the operating system frees the lock when this process ends, however it ends.
-
-        Raises:
-            UserError: another process is training here.
-        """
-        with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                stream.seek(0)
-                holder = stream.read().strip() or "another process"
-                raise UserError(
-                    Problem(f"in use by {holder}", file=str(self.path), remedy="wait for it or stop it")
-                ) from None
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {os.uname().nodename}")
-            stream.flush()
-            yield
 
     def _is_run(self) -> bool:
         return self.recipe.is_file() or self.record.is_file()
 
     def _check_same_recipe(self, recipe: Recipe) -> None:
         if not self.recipe.is_file():
-            raise UserError(
-                Problem("there is no run to resume", file=str(self.path), remedy="start it without --resume")
-            )
+            raise self._nothing_to_resume()
         changed = differences(load_recipe(self.recipe), recipe)
         if changed:
             raise UserError(
@@ -146,6 +178,9 @@ class RunDir:
                     for key, old, new in changed
                 )
             )
+
+    def _nothing_to_resume(self) -> UserError:
+        return UserError(Problem("there is no run to resume", file=str(self.path), remedy="start it without --resume"))
 
     def _check_writable(self) -> None:
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())

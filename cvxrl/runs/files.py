@@ -9,17 +9,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cvxrl.runs.storage import storage_errors
+
 
 def write_text(path: Path, text: str) -> None:
-    """Write, fsync and rename; the folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    r"""Write, fsync and rename; the folder is made if it is missing.
+
+    A lone surrogate (from a data file, say) is written as a `\udXXX` escape, which JSON reads back.
+
+    Raises:
+        StorageError: the disk is full, or the file cannot be written; what was there before is untouched.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -39,26 +48,61 @@ def finite(value: Any) -> Any:
 
 
 def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write into a temporary sibling, sync it, and rename it to ``path``, replacing what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    fill(temporary)
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-    if path.exists():
-        # A directory cannot be renamed over another; the old one steps aside first.
-        aside = path.with_name(f".{path.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-        temporary.rename(path)
-        shutil.rmtree(aside)
-    else:
-        temporary.rename(path)
-    sync_directory(path.parent)
+    """Let ``fill`` write into a temporary sibling, sync it, and rename it to ``path``, replacing what was there.
+
+    Killed between the two renames, it leaves the old directory under the name `.<name>.old`; `mend` puts it back.
+
+    Raises:
+        StorageError: the disk is full, or the directory cannot be written; what was there before is untouched.
+    """
+    temporary, aside = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            _sync_tree(temporary)
+        except Exception:
+            # On a full disk the half-written copy is what fills it.
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if path.exists():
+            # A directory cannot be renamed over another; the old one steps aside first.
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            temporary.rename(path)
+            sync_directory(path.parent)
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(path)
+            sync_directory(path.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory that readers believe to be whole: it loses its name first, then its files."""
+    doomed = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def mend(folder: Path) -> None:
+    """Clear away what a killed process left half done in ``folder`` and below it.
+
+    `.<name>.tmp` was never whole and goes. `.<name>.old` is what `write_directory` was about to replace: it comes back
+    if its successor did not arrive, and goes otherwise.
+    """
+    for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
+        target = leftover.with_name(leftover.name[1:].rpartition(".")[0])
+        with storage_errors(leftover):
+            if leftover.suffix == ".old" and not target.exists():
+                leftover.rename(target)
+            elif leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
@@ -68,3 +112,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_tree(root: Path) -> None:
+    """Force every file and every folder below ``root`` to the disk."""
+    for entry in root.rglob("*"):
+        if entry.is_file():
+            with entry.open("rb") as stream:
+                os.fsync(stream.fileno())
+        elif entry.is_dir():
+            sync_directory(entry)
+    sync_directory(root)

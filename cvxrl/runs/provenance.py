@@ -40,14 +40,15 @@ class Provenance(BaseModel):
     machine: dict[str, str]
 
 
-def collect_provenance(devices: str) -> Provenance:
+def collect_provenance(devices: str, threads: int) -> Provenance:
     """Look at the checkout, the installed packages and the machine.
 
     Args:
         devices: what the run computes on, e.g. `cpu` or a GPU's name.
+        threads: processor threads that a sum is split over.
     """
     commit = _git("rev-parse", "HEAD")
-    diff = _git("diff", "HEAD") if commit else None
+    diff = uncommitted_changes() if commit else None
     return Provenance(
         commit=commit,
         dirty_diff=hashlib.sha256(diff.encode()).hexdigest() if diff else None,
@@ -57,8 +58,26 @@ def collect_provenance(devices: str) -> Provenance:
             "architecture": platform.machine(),
             "cores": str(os.cpu_count()),
             "device": devices,
+            "threads": str(threads),
         },
     )
+
+
+def changes(then: Provenance, now: Provenance) -> dict[str, tuple[str | None, str | None]]:
+    """What differs between two sessions of a run: name -> (then, now). Any of it can change the last bits of a sum."""
+    left, right = _flat(then), _flat(now)
+    names = sorted({*left, *right})
+    return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+
+
+def _flat(provenance: Provenance) -> dict[str, str | None]:
+    code = {"commit": provenance.commit, "uncommitted changes": provenance.dirty_diff}
+    return {**code, **provenance.versions, **provenance.machine}
+
+
+def uncommitted_changes() -> str:
+    """Diff of the package's checkout against its last commit; empty outside a checkout."""
+    return _git("diff", "HEAD") or ""
 
 
 def _versions() -> dict[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cvxrl.errors import Problem, UserError
 from cvxrl.runs.provenance import Provenance
 
 SCHEMA_VERSION = 1
+_AGAIN = "restore the file, or start the run again with --overwrite"
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
 
@@ -17,15 +21,34 @@ class Divergence(BaseModel):
 
     Attributes:
         step: step that could not be finished.
-        tensor: what was not finite.
+        tensor: what was not finite, or the guard that stopped the run.
         detail: how it was found.
         last_checkpoint: last good checkpoint, relative to the run directory, or None.
+        sequences: positions within the step's experience of the sequences it was computed from; empty if it was
+            found outside of a batch.
+        prompts: ids of the task's examples that these sequences belong to.
     """
 
     step: int
     tensor: str
     detail: str
     last_checkpoint: str | None
+    sequences: list[int] = []
+    prompts: list[str] = []
+
+
+class Resumption(BaseModel):
+    """A later session of the same run.
+
+    Attributes:
+        at: UTC time, ISO 8601.
+        step: last step that the earlier sessions had finished and saved.
+        changed: what differs from the first session's provenance: name -> (then, now).
+    """
+
+    at: str
+    step: int
+    changed: dict[str, tuple[str | None, str | None]]
 
 
 class RunRecord(BaseModel):
@@ -38,10 +61,16 @@ class RunRecord(BaseModel):
         seed: training seed.
         task_fingerprint: digest of the training data.
         parameters: number of parameters of the policy.
-        provenance: code, versions and machine.
+        model_hash: digest of the weights that training started from.
+        tokenizer_hash: digest of the tokenizer.
+        model_revision: commit of a policy from the Hub, or None.
+        provenance: code, versions and machine of the first session.
         started, ended: UTC times, ISO 8601.
+        resumed: later sessions.
         result: final numbers, e.g. `eval/accuracy`.
+        best_checkpoint: the one with the highest held-out accuracy, relative to the run directory, or None.
         divergence: set when the status is `diverged`.
+        failure: set when the status is `failed`: why, in one line.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,8 +81,62 @@ class RunRecord(BaseModel):
     seed: int
     task_fingerprint: str
     parameters: int
+    model_hash: str | None = None
+    tokenizer_hash: str | None = None
+    model_revision: str | None = None
     provenance: Provenance
     started: str
     ended: str | None = None
+    resumed: list[Resumption] = []
     result: dict[str, Any] = {}
+    best_checkpoint: str | None = None
     divergence: Divergence | None = None
+    failure: str | None = None
+
+
+class UnreadableError(UserError, ValueError):
+    """A file of a run is damaged, or has a layout that this version does not read."""
+
+
+def read_run_record(path: Path) -> RunRecord:
+    """Parse a run.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnreadableError: it is damaged, or another version of cvxrl wrote it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnreadableError(Problem(f"is damaged: {_one_line(error)}", file=str(path), remedy=_AGAIN)) from None
+    check_version(values, path)
+    try:
+        return RunRecord.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message, key = f"is damaged: {first['msg']}", ".".join(map(str, first["loc"]))
+        raise UnreadableError(Problem(message, key, str(path), _AGAIN)) from None
+
+
+def check_version(values: Any, path: Path) -> None:
+    """Refuse what another version of the layout wrote.
+
+    Raises:
+        UnreadableError: `schema_version` in ``values`` is missing or not ours.
+    """
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version == SCHEMA_VERSION:
+        return
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    found = "without a layout version" if version is None else f"layout {version!r}"
+    raise UnreadableError(
+        Problem(
+            f"was written by {'a newer' if newer else 'another'} cvxrl ({found}; this one reads {SCHEMA_VERSION})",
+            file=str(path),
+            remedy="upgrade cvxrl" if newer else "use the version named in run.json, or start the run again",
+        )
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,127 @@
+"""Starts `cvxrl train` quickly: a process that has imported the libraries forks one child per request.
+
+Requests come as JSON lines on stdin: {"argv": [...], "log": path, "fault": {...} or null}. For each it answers two
+lines: {"pid": n} at once and {"status": n} (exit code, or minus the signal) when the child is gone. The child is an
+ordinary process that runs the command line's `main` and can be killed like any other. Faults:
+
+- {"watch": folder, "kill_at": n}: SIGKILL itself at the n-th file operation (open, rename, mkdir, remove, ...) in
+  folder, and say at a normal end how many there were, as `operations: n` in the log.
+- {"fsync_at": n, "errno": e}: the n-th os.fsync raises OSError(e).
+- {"signal_after": [n, ...]}: send itself SIGINT (or {"signal": number}) as soon as the record of step n is written.
+- {"file_size": bytes}: no file may grow beyond (`ulimit -f`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir", "shutil.rmtree"}
+
+
+def inject(fault: dict[str, Any]) -> None:
+    """Arm the fault in this process."""
+    if "watch" in fault:
+        folder, kill_at, count = fault["watch"], fault.get("kill_at", 0), 0
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal count
+            if event in OPERATIONS and arguments and str(arguments[0]).startswith(folder):
+                count += 1
+                if count == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        atexit.register(lambda: print(f"operations: {count}", flush=True))
+    if "fsync_at" in fault:
+        real, calls = os.fsync, 0
+
+        def fsync(descriptor: int) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == fault["fsync_at"]:
+                raise OSError(fault["errno"], os.strerror(fault["errno"]))
+            real(descriptor)
+
+        os.fsync = fsync
+    if "signal_after" in fault:
+        import cvxrl.engine.session as session
+
+        write = session.append_record
+
+        def append(path: Any, record: Any) -> None:
+            write(path, record)
+            for step in fault["signal_after"]:
+                if step == record["step"]:
+                    os.kill(os.getpid(), fault.get("signal", signal.SIGINT))
+
+        session.append_record = append
+    if "file_size" in fault:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"], fault["file_size"]))
+
+
+def child(request: dict[str, Any]) -> int:
+    """Run one command; returns its exit code."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.setsid()
+    sys.argv = ["cvxrl", *request["argv"]]
+    if request["fault"]:
+        inject(request["fault"])
+    from cvxrl.cli import main
+
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve() -> None:
+    """Answer requests until stdin closes."""
+    import cvxrl.commands.train
+    import cvxrl.display
+    import cvxrl.engine.session  # noqa: F401
+    from cvxrl.policy.load import load_policy, pick_device
+    from cvxrl.recipe.schema import ModelSpec
+    from cvxrl.report.curves import plot_curves
+
+    # Both import much at their first call, which every child would do again.
+    load_policy(ModelSpec(path="package:cvxrl/assets/base"), pick_device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        plot_curves([{"step": 1}, {"step": 2}], Path(folder) / "curves.png", "")
+
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            code = child(json.loads(line))
+            sys.stdout.flush()
+            atexit._run_exitfuncs()
+            os._exit(code)
+        print(json.dumps({"pid": pid}), flush=True)
+        while True:
+            try:
+                status = os.waitpid(pid, 0)[1]
+                break
+            except OSError as error:
+                if error.errno != errno.EINTR:
+                    raise
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
