@@ -166,12 +166,13 @@ class Exam:
 
     def _record(self, samples: Sequence[Sample]) -> EvalRecord:
         device = self.policy.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         questions = group(samples)
         return EvalRecord(
             **dict(self.settings),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=sum(s.seconds for s in samples),
-            provenance=collect_provenance(torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"),
+            provenance=collect_provenance(name, torch.get_num_threads()),
             results=summarize(questions, self.plan.ks),
             questions=questions,
         )
