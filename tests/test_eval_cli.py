@@ -126,6 +126,9 @@ def test_unfinished_and_corrupt_runs(cvxrl: Any, tmp_path: Path) -> None:
     assert "no such file" in cvxrl("eval", "--ckpt", "run").err  # its recipe.yaml
     (run / "recipe.yaml").write_text(f"extends: {ROOT}/recipes/math_grpo.yaml\n")
     done = cvxrl("eval", "--ckpt", "run")
+    assert done.code == 2 and "run.json: is damaged" in done.err
+    (run / "run.json").unlink()
+    done = cvxrl("eval", "--ckpt", "run")
     assert done.code == 2 and "no policy and no checkpoint" in done.err and "--resume" in done.err
     damaged = run / "checkpoints" / "step-000001"
     damaged.mkdir(parents=True)
