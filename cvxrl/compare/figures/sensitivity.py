@@ -42,7 +42,7 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
 
 
 def _scores(axis: Axes, s: Sensitivity, index: int, shift: Callable[[float], float]) -> None:
-    """Means, intervals, and a red cross with the number of diverged and collapsed runs."""
+    """Means, intervals, and a red cross where runs diverged or collapsed; how many stands in the other panel."""
     colour, dash, marker = method_style(index)
     points = [(shift(p.value), p) for p in s.points]
     axis.plot(
@@ -60,17 +60,21 @@ def _scores(axis: Axes, s: Sensitivity, index: int, shift: Callable[[float], flo
             axis.plot([x, x], ends, color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt")
         if p.failures:
             axis.plot(x, p.mean, "x", color=RED, markersize=9, markeredgewidth=2)
-            # One method's number above its cross, the next one's below.
-            offset = (5, 4) if index % 2 == 0 else (5, -12)
-            axis.annotate(f"{p.failures}", (x, p.mean), color=RED, xytext=offset, textcoords="offset points")
 
 
 def _range(axis: Axes, s: Sensitivity, index: int) -> None:
-    """Ticks where values were tried, a bar over the good range, a marker at the best."""
+    """Ticks where values were tried, a bar over the good range, a marker at the best, failures counted in red."""
     colour, _, marker = method_style(index)
     axis.plot([s.low, s.high], [index, index], color=colour, linewidth=6, alpha=0.5, solid_capstyle="butt")
     axis.plot([p.value for p in s.points], [index] * len(s.points), "|", color=colour, markersize=9)
     axis.plot(s.best, index, marker=marker, color=colour, markersize=7)
+    for p in s.points:
+        if p.failures:
+            text = f"{p.failures} of {p.seeds}"
+            here = (p.value, index)
+            axis.annotate(
+                text, here, xytext=(0, 8), textcoords="offset points", ha="center", color=RED, fontsize="small"
+            )
 
 
 def _shift(values: list[float], logarithmic: bool, share: float) -> Callable[[float], float]:
