@@ -226,9 +226,6 @@ def test_extremes_stay_finite(spec: ObjectiveSpec, dtype: torch.dtype, advantage
         logits, torch.tensor([0]), torch.tensor([advantage], dtype=dtype), old, torch.log_softmax(old, -1)[:, 0]
     )
     loss = compute(batch, spec).loss_N
-    if isinstance(spec, GrpoSpec) and gap < 0:
-        assert not torch.isnan(loss).any()  # the ratio itself may overflow; that is the surrogate's own trouble
-        return
     (grad,) = torch.autograd.grad(loss.sum(), logits)
     assert torch.isfinite(loss).all() and torch.isfinite(grad).all()
 

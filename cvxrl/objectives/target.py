@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from cvxrl.objectives.statistics import action_log_odds, gather_actions
 from cvxrl.recipe.lco import LcoSpec
@@ -16,8 +18,8 @@ _BISECTIONS = 64
 
 def tilt(advantages: Tensor, beta: float, negative_beta_scale: float = 1.0) -> Tensor:
     """How far the target moves a token's logit: A / beta, or A / (scale * beta) where A < 0. Any shape."""
-    scale = torch.where(advantages < 0, beta * negative_beta_scale, beta)
-    return advantages / scale.to(advantages.dtype)
+    # Divided first: torch.where of two plain numbers would round them to fp32.
+    return torch.where(advantages < 0, advantages / (beta * negative_beta_scale), advantages / beta)
 
 
 def tilted_probability(old_logprobs_N: Tensor, tilt_N: Tensor) -> Tensor:
@@ -48,44 +50,72 @@ def linear_tilt(slope_N: Tensor, log_odds_N: Tensor, margin: float) -> Tensor:
         log_odds_N: logit of p0.
         margin: q stays within [margin, 1 - margin], or at p0 where p0 itself lies outside.
     """
-    p0_N = torch.sigmoid(log_odds_N)
-    free_N = torch.sigmoid(-log_odds_N)  # 1 - p0, with its digits
-    q_N = p0_N + slope_N * free_N
-    low_N, high_N = p0_N.clamp(max=margin), p0_N.clamp(min=1.0 - margin)
-    q_N = torch.minimum(torch.maximum(q_N, low_N), high_N)
-    return torch.where((slope_N == 0) | (q_N == p0_N), 0.0, torch.logit(q_N) - log_odds_N)
+    # q / p0 = 1 + slope (1 - p0) / p0 and (1 - q) / (1 - p0) = 1 - slope: no difference of probabilities near 1.
+    up_N = torch.log1p((slope_N * torch.exp(-log_odds_N)).clamp(min=-1.0))
+    tilt_N = up_N - torch.log1p(-slope_N.clamp(max=1.0))
+    edge = math.log(margin) - math.log1p(-margin)
+    low_N, high_N = (edge - log_odds_N).clamp(max=0.0), (-edge - log_odds_N).clamp(min=0.0)
+    return torch.where(slope_N == 0, 0.0, torch.minimum(torch.maximum(tilt_N, low_N), high_N))
 
 
-def drift_free_shift_kld(tilts_NG: Tensor, log_odds_N: Tensor) -> Tensor:
-    """Shift c with mean_i sigmoid(logit p0 + t_i + c) = p0 over the group, [N]. Ours, not the paper's.
+def drift_free_shift(spec: LcoSpec, tilts_NG: Tensor, log_odds_N: Tensor) -> Tensor:
+    """Shift c of a group's tilts so that their pulls on a token cancel, [N]. Ours, not the paper's.
 
-    A token that has nothing to do with the reward then keeps its probability on average over the group. Solved on the
-    side of the sigmoid that is away from 1, where its digits are.
+    A token that has nothing to do with the reward meets every advantage of its group; its gradient is then zero on
+    average over the group: mean_i sigmoid(logit p0 + t_i + c) = p0 for KLD, mean_i tanh(t_i + c) = 0 for log-cosh,
+    mean_i (t_i + c) = 0 for MSE. A linear tilt is taken of t_i + c.
+
+    Args:
+        spec: divergence and tilt.
+        tilts_NG: scaled advantages t of the whole group.
+        log_odds_N: logit of p0.
     """
-    sign_N1 = -torch.sign(log_odds_N).unsqueeze(-1)
-    sign_N1 = torch.where(sign_N1 == 0, 1.0, sign_N1)
-    wanted_N1 = torch.sigmoid(sign_N1 * log_odds_N.unsqueeze(-1))
+    log_odds_N1 = log_odds_N.unsqueeze(-1)
 
-    def excess(c_N1: Tensor) -> Tensor:
-        moved = torch.sigmoid(sign_N1 * (log_odds_N.unsqueeze(-1) + tilts_NG + c_N1)).mean(-1, keepdim=True)
-        return sign_N1 * (moved - wanted_N1)
+    def pull(c_N1: Tensor) -> Tensor:
+        moved_NG = tilts_NG + c_N1
+        if spec.tilt == "linear":
+            moved_NG = linear_tilt(moved_NG, log_odds_N1, spec.linear_margin)
+        match spec.kind:
+            case "lco-mse":
+                return moved_NG.sum(-1, keepdim=True)
+            case "lco-lch":
+                return _sum_of_tanh(moved_NG)
+            case _:
+                return _sum_of_gains(moved_NG, log_odds_N1)
 
-    return _bisect(excess, tilts_NG)
+    return _bisect(pull, tilts_NG)
 
 
-def drift_free_shift_lch(tilts_NG: Tensor) -> Tensor:
-    """Shift c with mean_i tanh(t_i + c) = 0 over the group, [N]. Ours, not the paper's."""
-    return _bisect(lambda c_N1: torch.tanh(tilts_NG + c_N1).mean(-1, keepdim=True), tilts_NG)
+def _sum_of_tanh(x_NG: Tensor) -> Tensor:
+    """Something with the sign of sum_i tanh(x_i) that never rounds to zero, [N, 1]."""
+    total_N1 = torch.tanh(x_NG).sum(-1, keepdim=True)
+    # Far out all terms are +1 or -1. Where those cancel, the tails 1 - |tanh| decide, and only their logarithms live.
+    tails_NG = logsigmoid(-2.0 * x_NG.abs())
+    above_N1, below_N1 = (
+        tails_NG.masked_fill(~side_NG, -torch.inf).logsumexp(-1, keepdim=True) for side_NG in (x_NG >= 0, x_NG < 0)
+    )
+    return torch.where(total_N1 == 0, below_N1 - above_N1, total_N1)
+
+
+def _sum_of_gains(x_NG: Tensor, log_odds_N1: Tensor) -> Tensor:
+    """Sum_i sigmoid(logit p0 + x_i) - p0, [N, 1], on the side of the sigmoid away from 1, where its digits are."""
+    sign_N1 = torch.where(log_odds_N1 > 0, -1.0, 1.0)
+    wanted_N1 = torch.sigmoid(sign_N1 * log_odds_N1)
+    return sign_N1 * (torch.sigmoid(sign_N1 * (log_odds_N1 + x_NG)) - wanted_N1).sum(-1, keepdim=True)
 
 
 def _bisect(excess: Callable[[Tensor], Tensor], tilts_NG: Tensor) -> Tensor:
-    """Root of a function that rises with c; it is not above zero at c = -max t and not below at c = -min t."""
+    """Largest c that leaves a rising function at or below zero; it lies between -max t and -min t.
+
+    The lower end of the last bracket, not its middle: where the linear tilt is steep, c = -max t must be hit exactly.
+    """
     low, high = -tilts_NG.amax(-1, keepdim=True), -tilts_NG.amin(-1, keepdim=True)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         above = excess(middle) > 0
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return (0.5 * (low + high)).squeeze(-1)
+    return low.squeeze(-1)
 
 
 def sampled_tilt(
@@ -110,9 +140,9 @@ def sampled_tilt(
 
 
 def _group_shift(spec: LcoSpec, tilts_NG: Tensor, base_NV: Tensor, actions_N: Tensor) -> Tensor:
-    # Where the gradient is linear in the tilt, centring it is the whole cure.
-    if spec.tilt == "linear" or spec.kind == "lco-mse":
+    if spec.tilt == "exponential" and spec.kind == "lco-mse":
         return -tilts_NG.mean(-1)
-    if spec.kind == "lco-lch":
-        return drift_free_shift_lch(tilts_NG)
-    return drift_free_shift_kld(tilts_NG, action_log_odds(base_NV, actions_N))
+    if spec.tilt == "exponential" and spec.kind == "lco-lch":
+        # Needs no odds, so nothing is projected to the vocabulary for them (docs/linear.md).
+        return drift_free_shift(spec, tilts_NG, tilts_NG.new_zeros(tilts_NG.shape[0]))
+    return drift_free_shift(spec, tilts_NG, action_log_odds(base_NV, actions_N))
