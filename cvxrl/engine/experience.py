@@ -56,6 +56,7 @@ class Experience:
         sampled_tokens: response tokens it took to make this, those that were thrown away included.
         metrics: what to log about the data, e.g. `reward/mean`.
         ids: the task's example that each sequence belongs to; empty if unknown.
+        rewards_PG: rewards of the samples of each prompt, or None where responses are given.
     """
 
     prompts: list[list[int]]
@@ -66,6 +67,7 @@ class Experience:
     sampled_tokens: int
     metrics: dict[str, float]
     ids: list[str] = field(default_factory=list)
+    rewards_PG: Tensor | None = None
 
 
 class Collector(Protocol):

@@ -57,6 +57,7 @@ class RolloutCollector:
             sampled_tokens=sum(len(e.response_ids) for group in groups for e in group.episodes),
             metrics=_metrics(groups) | credit.metrics(),
             ids=[group.id for group in used for _ in group.episodes],
+            rewards_PG=rewards_PG,
         )
 
     def _sample(self, step: int, round_: int) -> list[_Group]:

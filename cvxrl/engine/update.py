@@ -15,12 +15,13 @@ from cvxrl.engine.divergence import blame_batch, require_finite, require_finite_
 from cvxrl.engine.experience import Experience
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.passes import Reader, by_length, flat, whole_groups
+from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.regularizer import regularization
 from cvxrl.objectives.statistics import action_log_probs, entropy
 from cvxrl.objectives.value import value_loss
-from cvxrl.policy.model import Policy
+from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generators import generator_for
@@ -55,7 +56,7 @@ class Updater:
         train = self.recipe.train
         if train.reset_optimizer:
             self.optimizer.state.clear()
-        memory = self._remember(experience)
+        memory = self.remember(experience, train.inner_epochs * train.minibatches > 1)
         totals: dict[str, float] = defaultdict(float)
         count = 0
         for epoch in range(train.inner_epochs):
@@ -70,17 +71,15 @@ class Updater:
         self, experience: Experience, indices: Sequence[int], memory: Memory, index: int
     ) -> dict[str, float]:
         """One step over ``indices``: micro-batches share one normaliser, so their split cannot change the gradient."""
-        recipe = self.recipe
-        lengths = torch.tensor([len(experience.responses[i]) for i in indices])
-        weights = sequence_weights(lengths, recipe.reduction, recipe.rollout.max_new_tokens).float()
-        weight_of = dict(zip(indices, weights.tolist(), strict=True))
+        weight_of = self.weights(experience, indices)
+        num_tokens = sum(len(experience.responses[i]) for i in indices)
         sums: dict[str, float] = defaultdict(float)
         self.policy.model.train()
         # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
-        torch.manual_seed(generator_for(recipe.seed, "dropout", index).initial_seed())
+        torch.manual_seed(generator_for(self.recipe.seed, "dropout", index).initial_seed())
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in self._micro_batches(experience, indices):
-            loss_N, metrics = self._losses(experience, micro, memory)
+        for micro in self.micro_batches(experience, indices):
+            loss_N, _, metrics = self.losses(experience, micro, memory)
             weight_N = per_token([weight_of[i] for i in micro], experience, micro).to(loss_N.device)
             loss = (weight_N * loss_N).sum()
             with blame_batch(experience, micro):
@@ -88,14 +87,28 @@ class Updater:
             loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())
             for key, value_N in metrics.items():
-                sums[key] += float(value_N.sum()) / int(lengths.sum())
+                sums[key] += float(value_N.sum()) / num_tokens
         with blame_batch(experience, indices):
             return {**sums, **self._move(index)}
 
-    def _losses(self, experience: Experience, micro: Sequence[int], memory: Memory) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of every token of ``micro``, and per-token diagnostics."""
+    def weights(self, experience: Experience, indices: Sequence[int]) -> dict[int, float]:
+        """Weight of every token of each sequence in the loss of an optimizer step over ``indices``."""
+        lengths = torch.tensor([len(experience.responses[i]) for i in indices])
+        weights = sequence_weights(lengths, self.recipe.reduction, self.recipe.rollout.max_new_tokens).float()
+        return dict(zip(indices, weights.tolist(), strict=True))
+
+    def batch(
+        self, experience: Experience, micro: Sequence[int], memory: Memory
+    ) -> tuple[TokenBatch, ResponseOutputs]:
+        """What the objective sees of the sequences ``micro``, and the forward pass it comes from, with gradient."""
         outputs = self.reader.outputs([experience.prompts[i] for i in micro], [experience.responses[i] for i in micro])
-        batch = token_batch(outputs.logits_NV, experience, micro, memory)
+        return token_batch(outputs.logits_NV, experience, micro, memory), outputs
+
+    def losses(
+        self, experience: Experience, micro: Sequence[int], memory: Memory
+    ) -> tuple[Tensor, TokenBatch, dict[str, Tensor]]:
+        """Loss of every token of ``micro``, the batch it was computed from, and per-token diagnostics."""
+        batch, outputs = self.batch(experience, micro, memory)
         output = compute(batch, self.recipe.objective)
         extra_N, extra_metrics = regularization(batch, self.recipe.regularizer)
         loss_N = output.loss_N + extra_N
@@ -105,7 +118,7 @@ class Updater:
             value_N = self._value_loss(self.critic, outputs.hidden_NH, experience, micro)
             loss_N = loss_N + value_N
             metrics["critic/loss"] = value_N.detach()
-        return loss_N, metrics
+        return loss_N, batch, metrics
 
     def _value_loss(self, critic: Critic, hidden_NH: Tensor, experience: Experience, micro: Sequence[int]) -> Tensor:
         spec, credit = self.recipe.advantage, experience.credit
@@ -130,13 +143,18 @@ class Updater:
         after = before if limit is None else min(before, limit)
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}
 
-    def _remember(self, experience: Experience) -> Memory:
-        """What later passes must know of the policy before the first optimizer step, and of the reference."""
-        train, needs = self.recipe.train, self.recipe.objective.needs
+    def remember(self, experience: Experience, off_policy: bool) -> Memory:
+        """What later passes must know of the reference, and of the policy before the first optimizer step.
+
+        Args:
+            experience: the step's data.
+            off_policy: whether the policy will move while the data is used. Otherwise the policy that sampled is the
+                current one, and its logits are at hand in the pass itself.
+        """
+        needs = self.recipe.objective.needs
         prompts, responses = experience.prompts, experience.responses
         reference = None if self.reference is None else self.reference.log_probs(prompts, responses)
-        # On-policy the policy that sampled is the current one; its logits are at hand in the pass itself.
-        if experience.credit is None or train.inner_epochs * train.minibatches == 1:
+        if experience.credit is None or not off_policy:
             return Memory(None, None, reference)
         if "old_logits" in needs:
             logits = self.reader.logits(prompts, responses)
@@ -147,7 +165,8 @@ class Updater:
             return Memory(logits, log_probs, reference)
         return Memory(None, self.reader.log_probs(prompts, responses), reference)
 
-    def _micro_batches(self, experience: Experience, indices: Sequence[int]) -> Iterator[list[int]]:
+    def micro_batches(self, experience: Experience, indices: Sequence[int]) -> Iterator[list[int]]:
+        """Parts of ``indices`` for one forward pass each; whole groups where the objective compares them."""
         size = self.recipe.train.micro_batch
         if "groups" in self.recipe.objective.needs:
             return whole_groups(experience.responses, indices, experience.group_size, size)
