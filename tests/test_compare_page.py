@@ -14,7 +14,7 @@ import pytest
 from made_runs import make_run, make_seeds
 
 from cvxrl.compare.discover import discover
-from cvxrl.compare.figures.canvas import method_style, panels, to_svg
+from cvxrl.compare.figures.canvas import panels
 from cvxrl.compare.figures.curves import learning_curves, on_grid, stack, thin
 from cvxrl.compare.figures.intervals import improvement_intervals
 from cvxrl.compare.figures.profile import performance_profiles
@@ -25,6 +25,7 @@ from cvxrl.compare.options import Options
 from cvxrl.compare.page import make_page
 from cvxrl.compare.result import Comparison, build
 from cvxrl.compare.run import Series, read_run
+from cvxrl.report.figure import method_style, to_svg
 
 GRPO, LCO = "math_grpo", "math_lco_kld"
 

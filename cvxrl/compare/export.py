@@ -10,8 +10,8 @@ from typing import Any
 
 from cvxrl.compare.gate import Verdict
 from cvxrl.compare.result import Comparison
-from cvxrl.compare.table import to_markdown
 from cvxrl.compare.tables import all_tables
+from cvxrl.report.table import to_markdown
 from cvxrl.runs.files import finite
 
 SCHEMA_VERSION = 1

@@ -12,7 +12,7 @@ from cvxrl.compare.pair import FEWEST, Pair
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.sensitivity import TOLERANCE, Point, Sensitivity
 from cvxrl.compare.summary import GroupSummary, RunRow, over
-from cvxrl.compare.table import Table
+from cvxrl.report.table import Table
 
 
 def all_tables(c: Comparison) -> list[Table]:

@@ -8,8 +8,8 @@ from typing import TextIO
 from rich.console import Console
 
 from cvxrl.compare.result import Comparison
-from cvxrl.compare.table import print_table
 from cvxrl.compare.tables import all_tables
+from cvxrl.report.table import print_table
 
 _WIDTH = 80
 

@@ -97,9 +97,7 @@ class Updater:
         weights = sequence_weights(lengths, self.recipe.reduction, self.recipe.rollout.max_new_tokens).float()
         return dict(zip(indices, weights.tolist(), strict=True))
 
-    def batch(
-        self, experience: Experience, micro: Sequence[int], memory: Memory
-    ) -> tuple[TokenBatch, ResponseOutputs]:
+    def batch(self, experience: Experience, micro: Sequence[int], memory: Memory) -> tuple[TokenBatch, ResponseOutputs]:
         """What the objective sees of the sequences ``micro``, and the forward pass it comes from, with gradient."""
         outputs = self.reader.outputs([experience.prompts[i] for i in micro], [experience.responses[i] for i in micro])
         return token_batch(outputs.logits_NV, experience, micro, memory), outputs

@@ -1,32 +1,16 @@
-"""What all figures share: colours, lines, axes and how they become SVG."""
+"""The strands of a comparison's figures: which line stands for which runs."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from cvxrl.compare.group import Group, show_value
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.summary import GroupSummary
-
-# Okabe and Ito's colours without the yellow, which cannot be seen on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", ":", "-.")  # for more methods than there are colours
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY, RED = "#8C8C8C", "#B00020"
-WIDTH = 9.0  # inches
-DPI = 150
-# Letters of small print that fit the width, and those that a legend's line and gaps take.
-_LEGEND_LETTERS, _HANDLE_LETTERS = 140, 8
+from cvxrl.report.figure import MARKERS, method_style
 
 
 @dataclass(frozen=True)
@@ -67,67 +51,9 @@ def panels(c: Comparison) -> list[Panel]:
         place = values.index(summary.value) if summary.value in values else 0
         shade = shades(0.9 * place / max(1, len(values) - 1))
         name = f"{c.options.vary} = {show_value(summary.value)}"
-        strand = Strand(name, group, summary, shade, "-", _MARKERS[place % len(_MARKERS)])
+        strand = Strand(name, group, summary, shade, "-", MARKERS[place % len(MARKERS)])
         made.setdefault(summary.method, []).append(strand)
     return [Panel(method, strands) for method, strands in made.items()]
-
-
-def method_style(index: int) -> tuple[str, str, str]:
-    """Colour, dash and marker of the n-th method."""
-    colours = len(_COLOURS)
-    return _COLOURS[index % colours], _DASHES[index // colours % len(_DASHES)], _MARKERS[index % len(_MARKERS)]
-
-
-def new_figure(rows: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]]]:
-    """Figure of the page's width with a grid of axes; ``height`` in inches."""
-    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-    FigureCanvasSVG(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    axes = [list(row) for row in grid]
-    for axis in (a for row in axes for a in row):
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend above all panels, every name once."""
-    handles: dict[str, Artist] = {}
-    for axis in axes:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    if handles:
-        columns = max(1, _LEGEND_LETTERS // (max(map(len, handles)) + _HANDLE_LETTERS))
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside upper left",
-            ncols=min(columns, len(handles)),
-            frameon=False,
-            fontsize="small",
-        )
-
-
-def same_scale(axes: Sequence[Axes]) -> None:
-    """Give all panels the same vertical range, so that they can be read against one another."""
-    ranges = [axis.get_ylim() for axis in axes if axis.lines]
-    for axis in axes if ranges else ():
-        axis.set_ylim(min(low for low, _ in ranges), max(high for _, high in ranges))
-
-
-def to_svg(figure: Figure) -> bytes:
-    """The figure as SVG with text as outlines, so that it looks the same without any font; same input, same bytes."""
-    stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "cvxrl", "svg.fonttype": "path"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as a picture of 1350 pixels across."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
 
 
 def _strand(name: str, group: Group, summary: GroupSummary, index: int) -> Strand:

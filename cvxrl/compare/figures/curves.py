@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import Panel, Strand, legend, new_figure, panels, same_scale
+from cvxrl.compare.figures.canvas import Panel, Strand, panels
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.run import Array, Series
 from cvxrl.compare.score import curve
 from cvxrl.compare.summary import generator
+from cvxrl.report.figure import legend, new_figure, same_scale
 from cvxrl.stats.aggregate import mean
 from cvxrl.stats.bootstrap import bootstrap_interval
 

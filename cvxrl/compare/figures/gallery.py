@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import to_png, to_svg
 from cvxrl.compare.figures.curves import learning_curves
 from cvxrl.compare.figures.intervals import improvement_intervals, location_intervals
 from cvxrl.compare.figures.profile import performance_profiles
 from cvxrl.compare.figures.sensitivity import sensitivity_curves
 from cvxrl.compare.figures.stability import stability_curves
 from cvxrl.compare.result import Comparison
+from cvxrl.report.figure import to_png, to_svg
 
 
 @dataclass(frozen=True)

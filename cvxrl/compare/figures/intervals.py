@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import GREY, Strand, new_figure, panels
+from cvxrl.compare.figures.canvas import Strand, panels
 from cvxrl.compare.result import Comparison
+from cvxrl.report.figure import GREY, new_figure
 from cvxrl.stats.bootstrap import Interval
 
 _SHOWN = (("mean", "mean"), ("median", "median"), ("iqm", "interquartile mean"))

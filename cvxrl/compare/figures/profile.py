@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import legend, method_style, new_figure
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.summary import generator
+from cvxrl.report.figure import legend, method_style, new_figure
 from cvxrl.stats.profile import performance_profile
 
 _RESAMPLES = 2000

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import RED, legend, method_style, new_figure
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.sensitivity import TOLERANCE, Sensitivity
+from cvxrl.report.figure import RED, legend, method_style, new_figure
 
 _DECADE = 10  # from this ratio of largest to smallest value on, the axis is logarithmic
 _DODGE = 0.012  # share of the axis by which methods stand beside one another, so that no bar hides another

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import GREY, Panel, legend, new_figure, panels, same_scale
+from cvxrl.compare.figures.canvas import Panel, panels
 from cvxrl.compare.figures.curves import stack, thin
 from cvxrl.compare.result import Comparison
+from cvxrl.report.figure import GREY, legend, new_figure, same_scale
 
 _SHOWN = (
     ("grad/norm", "gradient norm before clipping", True),
