@@ -97,6 +97,8 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
         return
     memory = f"{plan.memory_bytes / 2**20:,.0f} MiB (estimate)" if plan.memory_bytes else "unknown before loading"
     parameters = f"{plan.parameters:,}" if plan.parameters else "unknown before loading"
+    if plan.parameters and plan.trainable != plan.parameters:
+        parameters += f", {plan.trainable:,} more are trained"
     typer.echo(dump(recipe))
     typer.echo(f"digest            {digest(recipe)}")
     typer.echo(f"loss per token    {plan.equation}")

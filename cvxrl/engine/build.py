@@ -26,9 +26,15 @@ def build_critic(recipe: Recipe, policy: Policy) -> Critic | None:
 
 
 def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
-    """A frozen second copy of the policy that training starts from, also in a resumed run, where something needs it."""
+    """The policy that training starts from, also in a resumed run, where something needs it.
+
+    With an adapter it is the trained policy's own weights without it; else a frozen second copy.
+    """
     if "reference_logprobs" not in recipe.objective.needs and not recipe.regularizer.kl_coefficient:
         return None
+    start = policy.as_loaded()
+    if start is not None:
+        return Reader.of(start, recipe)
     return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
 
 

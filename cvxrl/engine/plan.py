@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvxrl.policy.locate import locate
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
+from cvxrl.recipe.lora import LoraSpec
 from cvxrl.recipe.schema import Recipe, ScratchSpec
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -16,6 +19,10 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _LOGIT_COPIES = 5
 # Activations per token and layer in units of hidden_size: attention and gated feed-forward inputs kept for backward.
 _ACTIVATION_FACTOR = 34
+
+# Matrices that are no linear layers, or the output layer: usual names.
+_HEAD = "lm_head"
+_NOT_ADAPTED = {"embed_tokens", _HEAD, "embed_out", "wte", "wpe"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Plan:
         max_tokens: most response tokens per step.
         optimizer_steps: optimizer steps in the whole run.
         parameters: number of parameters, or None if the configuration is not at hand.
+        trainable: how many are trained: all of them, or those of an adapter beside them; None likewise.
         memory_bytes: estimated peak of parameters, optimizer state, activations and logits, or None.
     """
 
@@ -38,12 +46,14 @@ class Plan:
     max_tokens: int
     optimizer_steps: int
     parameters: int | None
+    trainable: int | None
     memory_bytes: int | None
 
 
 @dataclass(frozen=True)
 class _Shape:
     parameters: int
+    trainable: int
     hidden: int
     layers: int
     vocab: int
@@ -64,13 +74,17 @@ def describe(recipe: Recipe) -> Plan:
         max_tokens=sequences * recipe.rollout.max_new_tokens,
         optimizer_steps=recipe.train.steps * recipe.train.inner_epochs * recipe.train.minibatches,
         parameters=shape.parameters if shape else None,
+        trainable=shape.trainable if shape else None,
         memory_bytes=_memory(recipe, shape) if shape else None,
     )
 
 
 def _memory(recipe: Recipe, shape: _Shape) -> int:
     """Parameters, gradients and Adam's two moments, frozen copies, one micro-batch, and what is kept off-policy."""
-    state = shape.parameters * _BYTES[recipe.model.dtype] * (4 + _frozen_policies(recipe))
+    lora, frozen = recipe.model.lora, _frozen_policies(recipe)
+    state = (3 * shape.trainable + (1 + frozen) * shape.parameters) * _BYTES[recipe.model.dtype]
+    if lora is not None:
+        state = 4 * shape.trainable * _BYTES[lora.dtype] + (1 + frozen) * shape.parameters * _BYTES[recipe.model.dtype]
     rows = min(recipe.train.micro_batch or recipe.sequences_per_step, recipe.sequences_per_step)
     tokens = rows * recipe.rollout.max_new_tokens
     logits = _LOGIT_COPIES * tokens * shape.vocab * 4
@@ -79,8 +93,12 @@ def _memory(recipe: Recipe, shape: _Shape) -> int:
 
 
 def _frozen_policies(recipe: Recipe) -> int:
-    """Policies held beside the trained one; a verifier is taken to be as large as it."""
+    """Policies held beside the trained one; a verifier is taken to be as large as it.
+
+    With an adapter, the reference is the policy's own weights without it.
+    """
     reference = "reference_logprobs" in recipe.objective.needs or recipe.regularizer.kl_coefficient > 0
+    reference = reference and recipe.model.lora is None
     verifiers = 0
     if recipe.data == "rollouts" and isinstance(recipe.advantage, DenseAdvantage):
         verifiers = 2 if isinstance(recipe.advantage, DenseDpoAdvantage) else 1
@@ -106,8 +124,11 @@ def _shape(recipe: Recipe) -> _Shape | None:
     hidden, layers, vocab = (raw.get(key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
     if not all(isinstance(value, int) for value in (hidden, layers, vocab)):
         return None
-    parameters = sum(_safetensors_parameters(file) for file in Path(location.path).glob("*.safetensors"))
-    return _Shape(parameters, hidden, layers, vocab) if parameters else None
+    stored = dict(shape for file in Path(location.path).glob("*.safetensors") for shape in _stored_shapes(file))
+    parameters = sum(math.prod(shape) for shape in stored.values())
+    lora = recipe.model.lora
+    trainable = parameters if lora is None else _adapter_parameters(lora, stored)
+    return _Shape(parameters, trainable, hidden, layers, vocab) if parameters else None
 
 
 def _scratch_shape(spec: ScratchSpec) -> _Shape:
@@ -116,18 +137,25 @@ def _scratch_shape(spec: ScratchSpec) -> _Shape:
     attention = spec.hidden_size * spec.head_dim * (2 * spec.heads + 2 * spec.kv_heads) + 2 * spec.head_dim
     per_layer = attention + 3 * spec.hidden_size * spec.intermediate_size + 2 * spec.hidden_size
     parameters = vocab * spec.hidden_size + spec.layers * per_layer + spec.hidden_size
-    return _Shape(parameters, spec.hidden_size, spec.layers, vocab)
+    return _Shape(parameters, parameters, spec.hidden_size, spec.layers, vocab)
 
 
-def _safetensors_parameters(file: Path) -> int:
-    """Number of stored values, read from the file's header alone."""
+def _stored_shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every stored tensor, read from the file's header alone."""
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    count = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            size = 1
-            for dim in entry["shape"]:
-                size *= dim
-            count += size
-    return count
+    yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _adapter_parameters(spec: LoraSpec, stored: Mapping[str, Sequence[int]]) -> int:
+    """Values in A and B beside every adapted matrix, as far as names tell which are linear layers."""
+    total = 0
+    embedding = {f"{_HEAD}.weight": shape for name, shape in stored.items() if name.endswith("embed_tokens.weight")}
+    for name, shape in {**embedding, **stored}.items():  # a tied output layer is not stored
+        module = name.removesuffix(".weight")
+        if spec.targets == "all-linear":
+            adapted = len(shape) == 2 and module.rpartition(".")[2] not in _NOT_ADAPTED
+        else:
+            adapted = any(f".{module}".endswith(f".{target}") for target in spec.targets)
+        total += spec.rank * sum(shape) if adapted and name.endswith(".weight") else 0
+    return total

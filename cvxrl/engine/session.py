@@ -173,6 +173,8 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     try:
         done = trainer.run(session.hooks(), stop)
         if done:
+            if recipe.model.lora is not None:
+                write_directory(run_dir.adapter, trainer.policy.save_adapter)
             write_directory(run_dir.policy, trainer.policy.save)
     except DivergedError as error:
         return _diverged(session, record, error)

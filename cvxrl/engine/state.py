@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from cvxrl.policy.model import Policy
@@ -32,8 +31,8 @@ class Position:
 def save_state(
     directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
-    """Write the policy as a Hugging Face directory, and the trainer's state beside it."""
-    policy.save(directory)
+    """Write the policy as a Hugging Face directory, or its adapter, and the trainer's state beside it."""
+    policy.save_trained(directory)
     state = {
         "optimizer": optimizer.state_dict(),
         "critic": critic.state_dict() if critic else {},
@@ -44,13 +43,7 @@ def save_state(
 
 def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer) -> Position:
     """Restore what `save_state` wrote into an existing policy and optimizer, bit for bit."""
-    weights: dict[str, torch.Tensor] = {}
-    for shard in sorted(directory.glob("model*.safetensors")):
-        weights |= load_file(shard)
-    # Tied matrices are stored once, so the file may lack a key that shares memory with one it has.
-    missing, unexpected = policy.model.load_state_dict(weights, strict=False)
-    tied = set(getattr(policy.model, "all_tied_weights_keys", None) or {})
-    assert not unexpected and set(missing) <= tied, (missing, unexpected)
+    policy.load_trained(directory)
     state = torch.load(directory / _TRAINER_FILE, weights_only=True, map_location=policy.device)
     optimizer.load_state_dict(state["optimizer"])
     if critic is not None:

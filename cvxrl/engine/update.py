@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvxrl.engine.assemble import Memory, per_token, token_batch
 from cvxrl.engine.critic import Critic
@@ -25,6 +26,16 @@ from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generators import generator_for
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout, where a model has it, works in this block alone: nothing that is only read may depend on chance."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,13 @@ class Updater:
         memory = self.remember(experience, train.inner_epochs * train.minibatches > 1)
         totals: dict[str, float] = defaultdict(float)
         count = 0
-        for epoch in range(train.inner_epochs):
-            for indices in self._minibatches(experience, step, epoch):
-                index = (step - 1) * train.inner_epochs * train.minibatches + count
-                for key, value in self._optimizer_step(experience, indices, memory, index).items():
-                    totals[key] += value
-                count += 1
+        with training_mode(self.policy.model):
+            for epoch in range(train.inner_epochs):
+                for indices in self._minibatches(experience, step, epoch):
+                    index = (step - 1) * train.inner_epochs * train.minibatches + count
+                    for key, value in self._optimizer_step(experience, indices, memory, index).items():
+                        totals[key] += value
+                    count += 1
         return {key: value / count for key, value in totals.items()}
 
     def _optimizer_step(
@@ -74,7 +86,6 @@ class Updater:
         weight_of = self.weights(experience, indices)
         num_tokens = sum(len(experience.responses[i]) for i in indices)
         sums: dict[str, float] = defaultdict(float)
-        self.policy.model.train()
         # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
         torch.manual_seed(generator_for(self.recipe.seed, "dropout", index).initial_seed())
         self.optimizer.zero_grad(set_to_none=True)

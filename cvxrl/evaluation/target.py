@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.policy.locate import locate
+from cvxrl.policy.locate import ADAPTER_CONFIG, is_adapter, locate
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import ModelSpec, Recipe
 from cvxrl.runs.checkpoint import list_checkpoints, verify_checkpoint
@@ -38,9 +39,17 @@ class Target:
     step: str | None = None
 
     def model(self, dtype: str | None, revision: str | None) -> ModelSpec:
-        """Recipe section that loads the policy; the run's data type unless another is asked for."""
-        own = self.recipe.model.dtype if self.recipe else "float32"
-        return ModelSpec.model_validate({"path": self.path, "dtype": dtype or own, "revision": revision})
+        """Recipe section that loads the policy; the run's data type unless another is asked for.
+
+        Raises:
+            UserError: it is an adapter that does not say what it belongs to.
+        """
+        own = self.recipe.model if self.recipe else ModelSpec(path=self.path)
+        if not is_adapter(Path(self.path)):
+            return ModelSpec.model_validate({"path": self.path, "dtype": dtype or own.dtype, "revision": revision})
+        base = own if self.recipe else ModelSpec(path=_base_of(Path(self.path)))
+        changes = {"lora": None, "adapter": self.path, "dtype": dtype or own.dtype}
+        return base.model_copy(update=changes | ({"revision": revision} if revision else {}))
 
     def folder(self, task: str) -> Path:
         """Where an evaluation is written unless the user says otherwise."""
@@ -64,7 +73,7 @@ def find_target(given: str) -> Target:
     if path.is_dir():
         if _is_run(path):
             return _of_run(given, path)
-        if (path / "config.json").is_file() or any(path.glob("*.gguf")):
+        if (path / "config.json").is_file() or is_adapter(path) or any(path.glob("*.gguf")):
             return _of_directory(given, path)
         raise UserError(Problem(f"`{given}` holds neither a run nor a policy", _OPTION, remedy=_WHAT))
     # `outputs/typo` has the shape of a Hub id, but whoever has a folder `outputs` meant a path.
@@ -113,15 +122,27 @@ def _of_run(given: str, path: Path) -> Target:
 
 
 def _of_directory(given: str, path: Path) -> Target:
-    """A Hugging Face directory; `policy/` and `checkpoints/step-n/` of a run know their run."""
+    """A Hugging Face directory or an adapter; `policy/`, `adapter/` and `checkpoints/step-n/` know their run."""
     folder = path.resolve()
-    if folder.name == "policy" and _is_run(folder.parent):
+    if folder.name in ("policy", "adapter") and _is_run(folder.parent):
         return Target(given, str(path), folder.parent, load_recipe(RunDir(folder.parent).recipe))
     if folder.parent.name == "checkpoints" and _is_run(folder.parents[1]):
         verify_checkpoint(folder)
         run = folder.parents[1]
         return Target(given, str(path), run, load_recipe(RunDir(run).recipe), folder.name)
     return Target(given, str(path))
+
+
+def _base_of(adapter: Path) -> str:
+    """Policy that an adapter of no run belongs to, as its own file says."""
+    try:
+        base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str):
+        what = f"`{ADAPTER_CONFIG}` does not say which policy the adapter belongs to"
+        raise UserError(Problem(what, _OPTION, str(adapter), "write base_model_name_or_path into it"))
+    return base
 
 
 def _status(run: RunDir) -> str:

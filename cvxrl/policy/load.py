@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cvxrl.errors import Problem, UserError
+from cvxrl.policy.adapter import add_adapter, merge_saved
 from cvxrl.policy.locate import Location, locate
 from cvxrl.policy.model import Policy
 from cvxrl.policy.scratch import build_model, build_tokenizer
@@ -32,10 +33,10 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
     Args:
         spec: recipe section `model`.
         device: where the parameters go.
-        seed: seed of the initial weights of a scratch policy.
+        seed: seed of the initial weights of a scratch policy, or of an adapter.
 
     Raises:
-        UserError: the files are missing, unreachable or not a causal language model.
+        UserError: the files are missing, unreachable or not a causal language model; or an adapter does not fit it.
     """
     if spec.scratch is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(spec.scratch.alphabet, spec.scratch.context)
@@ -51,7 +52,12 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
         tokenizer, model = _from_pretrained(spec, location)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Policy(model.to(device=device, dtype=DTYPES[spec.dtype]), tokenizer)
+    model.to(device=device, dtype=DTYPES[spec.dtype])
+    if spec.adapter is not None:
+        merge_saved(model, spec.adapter)
+    if spec.lora is not None:
+        add_adapter(model, spec.lora, seed)
+    return Policy(model.eval(), tokenizer)
 
 
 def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

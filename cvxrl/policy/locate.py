@@ -11,6 +11,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.schema import ModelSpec
 
 PACKAGE_PREFIX = "package:"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Location:
     path: str
     gguf_file: str | None
     is_local: bool
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a LoRA adapter instead of a whole policy."""
+    return (directory / ADAPTER_CONFIG).is_file()
 
 
 def locate(spec: ModelSpec) -> Location:

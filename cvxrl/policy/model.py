@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cvxrl.policy.adapter import has_adapter, load_adapter, merged_weights, save_adapter, without_adapter
 from cvxrl.policy.forward import can_share_prompts, padded_rows, shared_prompts, whole_rows
 
 # Configuration keys by which some families change the logits after the output matrix. For those the model's own
@@ -94,7 +97,51 @@ class Policy:
         outputs = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
         return ResponseOutputs(outputs.hidden_states[-1][predicting], outputs.logits[predicting])
 
+    @property
+    def trained(self) -> list[Parameter]:
+        """Parameters that training moves: all of them, or the adapter's."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def as_loaded(self) -> Policy | None:
+        """The policy that training started from, if an adapter is all that has changed since; else None."""
+        return _WithoutAdapter(self.model, self.tokenizer) if has_adapter(self.model) else None
+
     def save(self, directory: Path) -> None:
-        """Write a plain Hugging Face directory (safetensors) that `from_pretrained` loads."""
-        self.model.save_pretrained(directory)
+        """Write a plain Hugging Face directory (safetensors) that `from_pretrained` loads; an adapter is merged."""
+        self.model.save_pretrained(
+            directory, state_dict=merged_weights(self.model) if has_adapter(self.model) else None
+        )
         self.tokenizer.save_pretrained(directory)
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter alone, as PEFT loads it."""
+        save_adapter(self.model, directory)
+
+    def save_trained(self, directory: Path) -> None:
+        """Write what training changes: the adapter, or else the whole policy as `save` does."""
+        if has_adapter(self.model):
+            save_adapter(self.model, directory)
+        else:
+            self.save(directory)
+
+    def load_trained(self, directory: Path) -> None:
+        """Restore what `save_trained` wrote, bit for bit."""
+        if has_adapter(self.model):
+            load_adapter(self.model, directory)
+            return
+        weights: dict[str, Tensor] = {}
+        for shard in sorted(directory.glob("model*.safetensors")):
+            weights |= load_file(shard)
+        # Tied matrices are stored once, so the file may lack a key that shares memory with one it has.
+        missing, unexpected = self.model.load_state_dict(weights, strict=False)
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
+        assert not unexpected and set(missing) <= tied, (missing, unexpected)
+
+
+class _WithoutAdapter(Policy):
+    """The same model, read with its adapter switched off: a frozen reference that costs no memory."""
+
+    def response_outputs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> ResponseOutputs:
+        """As `Policy.response_outputs`, of the weights that were loaded."""
+        with without_adapter(self.model):
+            return super().response_outputs(prompts, responses)

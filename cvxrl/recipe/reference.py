@@ -72,7 +72,7 @@ def _type(annotation: Any) -> str:
             return "section, by `kind`"
         return " or ".join("none" if a is type(None) else _type(a) for a in arguments)
     if origin is tuple:
-        return f"list of {len(arguments)}"
+        return "list" if Ellipsis in arguments else f"list of {len(arguments)}"
     if origin in (dict, list):
         return "mapping" if origin is dict else "list"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -10,6 +10,7 @@ from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
 from cvxrl.recipe.base import Section
 from cvxrl.recipe.conflicts import conflicts
 from cvxrl.recipe.guards import GuardsSpec
+from cvxrl.recipe.lora import LoraSpec
 from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
 from cvxrl.recipe.regularizer import RegularizerSpec
 from cvxrl.recipe.task import TaskSpec
@@ -49,11 +50,23 @@ class ModelSpec(Section):
         description="Allow weights in PyTorch's pickle format where there are no safetensors: reading them can run "
         "code that their author put there.",
     )
+    adapter: str | None = Field(
+        None,
+        description="Directory of a LoRA adapter in PEFT's format (safetensors), e.g. the `adapter` folder of a run. "
+        "It is merged into the weights when they are loaded.",
+    )
+    lora: LoraSpec | None = Field(
+        None,
+        description="Train low-rank adapters beside the weights instead of the weights. Checkpoints hold the adapter "
+        "alone; the final policy is merged. Needs the extra `lora`.",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.scratch is None):
             raise ValueError("give exactly one of `model.path` (load a policy) and `model.scratch` (start a new one)")
+        if self.scratch is not None and (self.lora or self.adapter):
+            raise ValueError("`model.lora` and `model.adapter` adapt a policy that was trained: give `model.path`")
         return self
 
 

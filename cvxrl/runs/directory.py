@@ -52,8 +52,13 @@ class RunDir:
 
     @property
     def policy(self) -> Path:
-        """Final policy."""
+        """Final policy, whole."""
         return self.path / "policy"
+
+    @property
+    def adapter(self) -> Path:
+        """Final adapter, where one was trained."""
+        return self.path / "adapter"
 
     @property
     def checkpoints(self) -> Path:
