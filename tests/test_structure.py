@@ -25,6 +25,7 @@ FLOOR = {
     "policy": 2,
     "advantages": 2,
     "report": 2,
+    "gradients": 3,
     "rollout": 3,
     "compare": 3,
     "display": 3,
@@ -49,6 +50,16 @@ def test_imports_point_down(module: Path) -> None:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cvxrl."):
             there = node.module.split(".")[1]
             assert there == here or FLOOR[there] < FLOOR[here], f"{module} imports {node.module}"
+
+
+def test_gradients_are_mathematics() -> None:
+    """A tighter rule than the floors: tensors, objectives and their specs, nothing that loads, samples or writes."""
+    modules = [module for module in MODULES if room(module) == "gradients"]
+    assert len(modules) > 5
+    for module in modules:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cvxrl."):
+                assert node.module.split(".")[1] in {"gradients", "objectives", "recipe"}, f"{module}: {node.module}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(PACKAGE)))
