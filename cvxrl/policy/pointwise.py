@@ -1,0 +1,145 @@
+"""The element-wise steps of a decoder layer, with backward passes that keep and touch as little as possible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class _Norm(torch.autograd.Function):
+    """RMS norm over the last dimension; keeps its input and one number per row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        inside = torch.promote_types(x.dtype, torch.float32)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
+        scale = size.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        width = x.shape[-1]
+        rows, grads = (y.reshape(-1, width).to(scale.dtype) for y in (x, grad))
+        scale, weights = scale.reshape(-1, 1), weight.to(scale.dtype)
+        product = rows * grads
+        to_weight = torch.mv(product.t(), scale.squeeze(1))
+        pull = torch.mv(product, weights).unsqueeze_(1).mul_(scale.pow(3)).mul_(-1.0 / width)
+        to_x = torch.mul(grads, weights, out=product).mul_(scale).addcmul_(rows, pull)
+        return to_x.to(x.dtype).view_as(x), to_weight.to(weight.dtype), None
+
+
+class _Rotate(torch.autograd.Function):
+    """Turn the two halves of every head by an angle; the backward pass turns back and keeps no input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return turn(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return turn(grad, cos, -sin), None, None
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) * up; keeps its two inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        share = torch.sigmoid(gate)
+        active = gate * share
+        to_up = grad * active
+        # silu' = share + active (1 - share)
+        slope = active.addcmul_(active, share, value=-1.0).add_(share)
+        return slope.mul_(grad).mul_(up), to_up
+
+
+class _Take(torch.autograd.Function):
+    """Rows ``index`` of a matrix; ``back`` says which of them each row takes its gradient from.
+
+    For index maps that are one to one but for padding, whose gradient is zero: copying rows back is several times
+    faster than adding them up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return grad.index_select(0, back), None, None
+
+
+class _Drop(torch.autograd.Function):
+    """Rows ``index`` of a matrix, each at most once; the rows not taken get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, index, grad), None
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: [N, heads, width] by the angles of [N, 1, width / 2]."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, cos.dtype), memory_format=torch.contiguous_format)
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1.0)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+    return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over the last dimension; in fp32 inside, or the input's type if that is wider."""
+    out: Tensor = _Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `turn`, with gradient."""
+    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return out
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    out: Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
+    return out
+
+
+def pad_rows(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    """Rows of a matrix laid out for a padded tensor; padding may hold any row, if its gradient is zero."""
+    out: Tensor = _Take.apply(x, index, back)  # type: ignore[no-untyped-call]
+    return out
+
+
+def unpad_rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows that are not padding."""
+    out: Tensor = _Drop.apply(x, index)  # type: ignore[no-untyped-call]
+    return out
