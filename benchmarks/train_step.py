@@ -22,40 +22,51 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = ROOT / "recipes" / "math_grpo.yaml"
+# The embedded policy, and the recipe whose task a language model gets: GRPO on both.
+EMBEDDED, LANGUAGE = (ROOT / "recipes" / name for name in ("math_grpo.yaml", "smollm2_lco_kld.yaml"))
+# What a step consists of, as far as its record tells: sampling and grading; passes and optimizer.
+PARTS = {"collect": "time/collect_s", "update": "time/update_s"}
 
 
 def load(arguments: argparse.Namespace) -> Any:
+    """The recipe that both sides follow."""
     from cvxrl.recipe.load import load_recipe
 
-    return load_recipe(
-        RECIPE,
-        [
-            f"rollout.prompts={arguments.prompts}",
-            f"rollout.samples={arguments.samples}",
-            f"train.steps={arguments.warmup + arguments.steps}",
-            "optim.warmup_steps=0",
-            "eval.every=0",
-        ],
-    )
+    changes = [
+        f"rollout.prompts={arguments.prompts}",
+        f"rollout.samples={arguments.samples}",
+        f"train.steps={arguments.warmup + arguments.steps}",
+        f"train.precision={'bf16' if arguments.dtype == 'bfloat16' else 'fp32'}",
+        "optim.warmup_steps=0",
+        "eval.every=0",
+    ]
+    if arguments.model:
+        changes += [f"model.path={arguments.model}", "objective={kind: grpo}"]
+    if arguments.length:
+        changes.append(f"rollout.max_new_tokens={arguments.length}")
+    if arguments.micro_batch >= 0:
+        changes.append(f"train.micro_batch={arguments.micro_batch or 'null'}")
+    return load_recipe(LANGUAGE if arguments.model else EMBEDDED, [*changes, *arguments.set])
 
 
-def run_cvxrl(arguments: argparse.Namespace) -> list[float]:
-    """Seconds of every step, what a user's `cvxrl train` does in one included."""
+def run_cvxrl(arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """Seconds of every step and of its parts, what a user's `cvxrl train` does in one included."""
     from cvxrl.engine.signals import StopRequest
     from cvxrl.engine.trainer import Hooks, Trainer
 
-    seconds: list[float] = []
+    steps: list[dict[str, float]] = []
     hooks = Hooks(
-        record=lambda record: seconds.append(record["time/step_s"]),
+        record=lambda record: steps.append(
+            {"step": record["time/step_s"], **{part: record[key] for part, key in PARTS.items()}}
+        ),
         evaluation=lambda step, result: None,
         checkpoint=lambda position: None,
     )
     Trainer.build(load(arguments)).run(hooks, StopRequest())
-    return seconds
+    return steps
 
 
-def run_trl(arguments: argparse.Namespace) -> list[float]:
+def run_trl(arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds from one finished optimizer step to the next."""
     import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -63,11 +74,15 @@ def run_trl(arguments: argparse.Namespace) -> list[float]:
 
     from cvxrl.policy.locate import locate
     from cvxrl.tasks import load_grader, load_task
+    from cvxrl.tasks.template import render
 
     recipe = load(arguments)
     task, grader = load_task(recipe.task, recipe.seed), load_grader(recipe.task)
+    path = locate(recipe.model).path
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     examples = [task.train(i) for i in range(recipe.train.steps * recipe.rollout.prompts)]
-    by_prompt = {e.prompt: e for e in examples}
+    by_prompt = {render(e.prompt, recipe.task, tokenizer): e for e in examples}
+    prompts = [render(e.prompt, recipe.task, tokenizer) for e in examples]
 
     def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         return [g.reward for g in grader.grade(completions, [by_prompt[p] for p in prompts])]
@@ -78,7 +93,6 @@ def run_trl(arguments: argparse.Namespace) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(time.perf_counter())
 
-    path = locate(recipe.model).path
     batch = arguments.peer_batch or recipe.sequences_per_step
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
@@ -94,7 +108,7 @@ def run_trl(arguments: argparse.Namespace) -> list[float]:
             beta=0.0,
             max_steps=recipe.train.steps,
             gradient_checkpointing=False,
-            bf16=False,
+            bf16=arguments.dtype == "bfloat16",
             use_cpu=True,
             report_to=[],
             save_strategy="no",
@@ -103,54 +117,66 @@ def run_trl(arguments: argparse.Namespace) -> list[float]:
         )
         trainer = GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(path),
-            processing_class=AutoTokenizer.from_pretrained(path, padding_side="left"),
+            processing_class=tokenizer,
             reward_funcs=reward,
             args=config,
-            train_dataset=datasets.Dataset.from_list([{"prompt": e.prompt} for e in examples]),
+            train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
             callbacks=[Clock()],
         )
         start = time.perf_counter()
         trainer.train()
-    return [b - a for a, b in zip([start, *ends], ends, strict=False)]
+    return [{"step": b - a} for a, b in zip([start, *ends], ends, strict=False)]
 
 
 def child(arguments: argparse.Namespace) -> None:
     runner = {"cvxrl": run_cvxrl, "trl": run_trl}[arguments.child]
-    seconds = runner(arguments)[arguments.warmup :]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    Path(arguments.report).write_text(json.dumps({"seconds": seconds, "peak_kib": peak}))
+    steps = runner(arguments)[arguments.warmup :]
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    found = {"steps": steps, "seconds": [step["step"] for step in steps], "peak_kib": usage.ru_maxrss}
+    Path(arguments.report).write_text(json.dumps(found))
 
 
 def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """One round of one side, in a process of its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, __file__, "--child", name, "--report", report.name]
-        for key in ("prompts", "samples", "steps", "warmup", "peer_batch"):
+        for key in ("prompts", "samples", "steps", "warmup", "peer_batch", "model", "dtype", "length", "micro_batch"):
             command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
+        for change in arguments.set:
+            command += ["--set", change]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         result: dict[str, Any] = json.loads(Path(report.name).read_text())
         return result
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--peer", choices=["trl"], default="trl")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--model", default="", help="a language model's directory; without it the embedded policy")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: under autocast")
+    parser.add_argument("--length", type=int, default=0, help="longest completion; 0 is the recipe's")
     parser.add_argument("--steps", type=int, default=10, help="steps measured per round")
     parser.add_argument("--warmup", type=int, default=3, help="steps left out at the start of a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--micro-batch", type=int, default=-1, help="our sequences per pass; 0 is all at once, -1 the recipe's"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change our recipe further")
     parser.add_argument(
         "--peer-batch", type=int, default=0, help="the peer's per-device batch (its own default is 8); 0 is all at once"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--report", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments)
-        return
+    return parser
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides in alternation; ratios of their medians and peaks, and where our own time goes."""
     sides: dict[str, list[dict[str, Any]]] = {"cvxrl": [], arguments.peer: []}
     for round_ in range(arguments.rounds):
         # Who goes first changes, so that a drift of the machine's speed favours nobody.
@@ -159,21 +185,41 @@ def main() -> None:
             print(f"round {round_ + 1}/{arguments.rounds}: {name} done", file=sys.stderr)
     median = {k: statistics.median(s for r in v for s in r["seconds"]) for k, v in sides.items()}
     peak = {k: max(r["peak_kib"] for r in v) for k, v in sides.items()}
-    report = {
+    ours = [step for r in sides["cvxrl"] for step in r["steps"]]
+    return {
         "peer": arguments.peer,
         "peer_batch": arguments.peer_batch or arguments.prompts * arguments.samples,
         "completions": f"{arguments.prompts} x {arguments.samples}",
+        "model": Path(arguments.model).name or "embedded",
+        "dtype": arguments.dtype,
         "steps_per_side": arguments.rounds * arguments.steps,
         "time_ratio": median["cvxrl"] / median[arguments.peer],
         "memory_ratio": peak["cvxrl"] / peak[arguments.peer],
+        "seconds": median,
+        "peak_mib": {k: v / 1024 for k, v in peak.items()},
+        "parts": {part: statistics.median(s[part] / s["step"] for s in ours) for part in PARTS},
     }
+
+
+def main() -> None:
+    """Run the comparison and print it."""
+    arguments = parser().parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+    report = compare(arguments)
     if arguments.json:
         print(json.dumps(report))
         return
-    print(f"GRPO step, {report['completions']} completions, {report['steps_per_side']} steps per side, in alternation")
+    print(
+        f"GRPO step, {report['model']} in {report['dtype']}, {report['completions']} completions, "
+        f"{report['steps_per_side']} steps per side, in alternation"
+    )
     print(f"{arguments.peer} runs {report['peer_batch']} completions per forward and backward pass")
     print(f"time   cvxrl / {arguments.peer}: {report['time_ratio']:.2f} (medians)")
     print(f"memory cvxrl / {arguments.peer}: {report['memory_ratio']:.2f} (peak resident)")
+    shares = ", ".join(f"{part} {share:.2f}" for part, share in report["parts"].items())
+    print(f"shares of our step: {shares}, the rest is the KL estimate for the log")
 
 
 if __name__ == "__main__":

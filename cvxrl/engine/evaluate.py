@@ -73,7 +73,8 @@ def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Eval
         )
     examples = [task.held_out(i) for i in range(count)]
     prompts = encode_prompts(recipe, policy, examples, recipe.rollout.max_new_tokens)
-    sampling = Sampling(recipe.rollout.max_new_tokens, spec.temperature, spec.top_p, recipe.rollout.batch)
+    rollout = recipe.rollout
+    sampling = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, rollout.batch, rollout.engine)
     episodes = sample_episodes(policy, prompts, spec.samples, sampling, generator_for(spec.seed, "evaluation"))
     each = [example for example in examples for _ in range(spec.samples)]
     return Evaluation.of(judge(recipe.task, policy, grader, each, episodes), spec.samples)

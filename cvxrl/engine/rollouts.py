@@ -64,7 +64,7 @@ class RolloutCollector:
         spec = self.recipe.rollout
         examples = step_examples(self.recipe, self.task, step, round_)
         prompts = encode_prompts(self.recipe, self.policy, examples, spec.max_new_tokens)
-        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, spec.batch)
+        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, spec.batch, spec.engine)
         counters = (step, round_) if round_ else (step,)
         generator = generator_for(self.recipe.seed, "sampling", *counters)
         episodes = sample_episodes(self.policy, prompts, spec.samples, sampling, generator)

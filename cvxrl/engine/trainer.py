@@ -119,6 +119,7 @@ class Trainer:
             record |= self.updater.update(experience, step)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
+        updated = time.perf_counter()
         record |= policy_shift(self.updater.reader, experience, self.recipe.logging.kl_sequences)
         seconds = time.perf_counter() - start
         tokens = experience.sampled_tokens
@@ -127,6 +128,7 @@ class Trainer:
             "tokens/total": self.position.tokens,
             "time/step_s": seconds,
             "time/collect_s": collected - start,
+            "time/update_s": updated - collected,
             "time/tokens_per_s": tokens / seconds,
             "time/total_s": self.position.seconds,
         }

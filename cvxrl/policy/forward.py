@@ -10,11 +10,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from cvxrl.policy.packed import packed_rows
+from cvxrl.policy.plain import is_checkpointing, is_plain
+
 Rows = Sequence[Sequence[int]]
 
 
-def whole_rows(model: PreTrainedModel, prompts: Rows, responses: Rows) -> Tensor:
-    """Hidden states that predict each response token, every row run from its first prompt token.
+def predicting_states(model: PreTrainedModel, prompts: Rows, responses: Rows) -> Tensor:
+    """Hidden states that predict each response token, the cheapest way that is exact for the model.
 
     Args:
         model: a causal language model.
@@ -24,6 +27,15 @@ def whole_rows(model: PreTrainedModel, prompts: Rows, responses: Rows) -> Tensor
     Returns:
         [sum of response lengths, H], sequence after sequence.
     """
+    if is_plain(model) and not is_checkpointing(model):
+        return packed_rows(model, prompts, responses)
+    repeated = 2 * len(set(map(tuple, prompts))) <= len(prompts)
+    way = shared_prompts if repeated and can_share_prompts(model) else whole_rows
+    return way(model, prompts, responses)
+
+
+def whole_rows(model: PreTrainedModel, prompts: Rows, responses: Rows) -> Tensor:
+    """As `predicting_states`, every row run from its first prompt token."""
     ids, mask, predicting = padded_rows(prompts, responses, next(model.parameters()).device)
     hidden: Tensor = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return hidden[predicting]
@@ -46,8 +58,7 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
     Recurrent and sliding-window layers keep a state of the prompt that cannot simply be copied to its responses, and
     gradient checkpointing runs without a cache.
     """
-    checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    if checkpointing or not getattr(model.config, "use_cache", True):
+    if is_checkpointing(model) or not getattr(model.config, "use_cache", True):
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

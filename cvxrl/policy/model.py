@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cvxrl.policy.adapter import has_adapter, load_adapter, merged_weights, save_adapter, without_adapter
-from cvxrl.policy.forward import can_share_prompts, padded_rows, shared_prompts, whole_rows
+from cvxrl.policy.forward import padded_rows, predicting_states
 
 # Configuration keys by which some families change the logits after the output matrix. For those the model's own
 # forward computes the logits of every position; others get logits only where a response token was sampled.
@@ -84,9 +84,7 @@ class Policy:
         model = self.model
         if any(getattr(model.config, key, None) for key in _LOGIT_POSTPROCESSING):
             return self._outputs_of_model(prompts, responses)
-        repeated = 2 * len(set(map(tuple, prompts))) <= len(prompts)
-        hidden_states = shared_prompts if repeated and can_share_prompts(model) else whole_rows
-        hidden_NH = hidden_states(model, prompts, responses)
+        hidden_NH = predicting_states(model, prompts, responses)
         return ResponseOutputs(hidden_NH, model.get_output_embeddings()(hidden_NH))
 
     def _outputs_of_model(

@@ -166,7 +166,8 @@ class _Attention:
         rows, length, sharing = q.shape[0], q.shape[1], self.heads.sharing
         q = q.view(rows, length, -1, sharing, self.heads.width).permute(0, 2, 1, 3, 4).flatten(2, 3)
         out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask.to(q.dtype))
-        return out.unflatten(2, (length, sharing)).permute(0, 2, 1, 3, 4).flatten(2)
+        out = out.reshape(rows, self.heads.keys, length, sharing, self.heads.width)
+        return out.permute(0, 2, 1, 3, 4).flatten(2)
 
 
 def _mask(present: Tensor, before: int, heads: Heads) -> Tensor:

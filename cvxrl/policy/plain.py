@@ -1,8 +1,8 @@
 """Which models are plain decoders: those whose forward pass this package can write out itself.
 
 Llama, Qwen2 and Qwen3 are one architecture: RMS norms, rotary positions, grouped-query attention, a gated
-feed-forward layer. Whatever differs from that in any module (adapters, hooks, sliding windows, another activation)
-makes a model not plain, and it runs through its own forward pass.
+feed-forward layer. Linear layers, with or without an adapter, are called as they are. Whatever else differs in any
+module (hooks, sliding windows, another activation) makes a model not plain: it runs through its own forward pass.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _is_untouched(module: nn.Module) -> bool:
     """Whether calling the module runs its class's forward pass and nothing else."""
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     home = type(module).__module__
-    known = home.startswith(("torch.nn.modules.", "transformers.models.", "transformers.activations"))
+    known = home.startswith(("torch.nn.modules.", "transformers.models.", "transformers.activations", "peft.tuners."))
     return known and not hooked and not module._backward_pre_hooks and "forward" not in vars(module)
 
 

@@ -1,4 +1,4 @@
-"""Sampling with the policy's own forward pass: shared prefill, key/value cache, finished rows leave the batch."""
+"""Sampling: shared prefill, key/value cache, finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from cvxrl.policy.model import Policy
+from cvxrl.rollout.decoder import Engine, decoder_for
 from cvxrl.rollout.episode import Episode
 
 # Dropping rows copies the cache, so it waits until at most this share of the rows is still unfinished.
@@ -27,12 +27,14 @@ class Sampling:
         temperature: the logits are divided by it; 0 takes the most probable token.
         top_p: nucleus mass; the reported log-probabilities are those of the truncated, renormalised distribution.
         batch: completions decoded at a time; None means all.
+        engine: what computes the logits; equal up to rounding.
     """
 
     max_new_tokens: int
     temperature: float
     top_p: float = 1.0
     batch: int | None = None
+    engine: Engine = "auto"
 
 
 def sample_episodes(
@@ -108,68 +110,38 @@ def _sample_chunk(
     sampling: Sampling,
     numbers: Callable[[int], Tensor],
 ) -> list[Episode]:
-    """Prefill each prompt once, copy its cache to the group, and decode token by token.
+    """Prefill each prompt once and decode token by token.
 
     ``numbers`` gives the uniform numbers [P x samples] of a token position.
     """
-    device, num_rows = policy.device, len(prompts) * samples
-    logits, cache, mask = _prefill(policy, prompts, samples)
-    lengths = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(samples)
+    device, num_rows, longest = policy.device, len(prompts) * samples, sampling.max_new_tokens
+    decoder = decoder_for(policy, sampling.engine)
+    logits = decoder.start(prompts, samples)
     end_ids = torch.tensor(policy.end_ids, device=device)
-    tokens = torch.full((num_rows, sampling.max_new_tokens), policy.pad_id, dtype=torch.long, device=device)
-    logprobs = torch.zeros((num_rows, sampling.max_new_tokens), device=device)
-    ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    tokens = torch.full((longest, num_rows), policy.pad_id, dtype=torch.long, device=device)
+    logprobs = torch.zeros((longest, num_rows), device=device)
+    counts = torch.full((num_rows,), longest, dtype=torch.long, device=device)
     rows = torch.arange(num_rows, device=device)  # batch row -> completion
-    generated = torch.zeros(num_rows, dtype=torch.long, device=device)
-    for t in range(sampling.max_new_tokens):
+    unfinished = torch.ones_like(rows, dtype=torch.bool)
+    for t in range(longest):
         uniform = numbers(t).to(device)
         chosen, chosen_logprobs = draw(logits.float(), uniform[rows], sampling.temperature, sampling.top_p)
-        alive = ~ended[rows]
-        tokens[rows[alive], t] = chosen[alive]
-        logprobs[rows[alive], t] = chosen_logprobs[alive]
-        generated[rows[alive]] += 1
-        ended[rows] |= torch.isin(chosen, end_ids)
-        unfinished = ~ended[rows]
+        # Rows that have ended may still be here; what they say is cut off at their count.
+        tokens[t, rows], logprobs[t, rows] = chosen, chosen_logprobs
+        ending = unfinished & torch.isin(chosen, end_ids)
+        counts[rows[ending]] = t + 1
+        unfinished &= ~ending
         count = int(unfinished.sum())
-        if count == 0 or t + 1 == sampling.max_new_tokens:
+        if count == 0 or t + 1 == longest:
             break
         if count <= _COMPACT_BELOW * len(rows):
             keep = unfinished.nonzero().squeeze(-1)
-            rows, chosen, mask = rows[keep], chosen[keep], mask[keep]
-            cache.batch_select_indices(keep)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        logits = _decode_one(policy, chosen, mask, (lengths[rows] + t).unsqueeze(1), cache)
-    return _episodes(prompts, samples, tokens.cpu(), logprobs.cpu(), generated.tolist(), ended.tolist())
-
-
-def _prefill(policy: Policy, prompts: Sequence[list[int]], samples: int) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Left-pad and run the prompts once; return next-token logits, cache and mask expanded to the group."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[policy.pad_id] * (width - len(p)) + p for p in prompts], device=policy.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=policy.model.config)
-    logits = policy.model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    cache.batch_repeat_interleave(samples)
-    return logits.repeat_interleave(samples, dim=0), cache, mask.repeat_interleave(samples, dim=0)
-
-
-def _decode_one(policy: Policy, chosen: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    logits: Tensor = policy.model(
-        input_ids=chosen.unsqueeze(1),
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).logits[:, -1]
-    return logits
+            rows, chosen, unfinished = rows[keep], chosen[keep], unfinished[keep]
+            decoder.keep(keep)
+        logits = decoder.step(chosen)
+    truncated = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    truncated[rows[unfinished]] = True
+    return _episodes(prompts, samples, tokens.t().cpu(), logprobs.t().cpu(), counts.tolist(), truncated.tolist())
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
@@ -209,9 +181,9 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 def _episodes(
-    prompts: Sequence[list[int]], samples: int, tokens: Tensor, logprobs: Tensor, counts: list[int], ended: list[bool]
+    prompts: Sequence[list[int]], samples: int, tokens: Tensor, logprobs: Tensor, counts: list[int], cut: list[bool]
 ) -> list[Episode]:
     return [
-        Episode(prompts[i // samples], tokens[i, :count].tolist(), logprobs[i, :count].clone(), not ended[i])
+        Episode(prompts[i // samples], tokens[i, :count].tolist(), logprobs[i, :count].clone(), cut[i])
         for i, count in enumerate(counts)
     ]

@@ -1,0 +1,167 @@
+"""The forward pass written out for plain decoders gives what the model's own gives: values, gradients and samples."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from cvxrl.policy import packed
+from cvxrl.policy.forward import predicting_states, whole_rows
+from cvxrl.policy.model import Policy
+from cvxrl.policy.packed import packed_rows
+from cvxrl.policy.plain import is_plain
+from cvxrl.policy.pointwise import gated, pad_rows, rms_norm, rotate, unpad_rows
+from cvxrl.rollout import plain_decoder
+from cvxrl.rollout.decoder import TransformersDecoder, decoder_for
+from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.plain_decoder import PlainDecoder
+from cvxrl.rollout.sampler import Sampling, sample_episodes
+
+PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9]]
+RESPONSES = [[1, 2], [5, 6, 7, 8, 9], [4], [4, 4, 4], [1, 2, 3], [2]]
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+SIZES = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+
+
+def small(family: str = "qwen3", **changes: Any) -> PreTrainedModel:
+    """A random model with grouped-query attention, every parameter off its initial value."""
+    torch.manual_seed(0)
+    config, model_class = FAMILIES[family]
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    model = model_class(config(**{**SIZES, **heads, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def policy(model: PreTrainedModel) -> Policy:
+    return Policy(model, SimpleNamespace(pad_token_id=0, eos_token_id=1))  # type: ignore[arg-type]
+
+
+def run(way: Any, model: PreTrainedModel, rows: tuple[Any, Any] = (PROMPTS, RESPONSES)) -> dict[str, Tensor]:
+    model.zero_grad()
+    out = way(model, *rows)
+    (out * torch.arange(out.numel(), dtype=out.dtype).view_as(out).cos()).sum().backward()
+    gradients = {name: p.grad for name, p in model.base_model.named_parameters() if p.grad is not None}
+    return {"out": out.detach(), **gradients}
+
+
+def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}])
+def test_packed_rows_change_neither_values_nor_gradients(family: str, changes: dict[str, Any]) -> None:
+    model = small(family, **changes)
+    assert is_plain(model)
+    # Float64 but for the norms' inside, where the model itself computes in fp32.
+    assert furthest(run(packed_rows, model.double()), run(whole_rows, model)) < 2e-6
+
+
+def test_responses_of_one_token_need_prompts_alone() -> None:
+    model, rows = small(), ([[3, 4], [3, 4], [5]], [[1], [2], [3]])
+    assert furthest(run(packed_rows, model, rows), run(whole_rows, model, rows)) < 2e-5
+
+
+def test_without_its_mask_attention_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    whole = run(whole_rows, model)
+    masked = packed._mask
+    monkeypatch.setattr(packed, "_mask", lambda *a: masked(*a).clamp(min=0.0))
+    assert furthest(run(packed_rows, model), whole) > 0.01
+
+
+def test_pointwise_gradients() -> None:
+    torch.manual_seed(0)
+    x, y = (torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    cos, sin = torch.randn(2, 5, 1, 2, dtype=torch.float64)
+    index, place = torch.tensor([0, 0, 1, 2, 0, 3, 4]), torch.tensor([1, 2, 3, 5, 6])
+    check = torch.autograd.gradcheck
+    assert check(lambda a, w: rms_norm(a, w, 1e-6), (x, weight))
+    assert check(lambda a: rotate(a, cos, sin), (x,))
+    assert check(gated, (x, y))
+    # What padding holds must not matter, so it is multiplied by nothing.
+    kept = torch.zeros(7, 1, 1, dtype=torch.float64).index_fill_(0, place, 1.0)
+    assert check(lambda a: kept * pad_rows(a, index, place), (x,))
+    assert check(lambda a: unpad_rows(a, torch.tensor([4, 0, 2])), (x,))
+
+
+def sampled(model: PreTrainedModel, prompts: list[list[int]], engine: Any, longest: int = 40) -> list[Episode]:
+    sampling = Sampling(longest, 1.0, engine=engine)
+    return sample_episodes(policy(model), prompts, 8, sampling, torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prompts", [[[3, 4, 5], [7], [2] * 5], [[3, 4], [5, 6]]])
+def test_both_engines_sample_the_same(family: str, prompts: list[list[int]]) -> None:
+    model = small(family).eval()
+    assert type(decoder_for(policy(model), "auto")) is PlainDecoder
+    fast, plain = (sampled(model, prompts, engine) for engine in ("auto", "transformers"))
+    assert len({len(e.response_ids) for e in fast}) > 2
+    for a, b in zip(fast, plain, strict=True):
+        assert (a.response_ids, a.truncated) == (b.response_ids, b.truncated)
+        torch.testing.assert_close(a.logprobs, b.logprobs, rtol=0, atol=1e-5)
+
+
+def test_a_cache_that_grows_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = small().eval(), [[3, 4, 5], [7]]
+    once = sampled(model, prompts, "auto")
+    monkeypatch.setattr(plain_decoder, "_BLOCK", 3)
+    assert [e.response_ids for e in sampled(model, prompts, "auto")] == [e.response_ids for e in once]
+
+
+def test_a_wrong_angle_would_change_what_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = small().eval(), [[3, 4, 5], [7]]
+    right = sampled(model, prompts, "auto")
+    turn = plain_decoder.turn
+    monkeypatch.setattr(plain_decoder, "turn", lambda x, cos, sin: turn(x, cos, -sin))
+    assert [e.response_ids for e in sampled(model, prompts, "auto")] != [e.response_ids for e in right]
+
+
+def hooked(model: PreTrainedModel) -> None:
+    model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+
+
+def replaced(model: PreTrainedModel) -> None:
+    model.model.norm = type("Norm", (nn.LayerNorm,), {})(16)
+
+
+def eager(model: PreTrainedModel) -> None:
+    model.set_attn_implementation("eager")
+
+
+@pytest.mark.parametrize("change", [hooked, replaced, eager])
+def test_whatever_differs_runs_through_its_own_forward_pass(change: Any) -> None:
+    model = small()
+    change(model)
+    assert not is_plain(model)
+    assert type(decoder_for(policy(model), "auto")) is TransformersDecoder
+    assert furthest(run(predicting_states, model), run(whole_rows, model)) < 2e-5
+
+
+def test_sliding_windows_and_stretched_positions_are_not_plain() -> None:
+    assert not is_plain(small("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0))
+    stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert not is_plain(small("llama", rope_parameters=stretched))
+    assert is_plain(small("llama", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}))
