@@ -147,12 +147,13 @@ def coverage(minibatches: int, signal: float, trials: int) -> tuple[float, Noise
     return sum(found.low <= known <= found.high for found in drawn) / trials, drawn[0]
 
 
-@pytest.mark.parametrize("minibatches", [MIN_MINIBATCHES, 8, 32])
-@pytest.mark.parametrize("signal", [0.3, 2.0, 20.0])
+@pytest.mark.parametrize(
+    ("minibatches", "signal"), [(MIN_MINIBATCHES, 0.3), (MIN_MINIBATCHES, 20.0), (8, 2.0), (32, 2.0)]
+)
 def test_the_interval_covers_what_it_says(minibatches: int, signal: float) -> None:
-    covered, _ = coverage(minibatches, signal, trials=300)
-    # Three standard errors of 300 trials are 0.05; the jackknife errs to the wide side.
-    assert covered >= 0.85
+    covered, _ = coverage(minibatches, signal, trials=200)
+    # Three standard errors of 200 trials are 0.06; the jackknife errs to the wide side.
+    assert covered >= 0.84
 
 
 def test_a_signal_lost_in_noise_has_no_upper_end() -> None:

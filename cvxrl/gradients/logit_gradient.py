@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvxrl.gradients.loss import Loss, Tape, of_logits
 from cvxrl.gradients.probe import Structure, candidates, odds_slopes
-from cvxrl.gradients.select import position_in_unit, take, units
+from cvxrl.gradients.select import position_in_unit, take, units, without_vocabulary
 from cvxrl.gradients.survey import Survey, chunks, target_shift
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
@@ -84,7 +84,7 @@ def old_norms(
     """Norm of the gradient that the same objective has at the rollout's logits, [N]."""
     if found.kind == "odds":
         old_N = surveyed.old_log_odds_N
-        slope_N, _ = odds_slopes(take(batch, _all(batch)), loss, weights_N, old_N, old_N)
+        slope_N, _ = odds_slopes(without_vocabulary(batch), loss, weights_N, old_N, old_N)
         return (slope_N / weights_N).abs() * surveyed.old_width_N.sqrt()
     norms_N = torch.empty_like(surveyed.width_N)
     for index_C in _chunks(batch, spec, chunk_numel):
@@ -98,17 +98,13 @@ def _odds(
     batch: TokenBatch, spec: ObjectiveSpec, loss: Loss, weights_N: Tensor, log_odds_N: Tensor, old_log_odds_N: Tensor
 ) -> tuple[Tensor, Tensor]:
     """dL/dl and the diagonal of d2L/dl2 per unit of weight: tokens of the same place in different units go together."""
-    slope_N, bend = odds_slopes(take(batch, _all(batch)), loss, weights_N, log_odds_N, old_log_odds_N)
+    slope_N, bend = odds_slopes(without_vocabulary(batch), loss, weights_N, log_odds_N, old_log_odds_N)
     places_N = position_in_unit(units(batch, spec))
     bend_N = torch.zeros_like(slope_N)
     for place in range(int(places_N.max()) + 1):
         mask_N = (places_N == place).to(slope_N.dtype)
         bend_N += mask_N * bend.times(mask_N)
     return slope_N / weights_N, bend_N / weights_N
-
-
-def _all(batch: TokenBatch) -> Tensor:
-    return torch.arange(batch.actions_N.numel(), device=batch.actions_N.device)
 
 
 def _chunks(batch: TokenBatch, spec: ObjectiveSpec, chunk_numel: int) -> Iterator[Tensor]:

@@ -41,7 +41,7 @@ class Rules:
     semidefinite: float = 1e-9
     eigenvalue_tokens: int | None = None
     lanczos_steps: int = 64
-    chunk_numel: int = 2**20
+    chunk_numel: int = 2**18
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.objective import ObjectiveSpec
 
 # Numbers in a probe's [tokens, V] tensors; autograd holds about ten of them.
-_PROBE_NUMEL = 2**21
+_PROBE_NUMEL = 2**19
 _PROBE_TOKENS = 64
 _TOLERANCE = 1e-7
 

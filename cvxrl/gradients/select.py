@@ -57,6 +57,14 @@ def take(batch: TokenBatch, index_C: Tensor, dtype: torch.dtype = torch.float64)
     return replace(batch, **parts)  # type: ignore[arg-type]
 
 
+def without_vocabulary(batch: TokenBatch) -> TokenBatch:
+    """All rows in float64, but no logits to speak of: for functions that bring their own (`two_logits`)."""
+    stub_N1 = torch.zeros(batch.actions_N.numel(), 1, device=batch.actions_N.device)
+    old_N1 = None if batch.old_logits_NV is None else stub_N1
+    stubbed = replace(batch, logits_NV=stub_N1, old_logits_NV=old_N1, dense=None)
+    return take(stubbed, torch.arange(batch.actions_N.numel(), device=batch.actions_N.device))
+
+
 def fewer_columns(batch: TokenBatch, columns_NK: Tensor) -> TokenBatch:
     """The batch on a smaller vocabulary, another one per token; the sampled token must be the first column."""
     old_NV = batch.old_logits_NV

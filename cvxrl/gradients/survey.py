@@ -52,7 +52,7 @@ def chunks(num_tokens: int, vocab: int, chunk_numel: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def survey(batch: TokenBatch, yardstick: LcoKldSpec, *, chunk_numel: int = 2**20) -> Survey:
+def survey(batch: TokenBatch, yardstick: LcoKldSpec, *, chunk_numel: int = 2**18) -> Survey:
     """Measure every token against pi* of ``yardstick``, built on the rollout's logits whatever its `target` says.
 
     Args:
@@ -94,23 +94,36 @@ def others(logits_NV: Tensor, actions_N: Tensor) -> tuple[Tensor, Tensor]:
 def _survey_chunk(part: TokenBatch, yardstick: LcoKldSpec) -> tuple[Tensor, ...]:
     old_NV = part.require("old_logits_NV")
     ids_NK, shift_NK = target_shift(part, yardstick)
-    target_NV = old_NV.scatter_add(-1, ids_NK, shift_NK)
     r_NV, log_odds_N = others(part.logits_NV, part.actions_N)
-    old_r_NV, old_log_odds_N = others(old_NV, part.actions_N)
-    away_NV = target_NV - part.logits_NV
+    old_r_NV, old_log_odds_N = (r_NV, log_odds_N)
+    if not torch.equal(part.logits_NV, old_NV):
+        old_r_NV, old_log_odds_N = others(old_NV, part.actions_N)
+    away_NV = (old_NV - part.logits_NV).scatter_add_(-1, ids_NK, shift_NK)
     # Centred first: the products below do not see a constant, but they would lose digits to a large one.
     away_NV -= away_NV.mean(-1, keepdim=True)
     reach_N = away_NV.norm(dim=-1)
-    scale_N = torch.maximum(target_NV.abs().amax(-1), part.logits_NV.abs().amax(-1))
-    pi_star_NV = torch.softmax(target_NV, dim=-1)
+    if part.dense is None:
+        tilted_N = old_log_odds_N + shift_NK.squeeze(-1)
+        distances = [_apart(r_NV, log_odds_N, old_r_NV, tilted_N), _apart(old_r_NV, old_log_odds_N, old_r_NV, tilted_N)]
+    else:
+        target_NV = torch.softmax(old_NV.scatter_add(-1, ids_NK, shift_NK), dim=-1)
+        distances = [0.5 * (torch.softmax(z, -1) - target_NV).abs().sum(-1) for z in (part.logits_NV, old_NV)]
     return (
         log_odds_N,
         old_log_odds_N,
-        1.0 + (r_NV * r_NV).sum(-1),
-        1.0 + (old_r_NV * old_r_NV).sum(-1),
-        gather_actions(away_NV, part.actions_N) - (r_NV * away_NV).sum(-1),
+        1.0 + r_NV.norm(dim=-1).square(),
+        1.0 + old_r_NV.norm(dim=-1).square(),
+        gather_actions(away_NV, part.actions_N) - torch.linalg.vecdot(r_NV, away_NV),
         reach_N,
-        0.5 * (torch.softmax(part.logits_NV, dim=-1) - pi_star_NV).abs().sum(-1),
-        0.5 * (torch.softmax(old_NV, dim=-1) - pi_star_NV).abs().sum(-1),
-        (shift_NK != 0).any(-1) & (reach_N > 1e-12 * scale_N),
+        *distances,
+        (shift_NK != 0).any(-1) & (reach_N > 1e-12 * part.logits_NV.abs().amax(-1)),
     )
+
+
+def _apart(r_NV: Tensor, log_odds_N: Tensor, other_r_NV: Tensor, other_log_odds_N: Tensor) -> Tensor:
+    """Total variation between two policies, each given by the sampled token's log-odds and the rest's proportions."""
+    sampled_N = (torch.sigmoid(log_odds_N) - torch.sigmoid(other_log_odds_N)).abs()
+    if other_r_NV is r_NV:
+        return sampled_N
+    rest_N1, other_rest_N1 = (torch.sigmoid(-x).unsqueeze(-1) for x in (log_odds_N, other_log_odds_N))
+    return 0.5 * (sampled_N + (rest_N1 * r_NV).sub_(other_rest_N1 * other_r_NV).abs_().sum(-1))
