@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.experience import Experience
-from cvxrl.engine.passes import flat
+from cvxrl.engine.passes import Rows, flat
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 
@@ -27,6 +27,13 @@ class Memory:
     logits: list[Tensor] | None
     log_probs: list[Tensor] | None
     reference: list[Tensor] | None
+
+    @classmethod
+    @torch.no_grad()
+    def of_logits(cls, logits: list[Tensor], responses: Rows, reference: list[Tensor] | None) -> Memory:
+        """Everything that follows from the policy's logits."""
+        log_probs = [action_log_probs(part, flat([r], part.device)) for part, r in zip(logits, responses, strict=True)]
+        return cls(logits, log_probs, reference)
 
 
 def token_batch(logits_NV: Tensor, experience: Experience, micro: Sequence[int], memory: Memory) -> TokenBatch:

@@ -46,10 +46,15 @@ def build_collector(recipe: Recipe, policy: Policy, task: Task, grader: Grader, 
     """
     if recipe.data != "rollouts":
         return GivenCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, task, grader, _assigner(recipe, policy, critic))
+    return RolloutCollector(recipe, policy, task, grader, build_assigner(recipe, policy, critic))
 
 
-def _assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
+def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
+    """What turns rewards into advantages.
+
+    Raises:
+        UserError: a verifier cannot be loaded or has another vocabulary.
+    """
     spec, reader = recipe.advantage, Reader.of(policy, recipe)
     if isinstance(spec, GaeAdvantage):
         assert critic is not None

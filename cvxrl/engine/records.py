@@ -6,16 +6,15 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-import torch
-
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.identity import Identity, identify, require_same
 from cvxrl.engine.trainer import Trainer
+from cvxrl.evaluation.machine import provenance_of
 from cvxrl.recipe.load import digest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import Entry, RunDir
 from cvxrl.runs.files import finite, write_json
-from cvxrl.runs.provenance import Provenance, changes, collect_provenance
+from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
 from cvxrl.runs.storage import StorageError
@@ -29,7 +28,7 @@ def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord
     Raises:
         UserError: the run was made from another data set, policy or tokenizer; or its record is damaged.
     """
-    identity, provenance = identify(trainer.policy, trainer.task), _provenance(trainer)
+    identity, provenance = identify(trainer.policy, trainer.task), provenance_of(trainer.policy)
     if entry != "resume" or not run_dir.record.is_file():  # killed before it wrote one
         return _first(trainer, identity, provenance)
     before = run_dir.read_record()
@@ -130,10 +129,3 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
         provenance=provenance,
         started=now(),
     )
-
-
-def _provenance(trainer: Trainer) -> Provenance:
-    device = trainer.policy.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    # The number of threads decides how sums are split, and with it their last bits.
-    return collect_provenance(name, torch.get_num_threads())

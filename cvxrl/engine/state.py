@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,8 +45,14 @@ def save_state(
 def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer) -> Position:
     """Restore what `save_state` wrote into an existing policy and optimizer, bit for bit."""
     policy.load_trained(directory)
-    state = torch.load(directory / _TRAINER_FILE, weights_only=True, map_location=policy.device)
+    state = read_trainer_state(directory, policy.device)
     optimizer.load_state_dict(state["optimizer"])
     if critic is not None:
         critic.load_state_dict(state["critic"])
     return Position(**state["position"])
+
+
+def read_trainer_state(directory: Path, device: torch.device) -> dict[str, Any]:
+    """States of `optimizer` and `critic`, and `position`, of a checkpoint."""
+    state: dict[str, Any] = torch.load(directory / _TRAINER_FILE, weights_only=True, map_location=device)
+    return state

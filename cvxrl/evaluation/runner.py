@@ -15,6 +15,7 @@ import torch
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.answers import judge
 from cvxrl.evaluation.folder import Sample
+from cvxrl.evaluation.machine import provenance_of
 from cvxrl.evaluation.memory import rows_that_fit
 from cvxrl.evaluation.plan import Mistakes, Plan
 from cvxrl.evaluation.record import CheckpointInfo, EvalRecord, QuestionRecord, SamplingInfo, Settings, TaskInfo
@@ -27,7 +28,6 @@ from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.sampler import Sampling, sample_separately
 from cvxrl.runs.files import write_json
-from cvxrl.runs.provenance import collect_provenance
 from cvxrl.tasks import Example, Grader, load_grader
 from cvxrl.tasks.base import digest as digest_of
 from cvxrl.tasks.questions import load_questions
@@ -165,14 +165,12 @@ class Exam:
                 )
 
     def _record(self, samples: Sequence[Sample]) -> EvalRecord:
-        device = self.policy.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         questions = group(samples)
         return EvalRecord(
             **dict(self.settings),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=sum(s.seconds for s in samples),
-            provenance=collect_provenance(name, torch.get_num_threads()),
+            provenance=provenance_of(self.policy),
             results=summarize(questions, self.plan.ks),
             questions=questions,
         )
