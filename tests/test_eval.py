@@ -300,7 +300,7 @@ def test_the_tables_fit_80_columns_and_name_n(whole: tuple[Path, EvalRecord]) ->
 
 def test_plain_progress_is_a_few_lines_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("cvxrl.evaluation.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cvxrl.report.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     with BarProgress(stream) as progress:
         progress.start("sums", 1000, 200)

@@ -1,85 +1,45 @@
-"""Show how far an evaluation has come: a bar with the time left on a terminal, a few plain lines in a pipe."""
+"""Show how far an evaluation has come, and the share that was right."""
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
-_LINES = 10  # plain lines per evaluation, however long
+from cvxrl.report.progress import ProgressBar
 
 
 class BarProgress:
-    """Progress on a stream; use it as a context manager, so that an error leaves the terminal as it found it."""
+    """Counts completions on a `ProgressBar`; use it as a context manager."""
 
     def __init__(self, stream: TextIO) -> None:
         """Draw on ``stream`` if it is a terminal, print lines otherwise."""
-        self._stream = stream
-        self._bar = _make_bar(stream) if stream.isatty() else None
-        self._total = self._done = self._fresh = self._correct = self._printed = 0
-        self._began = time.monotonic()
+        self._bar = ProgressBar(stream, MofNCompleteColumn(), lambda done, total: f"{done:>7}/{total}")
+        self._asked = self._right = 0
 
     def start(self, title: str, total: int, done: int) -> None:
         """Begin at ``done`` of ``total`` completions."""
-        self._total, self._done, self._began = total, done, time.monotonic()
-        self._printed = _LINES * done // max(1, total)
-        if self._bar is not None:
-            self._task = self._bar.add_task(title, total=total, completed=done, right="")
-            self._bar.start()
-        else:
-            self.note(f"{title}: {total} completions" + (f", {done} done before" if done else ""))
+        before = f", {done} done before" if done else ""
+        self._bar.start(title, total, done, f"{title}: {total} completions{before}")
 
     def advance(self, completions: int, correct: int) -> None:
         """Show the new count, the share right in this session, and the time left."""
-        self._done += completions
-        self._fresh += completions
-        self._correct += correct
-        right = f"right {self._correct / self._fresh:.3f}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, right=right)
-        elif self._done == self._total or _LINES * self._done // self._total > self._printed:
-            self._printed = _LINES * self._done // self._total
-            self.note(f"{self._done:>7}/{self._total} {right} left {_clock(self.seconds_left())}")
-
-    def seconds_left(self) -> float:
-        """Time for what is left, at the pace of this session."""
-        return (time.monotonic() - self._began) / max(1, self._fresh) * (self._total - self._done)
+        self._asked += completions
+        self._right += correct
+        self._bar.advance(completions, f"right {self._right / self._asked:.3f}")
 
     def note(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
+        self._bar.note(text)
 
     def __enter__(self) -> Self:
         """Drawing begins with `start`."""
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop drawing."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _make_bar(stream: TextIO) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[right]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(file=stream, highlight=False),
-    )
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds + 0.5)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        self._bar.__exit__(kind, error, trace)
