@@ -11,6 +11,7 @@ from cvxrl import __version__
 from cvxrl.commands.compare import compare
 from cvxrl.commands.eval import evaluate
 from cvxrl.commands.exit_codes import INTERRUPTED, USER_ERROR
+from cvxrl.commands.inspect_grads import inspect_grads
 from cvxrl.commands.train import train
 from cvxrl.errors import UserError
 
@@ -41,6 +42,7 @@ def _root(
 app.command()(train)
 app.command()(compare)
 app.command("eval")(evaluate)
+app.command("inspect-grads")(inspect_grads)
 
 
 def main() -> None:

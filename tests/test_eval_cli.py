@@ -5,44 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import ROOT
 
-from cvxrl.cli import main
 from cvxrl.evaluation import runner
 
 BASE = ["--ckpt", "package:cvxrl/assets/base"]
 SMALL = [*BASE, "--task", "arithmetic", "--questions", "4", "--samples", "2", "--device", "cpu"]
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cvxrl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["cvxrl", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return call
 
 
 REFUSED: dict[str, tuple[list[str], list[str]]] = {

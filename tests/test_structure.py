@@ -31,9 +31,10 @@ FLOOR = {
     "display": 3,
     "evaluation": 4,
     "engine": 5,
-    "commands": 6,
-    "cli": 7,
-    "__main__": 8,
+    "inspection": 6,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

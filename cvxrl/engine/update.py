@@ -14,13 +14,14 @@ from cvxrl.engine.assemble import Memory, per_token, token_batch
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import blame_batch, require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
+from cvxrl.engine.online import gradient_metrics, logit_metrics
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
-from cvxrl.engine.passes import Reader, by_length, flat, whole_groups
+from cvxrl.engine.passes import Reader, by_length, whole_groups
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.regularizer import regularization
-from cvxrl.objectives.statistics import action_log_probs, entropy
+from cvxrl.objectives.statistics import entropy
 from cvxrl.objectives.value import value_loss
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
@@ -74,15 +75,19 @@ class Updater:
             for epoch in range(train.inner_epochs):
                 for indices in self._minibatches(experience, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
-                    for key, value in self._optimizer_step(experience, indices, memory, index).items():
+                    for key, value in self.step(experience, indices, memory, index).items():
                         totals[key] += value
                     count += 1
         return {key: value / count for key, value in totals.items()}
 
-    def _optimizer_step(
-        self, experience: Experience, indices: Sequence[int], memory: Memory, index: int
-    ) -> dict[str, float]:
-        """One step over ``indices``: micro-batches share one normaliser, so their split cannot change the gradient."""
+    def step(self, experience: Experience, indices: Sequence[int], memory: Memory, index: int) -> dict[str, float]:
+        """Optimizer step ``index`` of the run, over the sequences ``indices``.
+
+        Micro-batches share one normaliser, so their split cannot change the gradient.
+
+        Raises:
+            DivergedError: see `update`.
+        """
         weight_of = self.weights(experience, indices)
         num_tokens = sum(len(experience.responses[i]) for i in indices)
         sums: dict[str, float] = defaultdict(float)
@@ -99,8 +104,23 @@ class Updater:
             sums["loss"] += float(loss.detach())
             for key, value_N in metrics.items():
                 sums[key] += float(value_N.sum()) / num_tokens
+        online = self._look(experience, indices, memory) if self._looks(index) else {}
         with blame_batch(experience, indices):
-            return {**sums, **self._move(index)}
+            return {**sums, **online, **self._move(index)}
+
+    def _looks(self, index: int) -> bool:
+        """Whether gradients are looked at in optimizer step ``index``."""
+        train, every = self.recipe.train, self.recipe.logging.gradients
+        return bool(every) and (index // (train.inner_epochs * train.minibatches) + 1) % every == 0
+
+    def _look(self, experience: Experience, indices: Sequence[int], memory: Memory) -> dict[str, float]:
+        """Diagnostics of the accumulated gradient, and of the logits of the first group."""
+        metrics = gradient_metrics(self.policy.model)
+        if experience.credit is None:
+            return metrics
+        with torch.no_grad():
+            batch, _ = self.batch(experience, indices[: experience.group_size], memory)
+        return metrics | logit_metrics(batch, self.recipe)
 
     def weights(self, experience: Experience, indices: Sequence[int]) -> dict[int, float]:
         """Weight of every token of each sequence in the loss of an optimizer step over ``indices``."""
@@ -160,18 +180,12 @@ class Updater:
             off_policy: whether the policy will move while the data is used. Otherwise the policy that sampled is the
                 current one, and its logits are at hand in the pass itself.
         """
-        needs = self.recipe.objective.needs
         prompts, responses = experience.prompts, experience.responses
         reference = None if self.reference is None else self.reference.log_probs(prompts, responses)
         if experience.credit is None or not off_policy:
             return Memory(None, None, reference)
-        if "old_logits" in needs:
-            logits = self.reader.logits(prompts, responses)
-            with torch.no_grad():
-                log_probs = [
-                    action_log_probs(part, flat([r], part.device)) for part, r in zip(logits, responses, strict=True)
-                ]
-            return Memory(logits, log_probs, reference)
+        if "old_logits" in self.recipe.objective.needs:
+            return Memory.of_logits(self.reader.logits(prompts, responses), responses, reference)
         return Memory(None, self.reader.log_probs(prompts, responses), reference)
 
     def micro_batches(self, experience: Experience, indices: Sequence[int]) -> Iterator[list[int]]:

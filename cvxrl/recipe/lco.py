@@ -98,6 +98,19 @@ class LcoKldSpec(LcoSpec):
         return f"L = KL(pi* || pi){names[self.support.kind]},  pi* ~ pi_base exp(t e_a),  {self._target_text}"
 
 
+def target_of(spec: object) -> LcoKldSpec:
+    """The target that an LCO objective regresses onto, over the whole vocabulary; of others: beta 1 on both signs."""
+    if not isinstance(spec, LcoSpec):
+        return LcoKldSpec()
+    return LcoKldSpec(
+        beta=spec.beta,
+        negative_beta_scale=spec.negative_beta_scale,
+        tilt=spec.tilt,
+        linear_margin=spec.linear_margin,
+        shift=spec.shift,
+    )
+
+
 class LcoMseSpec(LcoSpec):
     """Squared error of the sampled token's logit."""
 

@@ -169,6 +169,11 @@ class LoggingSpec(Section):
     kl_sequences: NonNegativeInt = Field(
         32, description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never."
     )
+    gradients: NonNegativeInt = Field(
+        0,
+        description="Every N steps, log gradient norms by kind of module and, for one group of completions, the shares "
+        "of tokens that are convex, pull away from their target or are frozen (docs/inspect.md); 0 is never.",
+    )
 
 
 class Recipe(Section):

@@ -67,8 +67,8 @@ class PlainDecoder:
         if self.bias_BT is not None:
             self.bias_BT = self.bias_BT[rows_K]
         for layer in self.layers:
-            layer.keys = layer.keys[:, :, : self.filled].index_select(0, rows_K)
-            layer.values = layer.values[:, :, : self.filled].index_select(0, rows_K)
+            layer.keys = layer.keys[:, : self.filled].index_select(0, rows_K)
+            layer.values = layer.values[:, : self.filled].index_select(0, rows_K)
         self.room = self.filled
 
     def _grow(self, rows: int, room: int) -> None:
@@ -78,9 +78,9 @@ class PlainDecoder:
         like = self.policy.model.model.embed_tokens.weight
         for layer in self.layers:
             for name in ("keys", "values"):
-                wider = like.new_empty(rows, self.heads.keys, room, self.heads.width)
+                wider = like.new_empty(rows, room, self.heads.keys, self.heads.width)
                 if self.filled:
-                    wider[:, :, : self.filled] = getattr(layer, name)[:, :, : self.filled]
+                    wider[:, : self.filled] = getattr(layer, name)[:, : self.filled]
                 setattr(layer, name, wider)
         if self.bias_BT is not None and self.bias_BT.shape[1] < room:
             self.bias_BT = F.pad(self.bias_BT, (0, room - self.bias_BT.shape[1]))
@@ -101,7 +101,7 @@ class PlainDecoder:
 
 
 class _Layer:
-    """One decoder layer and its keys and values, [B, K, T, D] each."""
+    """One decoder layer and its keys and values, [B, T, K, D] each."""
 
     keys: Tensor
     values: Tensor
@@ -130,14 +130,14 @@ class _Layer:
             qk = F.rms_norm(qk, (heads.width,), None, self.eps) * self.head_norm
         qk = turn(qk, *angles).to(x.dtype).view(rows, length, turned, heads.width)
         end = before + length
-        self.keys[:, :, before:end] = qk[:, :, heads.queries :].transpose(1, 2)
-        self.values[:, :, before:end] = qkv[:, turned:].view(rows, length, heads.keys, heads.width).transpose(1, 2)
+        self.keys[:, before:end] = qk[:, :, heads.queries :]
+        self.values[:, before:end] = qkv[:, turned:].view(rows, length, heads.keys, heads.width)
         # The query heads of a key head line up as more queries of it.
         q = qk[:, :, : heads.queries].view(rows, length, heads.keys, heads.sharing, heads.width)
         q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)
         if bias is not None and length > 1:
             bias = bias.repeat(*[1] * (bias.ndim - 2), heads.sharing, 1)
-        keys, values = self.keys[:, :, :end], self.values[:, :, :end]
+        keys, values = (x[:, :end].transpose(1, 2) for x in (self.keys, self.values))
         mixed = F.scaled_dot_product_attention(q, keys, values, None if bias is None else bias.to(q.dtype))
         mixed = mixed.reshape(rows, heads.keys, heads.sharing, length, heads.width)
         mixed = mixed.permute(0, 3, 1, 2, 4).reshape(rows * length, -1)

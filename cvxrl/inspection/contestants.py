@@ -1,0 +1,152 @@
+"""Which objectives are measured side by side. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvxrl.errors import Problem, UserError
+from cvxrl.recipe.advantage import GaeAdvantage
+from cvxrl.recipe.lco import LcoKldSpec, LcoSpec, target_of
+from cvxrl.recipe.load import check, load_recipe
+from cvxrl.recipe.merge import Layers
+from cvxrl.recipe.objective import ObjectiveSpec
+from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.sections import kind_of, section_classes
+
+_OPTION = "--objectives"
+_USUAL = ("lco-kld", "lco-mse", "grpo", "reinforce")
+# Not a kind of its own: the clipped surrogate with advantages from a value head.
+PPO = "ppo"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An objective under the run's recipe.
+
+    Attributes:
+        label: what tables call it.
+        recipe: the run's recipe with this objective (and, where it names one, advantage and reduction).
+        own: whether the run trains with it.
+    """
+
+    label: str
+    recipe: Recipe
+    own: bool
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether its advantages come from a value head."""
+        return isinstance(self.recipe.advantage, GaeAdvantage)
+
+
+def contestants(names: Sequence[str] | None, recipe: Recipe, has_values: bool) -> list[Contestant]:
+    """The objectives to measure, the run's own first.
+
+    Args:
+        names: kinds, `ppo`, or recipe files; None takes the run's own and the usual ones.
+        recipe: the run's.
+        has_values: whether the checkpoint holds a value head.
+
+    Raises:
+        UserError: with one problem per name that cannot be measured.
+    """
+    if recipe.data != "rollouts":
+        raise UserError(
+            Problem(
+                f"the recipe's objective `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts",
+                "--recipe",
+                remedy="look at its policy under a recipe that samples, e.g. --recipe recipes/math_lco_kld.yaml",
+            )
+        )
+    own = own_label(recipe)
+    if names is None:
+        usual = [*_USUAL, *([PPO] if has_values else [])]
+        names = [own, *(name for name in usual if name != own)]
+    found: list[Contestant] = []
+    problems: list[Problem] = []
+    for name in dict.fromkeys(names):
+        try:
+            entered = Contestant(own, recipe, True) if name == own else _enter(name, recipe)
+            if entered.needs_values and not has_values:
+                raise UserError(_no_values(name, recipe))
+            found.append(entered)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return sorted(found, key=lambda entered: not entered.own)
+
+
+def own_label(recipe: Recipe) -> str:
+    """What a recipe's objective is called: its kind, or `ppo` for the clipped surrogate with a value head."""
+    ppo = recipe.objective.kind == "grpo" and isinstance(recipe.advantage, GaeAdvantage)
+    return PPO if ppo else recipe.objective.kind
+
+
+def yardstick(entered: Sequence[Contestant]) -> LcoKldSpec:
+    """The target that every objective is held against: that of the first LCO objective, else beta 1 on both signs."""
+    specs = [contestant.recipe.objective for contestant in entered]
+    return target_of(next((spec for spec in specs if isinstance(spec, LcoSpec)), None))
+
+
+def _enter(name: str, recipe: Recipe) -> Contestant:
+    if name.endswith((".yaml", ".yml")):
+        other = load_recipe(Path(name))
+        parts = {key: getattr(other, key).model_dump(mode="json") for key in ("objective", "advantage", "regularizer")}
+        return Contestant(other.name, _replaced(recipe, {**parts, "reduction": other.reduction}, name), False)
+    kinds = {kind_of(c) for c in section_classes(ObjectiveSpec)}
+    if name == PPO:
+        return Contestant(
+            name, _replaced(recipe, {"objective": _spec("grpo", recipe), "advantage": _gae(recipe)}, name), False
+        )
+    if name not in kinds:
+        near = difflib.get_close_matches(name, [*sorted(map(str, kinds)), PPO], n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        known = ", ".join(sorted(map(str, kinds)))
+        raise UserError(
+            Problem(f"there is no objective `{name}`", _OPTION, remedy=f"{hint}known: {known}, ppo, or a recipe")
+        )
+    changes: dict[str, Any] = {"objective": _spec(name, recipe)}
+    if name == "grpo" and isinstance(recipe.advantage, GaeAdvantage):
+        changes["advantage"] = {"kind": "group"}
+    return Contestant(name, _replaced(recipe, changes, name), False)
+
+
+def _spec(kind: str, recipe: Recipe) -> dict[str, Any]:
+    """The recipe's own settings of an objective, or that kind's defaults."""
+    return recipe.objective.model_dump(mode="json") if recipe.objective.kind == kind else {"kind": kind}
+
+
+def _gae(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's own value-head advantages, or the default ones."""
+    return recipe.advantage.model_dump(mode="json") if isinstance(recipe.advantage, GaeAdvantage) else {"kind": "gae"}
+
+
+def _replaced(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
+    """The run's recipe with other sections; what does not go together is told under the objective's name."""
+    layers = Layers()
+    layers.add({**recipe.model_dump(mode="json"), "reading": "paper", **changes}, _OPTION)
+    try:
+        replaced = check(Recipe, layers)
+    except UserError as error:
+        raise UserError(
+            *(Problem(f"`{name}`: {p.message}", p.key, _OPTION, p.remedy) for p in error.problems)
+        ) from None
+    if replaced.data != "rollouts":
+        what = f"`{name}` learns from {replaced.data}, which the frozen rollouts are not"
+        raise UserError(Problem(what, _OPTION, remedy="leave it out"))
+    return replaced
+
+
+def _no_values(name: str, recipe: Recipe) -> Problem:
+    if isinstance(recipe.advantage, GaeAdvantage):
+        remedy = "name a step that has a checkpoint (train with checkpoint.every), since only those keep the value head"
+    else:
+        remedy = "leave it out, or inspect a run of recipes/math_ppo.yaml"
+    return Problem(
+        f"`{name}` needs the values of a critic, which this checkpoint does not have", _OPTION, remedy=remedy
+    )

@@ -1,0 +1,225 @@
+"""Pictures of an inspection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cvxrl.inspection.record import InspectRecord, ObjectiveNumbers, Snapshot
+from cvxrl.report.figure import GREY, legend, method_style, new_figure
+
+_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure and the words around it."""
+
+    title: str
+    figure: Figure
+    caption: str
+
+
+def main_figure(record: InspectRecord) -> Shown:
+    """What `--plot` writes: the trajectory over several checkpoints, or the comparison at one."""
+    return _trajectory(record) if len(record.snapshots) > 1 else _single(record)
+
+
+def all_figures(record: InspectRecord) -> list[Shown]:
+    """The trajectory, if there is one, and the comparison at the last checkpoint."""
+    shown = [_trajectory(record)] if len(record.snapshots) > 1 else []
+    return [*shown, _single(record)]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A curve over training: of the policy, or one per objective."""
+
+    name: str
+    policy: Callable[[Snapshot], float | None] | None = None
+    objective: Callable[[ObjectiveNumbers], float | None] | None = None
+    log: bool = False
+    mark: float | None = None
+
+
+_OVER_TRAINING = (
+    _Line("right (sampled)", policy=lambda s: s.correct),
+    _Line("probability of the sampled token", policy=lambda s: s.probability),
+    _Line("entropy [nats per token]", policy=lambda s: s.entropy),
+    _Line("gradient norm, mean of q, k, v", objective=lambda o: o.gradients.qkv if o.gradients else None, log=True),
+    _Line("KL of the next step [nats per token]", objective=lambda o: o.update.kl if o.update else None, log=True),
+    _Line(
+        "steps until the loss is back at its start",
+        objective=lambda o: (o.sharpness.room or o.sharpness.searched) if o.sharpness else None,
+        log=True,
+        mark=1.0,
+    ),
+)
+
+
+def _trajectory(record: InspectRecord) -> Shown:
+    figure, grid = new_figure(2, _COLUMNS, 5.6)
+    axes = [axis for row in grid for axis in row]
+    labels = [o.label for o in record.snapshots[-1].objectives]
+    steps = [float(s.step or 0) for s in record.snapshots]
+    for axis, line in zip(axes, _OVER_TRAINING, strict=True):
+        if line.policy is not None:
+            axis.plot(
+                steps, _values([line.policy(s) for s in record.snapshots]), color="black", marker=".", markersize=4
+            )
+        for index, label in enumerate(labels if line.objective is not None else ()):
+            assert line.objective is not None
+            found = [
+                next((line.objective(o) for o in s.objectives if o.label == label), None) for s in record.snapshots
+            ]
+            colour, dash, _ = method_style(index)
+            axis.plot(
+                steps,
+                _values(found),
+                color=colour,
+                linestyle=dash,
+                marker=".",
+                markersize=2 * _size(index),
+                label=label,
+            )
+        _finish(axis, line)
+    legend(figure, axes)
+    caption = (
+        f"Checkpoints of {record.recipe}; every objective is measured on the same frozen rollouts of each checkpoint. "
+        "Below the grey line a step of the optimizer overshoots along its own direction; at the top the search ended."
+    )
+    return Shown("Over training", figure, caption)
+
+
+def _finish(axis: Axes, line: _Line) -> None:
+    axis.set_xlabel("step")
+    axis.set_ylabel(line.name, fontsize="small")
+    if line.mark is not None:
+        axis.axhline(line.mark, color=GREY, linewidth=0.8)
+    drawn = np.concatenate([np.asarray(curve.get_ydata(), dtype=float) for curve in axis.lines] or [np.zeros(1)])
+    if line.log and bool((drawn > 0).any()):
+        axis.set_yscale("log")
+    elif not line.log:
+        axis.set_ylim(bottom=0)
+    if not np.isfinite(drawn).any():
+        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
+
+
+def _single(record: InspectRecord) -> Shown:
+    snapshot = record.snapshots[-1]
+    figure, grid = new_figure(2, 2, 6.4)
+    (signs, pulls), (bands, layers) = grid
+    _signs(signs, snapshot)
+    _pulls(pulls, snapshot)
+    _bands(bands, snapshot)
+    _layers(layers, snapshot)
+    legend(figure, [bands, layers])
+    where = "" if snapshot.step is None else f" after {snapshot.step} steps"
+    moved = ""
+    if snapshot.displaced_kl is not None:
+        moved = (
+            f" Hatched: at a policy {record.drift} optimizer steps of {snapshot.objectives[0].label} further on "
+            f"(KL {snapshot.displaced_kl:.2g} nats per token)."
+        )
+    caption = f"{record.recipe}{where}; {snapshot.prompts} x {snapshot.samples} completions.{moved}"
+    return Shown("Side by side", figure, caption)
+
+
+def _signs(axis: Axes, snapshot: Snapshot) -> None:
+    """Share of tokens by the signs of their Hessian's eigenvalues."""
+    shown = [o for o in snapshot.objectives if o.logits is not None]
+    left = np.zeros(len(shown))
+    for name, colour in (("convex", "#009E73"), ("indefinite", "#E69F00"), ("concave", "#D55E00")):
+        width = np.array([getattr(o.logits, name) for o in shown])
+        bars = axis.barh(range(len(shown)), width, left=left, color=colour, height=0.6)
+        labels = [f"{name} {100 * w:.0f}%" if w > 0.2 else "" for w in width]
+        axis.bar_label(bars, labels, label_type="center", fontsize="small", color="white")
+        left += width
+    _rows(axis, shown)
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share of tokens, by their logits Hessian")
+
+
+def _pulls(axis: Axes, snapshot: Snapshot) -> None:
+    """Share of tokens that pull away from the target or are frozen far from it."""
+    shown = [o for o in snapshot.objectives if o.logits is not None]
+    for row, o in enumerate(shown):
+        for offset, numbers, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
+            if numbers is not None:
+                axis.barh(row + offset, numbers.away, 0.32, color="#D55E00", hatch=hatch, edgecolor="white")
+                axis.barh(
+                    row + offset,
+                    numbers.frozen,
+                    0.32,
+                    left=numbers.away,
+                    color="#56B4E9",
+                    hatch=hatch,
+                    edgecolor="white",
+                )
+    if shown:
+        axis.barh(0, 0, color="#D55E00", label="pulls away from the target")
+        axis.barh(0, 0, color="#56B4E9", label="gradient gone far from the target")
+        axis.legend(fontsize="small", frameon=False, loc="best")
+    _rows(axis, shown)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("share of tokens that have a target")
+
+
+def _bands(axis: Axes, snapshot: Snapshot) -> None:
+    """Share of the gradient's norm by the probability of the sampled token."""
+    for index, o in enumerate(snapshot.objectives):
+        if o.gradients is None or not o.gradients.bands:
+            continue
+        middle = [0.5 * (b.low + b.high) for b in o.gradients.bands]
+        if index == 0:
+            axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color="#D0D0D0", label="tokens")
+        colour, dash, marker = method_style(index)
+        shares = [b.share for b in o.gradients.bands]
+        axis.plot(middle, shares, color=colour, linestyle=dash, marker=marker, markersize=_size(index), label=o.label)
+    axis.set_xlabel("probability of the sampled token")
+    axis.set_ylabel("share of tokens, of gradient norm", fontsize="small")
+    axis.set_ylim(bottom=0)
+
+
+def _layers(axis: Axes, snapshot: Snapshot) -> None:
+    """Gradient norm by layer."""
+    for index, o in enumerate(snapshot.objectives):
+        if o.gradients is None:
+            continue
+        colour, dash, marker = method_style(index)
+        names = list(o.gradients.by_layer)
+        values = _values([v if v > 0 else None for v in o.gradients.by_layer.values()])
+        axis.plot(
+            range(len(names)),
+            values,
+            color=colour,
+            linestyle=dash,
+            marker=marker,
+            markersize=_size(index),
+            label=o.label,
+        )
+        axis.set_xticks(
+            range(len(names))[:: max(1, len(names) // 8)], names[:: max(1, len(names) // 8)], fontsize="small"
+        )
+    axis.set_yscale("log")
+    axis.set_xlabel("layer")
+    axis.set_ylabel("gradient norm", fontsize="small")
+
+
+def _size(index: int) -> float:
+    """Marker size; the first are the largest, so that a curve is still seen below one that covers it."""
+    return max(3.0, 8.0 - 1.5 * index)
+
+
+def _rows(axis: Axes, shown: list[ObjectiveNumbers]) -> None:
+    axis.set_yticks(range(len(shown)), [o.label for o in shown], fontsize="small")
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.grid(False, axis="y")
+
+
+def _values(found: list[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in found]

@@ -1,0 +1,107 @@
+"""Objectives in logit space, on all response tokens of the frozen rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.assemble import Memory
+from cvxrl.gradients.frozen import REASONS
+from cvxrl.gradients.logit_space import Rules, logit_space
+from cvxrl.inspection.record import LogitNumbers
+from cvxrl.inspection.subject import Entrant
+from cvxrl.objectives.batch import TokenBatch
+from cvxrl.recipe.lco import LcoKldSpec
+from cvxrl.rollout.generators import generator_for
+
+_COLUMNS = (
+    "psd_N",
+    "nsd_N",
+    "known_N",
+    "min_eigenvalue_N",
+    "max_eigenvalue_N",
+    "gradient_norm_N",
+    "cosine_N",
+    "away_N",
+    "distance_N",
+    "directed_N",
+    "reason_N",
+)
+
+
+def measure_logits(
+    entrant: Entrant, memory: Memory, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
+) -> LogitNumbers:
+    """Look at every token of an objective at the policy as it now is.
+
+    Args:
+        entrant: the objective.
+        memory: what the policy that sampled said; empty where it is the current one.
+        target: the yardstick.
+        rules: thresholds and amount of work.
+        tick: told how many sequences were done.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
+    structure = ""
+    updater, recipe = entrant.updater, entrant.contestant.recipe
+    weight_of = updater.weights(entrant.experience, entrant.everything)
+    for index, micro in enumerate(updater.micro_batches(entrant.experience, entrant.everything)):
+        with torch.no_grad():
+            batch, _ = updater.batch(entrant.experience, micro, memory)
+        space = logit_space(
+            batch,
+            recipe.objective,
+            target,
+            rules=rules,
+            regularizer=recipe.regularizer,
+            weights_N=_weights(batch, [weight_of[i] for i in micro]),
+            generator=generator_for(recipe.seed, "inspected tokens", index),
+        )
+        structure = space.structure.kind
+        for name in _COLUMNS:
+            found[name].append(getattr(space, name))
+        tick(len(micro))
+    return summarize({name: torch.cat(parts) for name, parts in found.items()}, structure)
+
+
+def summarize(columns: dict[str, Tensor], structure: str) -> LogitNumbers:
+    """Shares and extremes of per-token columns; see `LogitNumbers`."""
+    known_N, directed_N = columns["known_N"], columns["directed_N"]
+    convex_N, concave_N = columns["psd_N"] & known_N, columns["nsd_N"] & known_N
+    reason_N, cosine_N = columns["reason_N"], columns["cosine_N"]
+    has_cosine_N = ~cosine_N.isnan()
+    flat_N = convex_N & concave_N  # the Hessian is zero
+    return LogitNumbers(
+        tokens=known_N.numel(),
+        directed=int(directed_N.sum()),
+        structure=structure,
+        convex=_share(convex_N, known_N & directed_N),
+        concave=_share(concave_N & ~flat_N, known_N & directed_N),
+        indefinite=_share(~convex_N & ~concave_N, known_N & directed_N),
+        smallest=_extreme(columns["min_eigenvalue_N"], torch.min),
+        largest=_extreme(columns["max_eigenvalue_N"], torch.max),
+        away=_share(columns["away_N"], directed_N),
+        cosine=float(cosine_N[has_cosine_N].mean()) if bool(has_cosine_N.any()) else None,
+        frozen=_share(reason_N > 0, directed_N),
+        frozen_by={name: _share(reason_N == i, directed_N) for i, name in enumerate(REASONS) if name},
+        distance=float(columns["distance_N"].mean()),
+        gradient=float(columns["gradient_norm_N"].square().mean().sqrt()),
+    )
+
+
+def _weights(batch: TokenBatch, per_sequence: Sequence[float]) -> Tensor:
+    assert batch.sequence_N is not None
+    return torch.tensor(per_sequence, dtype=torch.float64, device=batch.logits_NV.device)[batch.sequence_N]
+
+
+def _share(chosen_N: Tensor, of_N: Tensor) -> float:
+    count = int(of_N.sum())
+    return int((chosen_N & of_N).sum()) / count if count else 0.0
+
+
+def _extreme(values_N: Tensor, pick: Callable[[Tensor], Tensor]) -> float:
+    measured_N = values_N[~values_N.isnan()]
+    # Adding zero turns -0 into 0.
+    return float(pick(measured_N)) + 0.0 if measured_N.numel() else 0.0

@@ -1,0 +1,168 @@
+"""What one optimizer step of an objective does, seen on the frozen rollouts; all steps are taken back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.assemble import Memory
+from cvxrl.engine.optimizer import learning_rate, optimizer_steps
+from cvxrl.engine.update import Updater
+from cvxrl.gradients.logit_space import Rules
+from cvxrl.gradients.parameters import update_ratio
+from cvxrl.inspection.in_gradients import weighted_losses
+from cvxrl.inspection.in_logits import measure_logits
+from cvxrl.inspection.record import UpdateNumbers
+from cvxrl.inspection.subject import Entrant, Subject
+from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
+from cvxrl.recipe.lco import LcoKldSpec
+
+_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
+_CLIP = 0.2  # the usual clip range, so that the share can be compared across objectives that have none
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a policy says of every response token.
+
+    Attributes:
+        log_probs_NV: over the vocabulary, CPU.
+        entropy_N: of it.
+        actions_N: sampled tokens.
+        advantages_N: of the sampled tokens.
+        sequence_N: index of the sequence.
+    """
+
+    log_probs_NV: Tensor
+    entropy_N: Tensor
+    actions_N: Tensor
+    advantages_N: Tensor
+    sequence_N: Tensor
+
+    @property
+    def action_N(self) -> Tensor:
+        """Log-probability of the sampled tokens."""
+        return self.log_probs_NV.gather(-1, self.actions_N.unsqueeze(-1)).squeeze(-1)
+
+
+@torch.no_grad()
+def speak(entrant: Entrant) -> Spoken:
+    """Ask the policy as it now is; order of tokens: sequence by sequence, as in the experience."""
+    experience, updater = entrant.experience, entrant.updater
+    assert experience.credit is not None
+    rows = updater.reader.logits(experience.prompts, experience.responses)
+    logits_NV = torch.cat([part.cpu() for part in rows])
+    return Spoken(
+        log_probs_NV=torch.log_softmax(logits_NV, dim=-1),
+        entropy_N=entropy(logits_NV),
+        actions_N=torch.tensor([token for r in experience.responses for token in r]),
+        advantages_N=torch.cat([part.cpu() for part in experience.credit.advantages]),
+        sequence_N=torch.repeat_interleave(torch.tensor([len(r) for r in experience.responses])),
+    )
+
+
+def kl(before: Spoken, after: Spoken) -> Tensor:
+    """KL(before || after) over the vocabulary, nats, [N]."""
+    return (before.log_probs_NV.exp() * (before.log_probs_NV - after.log_probs_NV)).sum(dim=-1)
+
+
+def next_index(entrant: Entrant, step: int) -> int:
+    """Index of the optimizer step that follows ``step`` outer steps; past the end, of the last one."""
+    train = entrant.contestant.recipe.train
+    return min(step * train.inner_epochs * train.minibatches, optimizer_steps(train) - 1)
+
+
+def take_steps(entrant: Entrant, memory: Memory, count: int, step: int, tick: Callable[[int], None]) -> Updater:
+    """Move the policy by ``count`` optimizer steps on the frozen rollouts; returns the updater that did it."""
+    moved = entrant.fresh()
+    for _ in range(count):
+        moved.updater.step(moved.experience, moved.everything, memory, next_index(entrant, step))
+        moved.updater.policy.model.eval()
+        tick(len(moved.everything))
+    moved.updater.optimizer.zero_grad(set_to_none=True)
+    return moved.updater
+
+
+def measure_update(
+    subject: Subject,
+    entrant: Entrant,
+    memory: Memory,
+    target: LcoKldSpec,
+    rules: Rules | None,
+    tick: Callable[[int], None],
+) -> UpdateNumbers:
+    """Take one step of the objective, look, and take it back.
+
+    Args:
+        subject: the checkpoint.
+        entrant: the objective.
+        memory: what the policy says before.
+        target: the yardstick.
+        rules: of logit space; None leaves it out.
+        tick: told how many sequences were passed over.
+    """
+    before = speak(entrant)
+    weights = {name: p.detach().clone() for name, p in subject.trainable.items()}
+    loss_before = reduced_loss(entrant, memory)
+    step = subject.snapshot.step or 0
+    with subject.restored():
+        take_steps(entrant, memory, 1, step, tick)
+        change = {name: p.detach() - weights[name] for name, p in subject.trainable.items()}
+        after = speak(entrant)
+        loss_after = reduced_loss(entrant, memory)
+        logits = None if rules is None else measure_logits(entrant, memory, target, rules, tick)
+    recipe = entrant.contestant.recipe
+    whole, by_module = update_ratio(change, weights)
+    return UpdateNumbers(
+        optimizer="fresh" if entrant.saved is None else "saved",
+        learning_rate=learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train)),
+        update_to_weight=_finite(whole),
+        by_module={name: _finite(ratio) for name, ratio in by_module.items()},
+        loss_before=loss_before,
+        loss_after=loss_after,
+        logits=logits,
+        **_compare(before, after),
+    )
+
+
+@torch.no_grad()
+def reduced_loss(entrant: Entrant, memory: Memory) -> float:
+    """The loss of an optimizer step over all sequences, at the policy as it now is."""
+    total = 0.0
+    for micro in entrant.updater.micro_batches(entrant.experience, entrant.everything):
+        share_N, _ = weighted_losses(entrant, memory, micro, entrant.everything)
+        total += float(share_N.double().sum())
+    return total
+
+
+def _compare(before: Spoken, after: Spoken) -> dict[str, float | dict[str, float]]:
+    log_ratio_N = after.action_N - before.action_N
+    ratio_N, advantages_N = probability_ratio(log_ratio_N), before.advantages_N
+    quantiles = torch.quantile(ratio_N.double(), torch.tensor(list(_QUANTILES.values()), dtype=torch.float64))
+    clipped_N = torch.where(advantages_N > 0, ratio_N > 1 + _CLIP, (advantages_N < 0) & (ratio_N < 1 - _CLIP))
+    kl_N = kl(before, after)
+    return {
+        "surrogate": float(((ratio_N - 1) * advantages_N).mean()),
+        "kl": float(kl_N.mean()),
+        "kl_max": float(kl_N.max()),
+        "entropy_before": float(before.entropy_N.mean()),
+        "entropy_after": float(after.entropy_N.mean()),
+        "ratio": dict(zip(_QUANTILES, quantiles.tolist(), strict=True)),
+        "clipped": float(clipped_N.double().mean()),
+        "ess_tokens": effective_share(log_ratio_N),
+        "ess_sequences": effective_share(per_sequence(log_ratio_N, before.sequence_N)),
+    }
+
+
+def effective_share(log_weights: Tensor) -> float:
+    """Effective sample size (sum w)^2 / (n sum w^2) of weights given by their logarithms, in (0, 1]."""
+    logs = log_weights.double()
+    return float(torch.exp(2 * torch.logsumexp(logs, 0) - torch.logsumexp(2 * logs, 0)) / logs.numel())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,115 @@
+"""Rollouts that are sampled once, kept in a file and read from there ever after, so that numbers repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from cvxrl.engine.experience import Collector, Experience
+from cvxrl.errors import Problem, UserError
+from cvxrl.recipe.schema import Recipe
+from cvxrl.runs.files import write_json
+
+_SHOWN = 12  # hexadecimal digits of a key in a file's name
+
+
+class FrozenRollouts(BaseModel):
+    """Completions of a checkpoint, graded.
+
+    Attributes:
+        schema_version: version of this layout.
+        key: what decides them: policy, tokenizer, task, seed, step, sampling; equal keys give equal rollouts.
+        prompts, responses: token ids, those of a prompt adjacent.
+        logprobs: what the sampler reported for each response token.
+        ids: the task's example that each sequence belongs to.
+        rewards: rewards of the samples of each prompt.
+        metrics: what the grader and the sampler said of them, keys as in metrics.jsonl.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    key: dict[str, Any]
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    logprobs: list[list[float]]
+    ids: list[str]
+    rewards: list[list[float]]
+    metrics: dict[str, float]
+
+    @property
+    def experience(self) -> Experience:
+        """As the engine sees them, without advantages."""
+        return Experience(
+            prompts=self.prompts,
+            responses=self.responses,
+            group_size=len(self.rewards[0]),
+            credit=None,
+            logprobs=[torch.tensor(values) for values in self.logprobs],
+            sampled_tokens=sum(map(len, self.responses)),
+            metrics=self.metrics,
+            ids=self.ids,
+            rewards_PG=self.rewards_PG,
+        )
+
+    @property
+    def rewards_PG(self) -> Tensor:
+        """Rewards of the samples of each prompt."""
+        return torch.tensor(self.rewards)
+
+
+def rollout_key(recipe: Recipe, step: int, model_hash: str, tokenizer_hash: str, task: str) -> dict[str, Any]:
+    """Everything that decides what a checkpoint says: a changed entry asks for new rollouts."""
+    return {
+        "policy": model_hash,
+        "tokenizer": tokenizer_hash,
+        "questions": task,
+        "task": recipe.task.model_dump(mode="json"),
+        "rollout": recipe.rollout.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "step": step,
+    }
+
+
+def rollout_file(folder: Path, key: dict[str, Any]) -> Path:
+    """Where rollouts with this key are kept."""
+    canonical = json.dumps(key, sort_keys=True, separators=(",", ":"))
+    return folder / f"rollouts-{hashlib.sha256(canonical.encode()).hexdigest()[:_SHOWN]}.json"
+
+
+def read_rollouts(file: Path) -> FrozenRollouts:
+    """Read what `freeze` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return FrozenRollouts.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            Problem(f"cannot be read as frozen rollouts: {reason}", file=str(file), remedy="--fresh samples them again")
+        ) from None
+
+
+def freeze(collector: Collector, step: int, key: dict[str, Any], file: Path) -> FrozenRollouts:
+    """Sample and grade the rollouts of training step ``step``, and write them down."""
+    experience = collector.collect(step)
+    assert experience.logprobs is not None and experience.rewards_PG is not None
+    frozen = FrozenRollouts(
+        key=key,
+        prompts=experience.prompts,
+        responses=experience.responses,
+        logprobs=[values.tolist() for values in experience.logprobs],
+        ids=experience.ids,
+        rewards=experience.rewards_PG.tolist(),
+        metrics={k: v for k, v in experience.metrics.items() if not k.startswith("advantage/")},
+    )
+    write_json(file, frozen.model_dump())
+    return frozen

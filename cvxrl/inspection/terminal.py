@@ -1,0 +1,37 @@
+"""An inspection on the terminal, or plain in a pipe."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TextIO
+
+from cvxrl.inspection.record import InspectRecord, Snapshot
+from cvxrl.inspection.tables import all_tables
+from cvxrl.report.terminal import WIDTH, print_report
+
+
+def print_record(record: InspectRecord, stream: TextIO) -> None:
+    """Write a header, every table, and what the numbers of the last checkpoint say."""
+    last = record.snapshots[-1]
+    print_report([*_header(record, last), ""], all_tables(record), _verdicts(last), stream)
+
+
+def _header(record: InspectRecord, last: Snapshot) -> list[str]:
+    where = "" if last.step is None else f", step {last.step}"
+    return [
+        f"policy    {record.path}{where}",
+        f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
+        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {100 * last.correct:.1f}% right",
+        f"target    {record.target}",
+        *(f"note      {note}" for note in record.notes),
+    ]
+
+
+def _verdicts(last: Snapshot) -> list[str]:
+    lines = []
+    for objective in last.objectives:
+        own = " (the run's own)" if objective.own else ""
+        lines.append(f"{objective.label}{own}: {objective.verdict[0]}")
+        for sentence in objective.verdict[1:]:
+            lines += textwrap.wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    return lines
