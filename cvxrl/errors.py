@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,19 @@ class UserError(Exception):
         """Collect one or more problems; a plain string is a problem without file or key."""
         self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
         super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class Mistakes:
+    """Collects problems, so that independent mistakes are told together."""
+
+    def __init__(self) -> None:
+        """Nothing is wrong yet."""
+        self.problems: list[Problem] = []
+
+    def attempt(self, action: Callable[..., _T], *arguments: Any, **options: Any) -> _T | None:
+        """Result of the action, or None after noting its problems."""
+        try:
+            return action(*arguments, **options)
+        except UserError as error:
+            self.problems += (problem for problem in error.problems if problem not in self.problems)
+            return None

@@ -16,7 +16,7 @@ GRPO = str(ROOT / "recipes" / "math_grpo.yaml")
 def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "cvxrl", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], cwd: Path, *words: str) -> None:
@@ -155,3 +155,25 @@ def test_help_never_imports_torch() -> None:
         "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_mistakes_that_only_loading_finds_are_told_together(tmp_path: Path) -> None:
+    source = "task.source={kind: dataset, path: none.jsonl}"
+    overrides = ["--set", "model.path=./nowhere", "--set", source, "--set", "advantage.kind=reward"]
+    function = ["--set", "task.reward={kind: callable, function: 'no_such_module:f'}"]
+    done = cvxrl("train", GRPO, *overrides, *function, cwd=tmp_path)
+    assert_refused(done, tmp_path, "nowhere", "none.jsonl", "no_such_module")
+    assert done.stderr.count("error:") == 3
+
+
+def test_what_a_later_step_would_stumble_over_is_found_before_the_first(tmp_path: Path) -> None:
+    rows = [f'{{"prompt": "{i}+1?", "answer": "{i + 1}"}}' for i in range(1, 10)]
+    long = '{"prompt": "' + "+".join("1" * 30) + '?", "answer": "30"}'
+    (tmp_path / "long.jsonl").write_text("\n".join([*rows, long]))
+    (tmp_path / "short.jsonl").write_text("\n".join(rows))
+    source = "task.source={{kind: dataset, path: {}.jsonl, held_out: 0}}"
+    one = ["--set", "rollout.prompts=1", "--set", "rollout.samples=4"]
+    late = cvxrl("train", GRPO, *one, "--set", source.format("long"), "--set", "eval.every=0", cwd=tmp_path)
+    assert_refused(late, tmp_path, "prompt tokens", "context of 64")
+    none = cvxrl("train", GRPO, *one, "--set", source.format("short"), cwd=tmp_path)
+    assert_refused(none, tmp_path, "eval.every", "no held-out examples")

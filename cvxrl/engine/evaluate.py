@@ -15,7 +15,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_episodes
-from cvxrl.tasks import Grader, Task
+from cvxrl.tasks import Example, Grader, Task
 
 # What a readable sample shows, in this order.
 _SHOWN = ("id", "prompt", "completion", "answer", "extracted", "correct", "reward", "error", "truncated")
@@ -62,7 +62,21 @@ def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Eval
     """Sample and grade the recipe's held-out prompts; draws nothing from any training generator.
 
     Raises:
-        UserError: the task has no held-out example.
+        UserError: see `held_out_prompts`.
+    """
+    spec, rollout = recipe.eval, recipe.rollout
+    examples, prompts = held_out_prompts(recipe, policy, task)
+    sampling = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, rollout.batch, rollout.engine)
+    episodes = sample_episodes(policy, prompts, spec.samples, sampling, generator_for(spec.seed, "evaluation"))
+    each = [example for example in examples for _ in range(spec.samples)]
+    return Evaluation.of(judge(recipe.task, policy, grader, each, episodes), spec.samples)
+
+
+def held_out_prompts(recipe: Recipe, policy: Policy, task: Task) -> tuple[list[Example], list[list[int]]]:
+    """The examples that every evaluation of a run asks, and their prompts as token ids.
+
+    Raises:
+        UserError: the task has no held-out example, or a prompt does not fit the policy's context.
     """
     spec = recipe.eval
     size = task.held_out_size
@@ -72,9 +86,4 @@ def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Eval
             Problem("the task has no held-out examples", "eval.every", remedy="set eval.every to 0, or hold some out")
         )
     examples = [task.held_out(i) for i in range(count)]
-    prompts = encode_prompts(recipe, policy, examples, recipe.rollout.max_new_tokens)
-    rollout = recipe.rollout
-    sampling = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, rollout.batch, rollout.engine)
-    episodes = sample_episodes(policy, prompts, spec.samples, sampling, generator_for(spec.seed, "evaluation"))
-    each = [example for example in examples for _ in range(spec.samples)]
-    return Evaluation.of(judge(recipe.task, policy, grader, each, episodes), spec.samples)
+    return examples, encode_prompts(recipe, policy, examples, recipe.rollout.max_new_tokens)

@@ -74,7 +74,7 @@ class Collector(Protocol):
     """Makes the experience of a step; the same step gives the same prompts and the same random numbers."""
 
     def check(self) -> None:
-        """Raise UserError if the first step's examples cannot be used; costs no forward pass."""
+        """Raise UserError if an example that can be foreseen cannot be used; costs no forward pass."""
         ...
 
     def collect(self, step: int) -> Experience:
@@ -89,8 +89,15 @@ def step_examples(recipe: Recipe, task: Task, step: int, round_: int = 0) -> lis
     return [task.train(start + i) for i in range(count)]
 
 
+def foreseeable_examples(recipe: Recipe, task: Task) -> list[Example]:
+    """All training examples of a list; of a task that makes them on demand, those of the first step."""
+    if task.train_size is None:
+        return step_examples(recipe, task, 1)
+    return [task.train(i) for i in range(task.train_size)]
+
+
 def encode_prompts(
-    recipe: Recipe, policy: Policy, examples: Sequence[Example], response_tokens: int
+    recipe: Recipe, policy: Policy, examples: Sequence[Example], response_tokens: int | Sequence[int]
 ) -> list[list[int]]:
     """Render and encode prompts as the recipe's task says; see `encode_examples`."""
     return encode_examples(recipe.task, policy, examples, response_tokens)

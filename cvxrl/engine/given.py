@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvxrl.engine.experience import Experience, encode_prompts, step_examples
+from cvxrl.engine.experience import Experience, encode_prompts, foreseeable_examples, step_examples
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -20,19 +21,14 @@ class GivenCollector:
     task: Task
 
     def check(self) -> None:
-        """Encode the first step's responses."""
-        self.collect(1)
+        """Encode the prompts and responses that can be foreseen."""
+        self._encode(foreseeable_examples(self.recipe, self.task))
 
     def collect(self, step: int) -> Experience:
         """Prompts with their demonstrations, or with the chosen and the rejected response of each."""
-        recipe, policy = self.recipe, self.policy
-        examples = step_examples(recipe, self.task, step)
-        texts = [text for example in examples for text in _responses(example, recipe)]
-        end = int(policy.tokenizer.eos_token_id)
-        responses = [[*ids, end] for ids in policy.encode(texts)]
-        longest = max(map(len, responses))
-        prompts = encode_prompts(recipe, policy, examples, longest)
-        size = recipe.group_size
+        examples = step_examples(self.recipe, self.task, step)
+        prompts, responses = self._encode(examples)
+        size = self.recipe.group_size
         total = sum(map(len, responses))
         return Experience(
             prompts=[prompt for prompt in prompts for _ in range(size)],
@@ -44,6 +40,19 @@ class GivenCollector:
             metrics={"response/length": total / len(responses)},
             ids=[example.id for example in examples for _ in range(size)],
         )
+
+    def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
+        """One prompt an example, and its responses one after another.
+
+        Raises:
+            UserError: an example has no response, or does not fit the policy's context with its longest one.
+        """
+        recipe, policy, size = self.recipe, self.policy, self.recipe.group_size
+        texts = [text for example in examples for text in _responses(example, recipe)]
+        end = int(policy.tokenizer.eos_token_id)
+        responses = [[*ids, end] for ids in policy.encode(texts)]
+        longest = [max(map(len, responses[i : i + size])) for i in range(0, len(responses), size)]
+        return encode_prompts(recipe, policy, examples, longest), responses
 
 
 def _responses(example: Example, recipe: Recipe) -> tuple[str, ...]:

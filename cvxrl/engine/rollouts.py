@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.credit import CreditAssigner
-from cvxrl.engine.experience import Experience, encode_prompts, grade_episodes, step_examples
+from cvxrl.engine.experience import Experience, encode_prompts, foreseeable_examples, grade_episodes, step_examples
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.episode import Episode
@@ -29,8 +29,8 @@ class RolloutCollector:
     assigner: CreditAssigner
 
     def check(self) -> None:
-        """Render and encode the first step's prompts."""
-        examples = step_examples(self.recipe, self.task, 1)
+        """Render and encode the prompts that can be foreseen."""
+        examples = foreseeable_examples(self.recipe, self.task)
         encode_prompts(self.recipe, self.policy, examples, self.recipe.rollout.max_new_tokens)
 
     def collect(self, step: int) -> Experience:

@@ -12,12 +12,13 @@ from cvxrl.engine.agreement import policy_shift, ratio_deviation
 from cvxrl.engine.build import build_collector, build_critic, build_reference
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import DivergedError, blame_batch, require_finite_parameters
-from cvxrl.engine.evaluate import Evaluation, evaluate
+from cvxrl.engine.evaluate import Evaluation, evaluate, held_out_prompts
 from cvxrl.engine.experience import Collector, Experience
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater
+from cvxrl.errors import Mistakes, UserError
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -57,14 +58,21 @@ class Trainer:
         Raises:
             UserError: anything the recipe names cannot be had, or the prompts do not fit the policy.
         """
-        device = pick_device(recipe.train.device)
-        task = load_task(recipe.task, recipe.seed)
-        grader = load_grader(recipe.task)
-        policy = load_policy(recipe.model, device, recipe.seed)
+        mistakes = Mistakes()
+        device = mistakes.attempt(pick_device, recipe.train.device)
+        task = mistakes.attempt(load_task, recipe.task, recipe.seed)
+        grader = mistakes.attempt(load_grader, recipe.task)
+        policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
+        if device is None or task is None or grader is None or policy is None:
+            raise UserError(*mistakes.problems)
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
         collector = build_collector(recipe, policy, task, grader, critic)
-        collector.check()
+        mistakes.attempt(collector.check)
+        if recipe.eval.every:
+            mistakes.attempt(held_out_prompts, recipe, policy, task)
+        if mistakes.problems:
+            raise UserError(*mistakes.problems)
         updater = Updater(recipe, policy, optimizer, critic, build_reference(recipe, policy))
         return cls(recipe, policy, task, grader, collector, updater, Position())
 

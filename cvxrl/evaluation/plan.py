@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.folder import Entry, EvalDir
 from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
@@ -17,7 +15,6 @@ from cvxrl.evaluation.target import Target, find_target
 from cvxrl.recipe.evaluation import EvalSampling
 from cvxrl.recipe.schema import ModelSpec
 
-_T = TypeVar("_T")
 _NAMES = {"ks": "k", "entry": "resume or --overwrite"}
 _SAMPLING = ("questions", "samples", "temperature", "top_p", "max_new_tokens")
 
@@ -77,22 +74,6 @@ class Plan:
     folder: EvalDir
     entry: Entry
     notes: list[str] = field(default_factory=list)
-
-
-class Mistakes:
-    """Collects problems, so that independent mistakes are told together."""
-
-    def __init__(self) -> None:
-        """Nothing is wrong yet."""
-        self.problems: list[Problem] = []
-
-    def attempt(self, action: Callable[..., _T], *arguments: Any, **options: Any) -> _T | None:
-        """Result of the action, or None after noting its problems."""
-        try:
-            return action(*arguments, **options)
-        except UserError as error:
-            self.problems += error.problems
-            return None
 
 
 def make_plan(options: Options) -> Plan:

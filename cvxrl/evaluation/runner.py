@@ -12,12 +12,12 @@ from typing import Protocol
 
 import torch
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.answers import judge
 from cvxrl.evaluation.folder import Sample
 from cvxrl.evaluation.machine import provenance_of
 from cvxrl.evaluation.memory import rows_that_fit
-from cvxrl.evaluation.plan import Mistakes, Plan
+from cvxrl.evaluation.plan import Plan
 from cvxrl.evaluation.record import CheckpointInfo, EvalRecord, QuestionRecord, SamplingInfo, Settings, TaskInfo
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed

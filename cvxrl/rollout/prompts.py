@@ -15,7 +15,7 @@ from cvxrl.tasks.template import render
 
 
 def encode_examples(
-    task: TaskSpec, policy: Policy, examples: Sequence[Example], response_tokens: int
+    task: TaskSpec, policy: Policy, examples: Sequence[Example], response_tokens: int | Sequence[int]
 ) -> list[list[int]]:
     """Render and encode prompts.
 
@@ -23,19 +23,20 @@ def encode_examples(
         task: names the template.
         policy: its tokenizer encodes, its context limits.
         examples: one prompt each.
-        response_tokens: tokens that must fit behind every prompt.
+        response_tokens: tokens that must fit behind every prompt, or one number for each.
 
     Raises:
         UserError: a prompt is empty, or prompt and response would not fit the model's context.
     """
     prompts = policy.encode([render(e.prompt, task, policy.tokenizer) for e in examples])
-    for example, ids in zip(examples, prompts, strict=True):
+    room = [response_tokens] * len(prompts) if isinstance(response_tokens, int) else response_tokens
+    for example, ids, needed in zip(examples, prompts, room, strict=True):
         if not ids:
             raise UserError(Problem(f"the prompt of example `{example.id}` is empty", "task.source"))
-        if len(ids) + response_tokens > policy.context:
+        if len(ids) + needed > policy.context:
             raise UserError(
                 Problem(
-                    f"example `{example.id}` has {len(ids)} prompt tokens; with {response_tokens} new tokens that "
+                    f"example `{example.id}` has {len(ids)} prompt tokens; with {needed} new tokens that "
                     f"exceeds the model's context of {policy.context}",
                     "rollout.max_new_tokens",
                     remedy="lower rollout.max_new_tokens, shorten the prompts, or take a model with a longer context",

@@ -22,6 +22,7 @@ class ArithmeticTask:
     """Sums of independent digits, generated; example i depends on the seed and on i alone."""
 
     name = "arithmetic"
+    train_size: int | None = None
     held_out_size: int | None = None
 
     def __init__(self, spec: ArithmeticSource, seed: int) -> None:

@@ -51,6 +51,10 @@ class Task(Protocol):
         """Hexadecimal digest that changes if the examples change, whatever the seed."""
 
     @property
+    def train_size(self) -> int | None:
+        """How many training examples there are: all are among the first so many indices; none if made on demand."""
+
+    @property
     def held_out_size(self) -> int | None:
         """How many held-out examples there are; none means as many as are asked for."""
 

@@ -40,6 +40,7 @@ class FiniteTask:
         self._train = kept
         self._held_out = tuple(held_out)
         self._seed = seed
+        self.train_size: int | None = len(kept)
         self.held_out_size: int | None = len(self._held_out)
         self.fingerprint = digest(
             *(text for part in (kept, self._held_out) for e in part for text in (e.id, e.prompt, e.answer)),

@@ -20,6 +20,7 @@ _FINGERPRINTED = 16
 class ReasoningGymTask:
     """Draws problem numbers; reasoning-gym makes problem k from k alone, so nothing is stored."""
 
+    train_size: int | None = None
     held_out_size: int | None = None
 
     def __init__(self, spec: ReasoningGymSource, seed: int) -> None:
