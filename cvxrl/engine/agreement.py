@@ -28,8 +28,9 @@ def ratio_deviation(reader: Reader, experience: Experience, num_sequences: int =
     assert experience.logprobs is not None
     worst = 0.0
     few = slice(num_sequences)
-    for part, size in ((slice(None), reader.micro_batch), (few, 4), (few, 1)):
-        read = replace(reader, micro_batch=size).log_probs(experience.prompts[part], experience.responses[part])
+    four, one = (replace(reader.limit, sequences=size) for size in (4, 1))
+    for part, limit in ((slice(None), reader.limit), (few, four), (few, one)):
+        read = replace(reader, limit=limit).log_probs(experience.prompts[part], experience.responses[part])
         difference = torch.cat(read).cpu() - torch.cat(experience.logprobs[part])
         worst = max(worst, float(torch.expm1(difference).abs().max()))
     return worst

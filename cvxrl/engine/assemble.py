@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from cvxrl.engine.experience import Experience
 from cvxrl.engine.passes import Rows, flat
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
+from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead
 from cvxrl.objectives.statistics import action_log_probs
 
 
@@ -22,11 +24,15 @@ class Memory:
         logits: the policy's, [T, V], or None where the pass itself has them (on-policy) or nobody needs them.
         log_probs: the policy's of the response tokens, [T], or None on-policy.
         reference: the reference's of the response tokens, [T], or None where nobody needs them.
+        hidden: the policy's last hidden states, [T, H], instead of its logits.
+        head: its output layer then, as it was.
     """
 
     logits: list[Tensor] | None
     log_probs: list[Tensor] | None
     reference: list[Tensor] | None
+    hidden: list[Tensor] | None = None
+    head: LinearHead | None = None
 
     @classmethod
     @torch.no_grad()
@@ -47,41 +53,60 @@ def token_batch(logits_NV: Tensor, experience: Experience, micro: Sequence[int],
     """
     device = logits_NV.device
     actions_N = flat([experience.responses[i] for i in micro], device)
+    fields = _fields(experience, micro, memory, device)
+    if experience.credit is not None:
+        fields["old_logits_NV"] = _joined(memory.logits, micro, device)
+        if memory.log_probs is None:
+            fields["old_logits_NV"] = logits_NV.detach()
+            fields["old_logprobs_N"] = action_log_probs(logits_NV.detach(), actions_N)
+    return TokenBatch(logits_NV, actions_N, **fields)
+
+
+def hidden_batch(
+    hidden_NH: Tensor, head: LinearHead, experience: Experience, micro: Sequence[int], memory: Memory
+) -> HiddenBatch:
+    """As `token_batch`, from hidden states and the output layer.
+
+    Args:
+        hidden_NH: the current policy's, with gradient, sequence after sequence in the order of ``micro``.
+        head: its output layer.
+        experience: the step's data.
+        micro: indices of the sequences.
+        memory: what was said before the update.
+    """
+    device = hidden_NH.device
+    actions_N = flat([experience.responses[i] for i in micro], device)
+    old_NH = _joined(memory.hidden, micro, device)
+    frozen = None if old_NH is None or memory.head is None else Frozen(old_NH, memory.head)
+    on_policy = experience.credit is not None and frozen is None and memory.log_probs is None
+    fields = _fields(experience, micro, memory, device)
+    return HiddenBatch(hidden_NH, head, actions_N, frozen=frozen, on_policy=on_policy, **fields)
+
+
+def _fields(experience: Experience, micro: Sequence[int], memory: Memory, device: torch.device) -> dict[str, Any]:
+    """What both kinds of batch hold, where there is such a thing."""
     lengths = torch.tensor([len(experience.responses[i]) for i in micro])
     groups = [i // experience.group_size for i in micro]
     position = {group: k for k, group in enumerate(dict.fromkeys(groups))}
-    batch = TokenBatch(
-        logits_NV,
-        actions_N,
-        sequence_N=torch.arange(len(micro)).repeat_interleave(lengths).to(device),
-        group_S=torch.tensor([position[group] for group in groups], device=device),
-        reference_logprobs_N=_joined(memory.reference, micro, device),
-    )
+    fields: dict[str, Any] = {
+        "sequence_N": torch.arange(len(micro)).repeat_interleave(lengths).to(device),
+        "group_S": torch.tensor([position[group] for group in groups], device=device),
+        "reference_logprobs_N": _joined(memory.reference, micro, device),
+    }
     credit = experience.credit
     if credit is None:
-        return batch
-    old_NV = _joined(memory.logits, micro, device)
-    old_logprobs_N = _joined(memory.log_probs, micro, device)
-    if old_logprobs_N is None:
-        old_NV = logits_NV.detach()
-        old_logprobs_N = action_log_probs(old_NV, actions_N)
-    group_NG = None
+        return fields
+    fields["advantages_N"] = _joined(credit.advantages, micro, device)
+    fields["old_logprobs_N"] = _joined(memory.log_probs, micro, device)
     if credit.group_PG is not None:
-        group_NG = credit.group_PG[torch.tensor(groups)].repeat_interleave(lengths, dim=0).to(device)
-    dense = None
+        group_NG = credit.group_PG[torch.tensor(groups)].repeat_interleave(lengths, dim=0)
+        fields["group_advantages_NG"] = group_NG.to(device)
     if credit.dense is not None:
-        dense = DenseAdvantages(
+        fields["dense"] = DenseAdvantages(
             torch.cat([credit.dense[i].ids_NK for i in micro]).to(device),
             torch.cat([credit.dense[i].values_NK for i in micro]).to(device),
         )
-    return replace(
-        batch,
-        advantages_N=_joined(credit.advantages, micro, device),
-        old_logits_NV=old_NV,
-        old_logprobs_N=old_logprobs_N,
-        group_advantages_NG=group_NG,
-        dense=dense,
-    )
+    return fields
 
 
 def per_token(values: Sequence[float], experience: Experience, micro: Sequence[int]) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from cvxrl.advantages import candidates, compute_advantages, generalized_advantages, standardise
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.experience import Credit
-from cvxrl.engine.passes import Reader, Rows, by_length, flat
+from cvxrl.engine.micro_batches import Rows, by_length
+from cvxrl.engine.passes import Reader, flat
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GaeAdvantage
 
@@ -80,7 +81,7 @@ class VerifierCredit:
     def assign(self, prompts: Rows, responses: Rows, rewards_PG: Tensor) -> Credit:
         """See `CreditAssigner`."""
         dense: dict[int, DenseAdvantages] = {}
-        for micro in by_length(prompts, responses, range(len(responses)), self.reader.micro_batch):
+        for micro in by_length(prompts, responses, range(len(responses)), self.reader.limit):
             some, theirs = [prompts[i] for i in micro], [responses[i] for i in micro]
             dense |= zip(micro, self._score(some, theirs), strict=True)
         ordered = [dense[i] for i in range(len(responses))]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from cvxrl.engine.passes import Reader, Rows, by_length
+from cvxrl.engine.micro_batches import Rows
+from cvxrl.engine.passes import Reader
 
 
 class Critic(nn.Module):
@@ -26,12 +26,6 @@ class Critic(nn.Module):
         values: Tensor = self.value(hidden_NH.float()).squeeze(-1)
         return values
 
-    @torch.no_grad()
     def read(self, reader: Reader, prompts: Rows, responses: Rows) -> list[Tensor]:
         """Value before each response token, [T] per sequence."""
-        parts: dict[int, Tensor] = {}
-        for micro in by_length(prompts, responses, range(len(responses)), reader.micro_batch):
-            outputs = reader.outputs([prompts[i] for i in micro], [responses[i] for i in micro])
-            values = torch.split(self(outputs.hidden_NH), [len(responses[i]) for i in micro])
-            parts |= zip(micro, values, strict=True)
-        return [parts[i] for i in range(len(responses))]
+        return reader.each(prompts, responses, lambda p, r: self(reader.hidden(p, r)))

@@ -65,6 +65,9 @@ class Trainer:
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
         if device is None or task is None or grader is None or policy is None:
             raise UserError(*mistakes.problems)
+        if recipe.train.gradient_checkpointing:
+            # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
+            policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
         collector = build_collector(recipe, policy, task, grader, critic)
@@ -74,6 +77,7 @@ class Trainer:
         if mistakes.problems:
             raise UserError(*mistakes.problems)
         updater = Updater(recipe, policy, optimizer, critic, build_reference(recipe, policy))
+        updater.check()
         return cls(recipe, policy, task, grader, collector, updater, Position())
 
     @property

@@ -6,17 +6,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from cvxrl.engine.assemble import Memory, per_token, token_batch
+from cvxrl.engine.chunked import chunked_loss
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import blame_batch, require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
+from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
 from cvxrl.engine.online import gradient_metrics, logit_metrics
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
-from cvxrl.engine.passes import Reader, by_length, whole_groups
+from cvxrl.engine.passes import Reader
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
@@ -54,10 +57,18 @@ class Updater:
     critic: Critic | None = None
     reference: Reader | None = None
 
-    @property
+    @cached_property
     def reader(self) -> Reader:
-        """The policy as the update sees it."""
+        """The policy as the update sees it.
+
+        Raises:
+            UserError: the recipe asks for losses in chunks, and the policy's output layer does not allow them.
+        """
         return Reader.of(self.policy, self.recipe)
+
+    def check(self) -> None:
+        """Raise UserError if the policy cannot be read as the recipe says."""
+        _ = self.reader
 
     def update(self, experience: Experience, step: int) -> dict[str, float]:
         """Inner epochs x minibatches optimizer steps; returns metrics averaged over them.
@@ -95,9 +106,8 @@ class Updater:
         torch.manual_seed(generator_for(self.recipe.seed, "dropout", index).initial_seed())
         self.optimizer.zero_grad(set_to_none=True)
         for micro in self.micro_batches(experience, indices):
-            loss_N, _, metrics = self.losses(experience, micro, memory)
-            weight_N = per_token([weight_of[i] for i in micro], experience, micro).to(loss_N.device)
-            loss = (weight_N * loss_N).sum()
+            weight_N = per_token([weight_of[i] for i in micro], experience, micro).to(self.policy.device)
+            loss, metrics = self._loss(experience, micro, memory, weight_N)
             with blame_batch(experience, micro):
                 require_finite("loss", loss.detach())
             loss.backward()  # type: ignore[no-untyped-call]
@@ -121,6 +131,20 @@ class Updater:
         with torch.no_grad():
             batch, _ = self.batch(experience, indices[: experience.group_size], memory)
         return metrics | logit_metrics(batch, self.recipe)
+
+    def _loss(
+        self, experience: Experience, micro: Sequence[int], memory: Memory, weight_N: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the token losses of ``micro``, and per-token diagnostics."""
+        if self.reader.head is None:
+            loss_N, _, metrics = self.losses(experience, micro, memory)
+            return (weight_N * loss_N).sum(), metrics
+        loss, hidden_NH, metrics = chunked_loss(self.recipe, self.reader, experience, micro, memory, weight_N)
+        if self.critic is not None:
+            value_N = self._value_loss(self.critic, hidden_NH, experience, micro)
+            loss = loss + (weight_N * value_N).sum()
+            metrics["critic/loss"] = value_N.detach()
+        return loss, metrics
 
     def weights(self, experience: Experience, indices: Sequence[int]) -> dict[int, float]:
         """Weight of every token of each sequence in the loss of an optimizer step over ``indices``."""
@@ -185,15 +209,18 @@ class Updater:
         if experience.credit is None or not off_policy:
             return Memory(None, None, reference)
         if "old_logits" in self.recipe.objective.needs:
+            if self.reader.head is not None:
+                hidden = self.reader.each(prompts, responses, self.reader.hidden)
+                return Memory(None, None, reference, hidden, self.reader.head.frozen())
             return Memory.of_logits(self.reader.logits(prompts, responses), responses, reference)
         return Memory(None, self.reader.log_probs(prompts, responses), reference)
 
     def micro_batches(self, experience: Experience, indices: Sequence[int]) -> Iterator[list[int]]:
         """Parts of ``indices`` for one forward pass each; whole groups where the objective compares them."""
-        size = self.recipe.train.micro_batch
+        limit, prompts, responses = Limit.of(self.recipe.train), experience.prompts, experience.responses
         if "groups" in self.recipe.objective.needs:
-            return whole_groups(experience.responses, indices, experience.group_size, size)
-        return by_length(experience.prompts, experience.responses, indices, size)
+            return whole_groups(prompts, responses, indices, experience.group_size, limit)
+        return by_length(prompts, responses, indices, limit)
 
     def _minibatches(self, experience: Experience, step: int, epoch: int) -> Iterator[list[int]]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""

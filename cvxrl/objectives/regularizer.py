@@ -28,13 +28,27 @@ def kl_estimate(log_ratio_N: Tensor, estimator: Estimator) -> Tensor:
 
 def regularization(batch: TokenBatch, spec: RegularizerSpec) -> tuple[Tensor, dict[str, Tensor]]:
     """Per-token regularisation loss and its diagnostics, [N]; zero coefficients cost nothing."""
-    loss_N = torch.zeros_like(batch.actions_N, dtype=batch.logits_NV.dtype)
+    logprobs_N = action_log_probs(batch.logits_NV, batch.actions_N) if spec.kl_coefficient else None
+    entropy_N = entropy(batch.logits_NV) if spec.entropy_coefficient else None
+    return penalties(batch.actions_N, logprobs_N, entropy_N, batch.reference_logprobs_N, spec)
+
+
+def penalties(
+    actions_N: Tensor,
+    logprobs_N: Tensor | None,
+    entropy_N: Tensor | None,
+    reference_logprobs_N: Tensor | None,
+    spec: RegularizerSpec,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `regularization`, from what it needs of the logits: log-probabilities for the KL, entropies for the bonus."""
+    loss_N = torch.zeros(actions_N.shape, device=actions_N.device)
     metrics: dict[str, Tensor] = {}
     if spec.kl_coefficient:
-        log_ratio_N = action_log_probs(batch.logits_NV, batch.actions_N) - batch.require("reference_logprobs_N")
-        kl_N = kl_estimate(log_ratio_N, spec.kl_estimator)
-        loss_N = loss_N + spec.kl_coefficient * kl_N
+        assert logprobs_N is not None and reference_logprobs_N is not None
+        log_ratio_N = logprobs_N - reference_logprobs_N
+        loss_N = loss_N + spec.kl_coefficient * kl_estimate(log_ratio_N, spec.kl_estimator)
         metrics["policy/reference_kl"] = k3(-log_ratio_N.detach())
     if spec.entropy_coefficient:
-        loss_N = loss_N - spec.entropy_coefficient * entropy(batch.logits_NV)
+        assert entropy_N is not None
+        loss_N = loss_N - spec.entropy_coefficient * entropy_N
     return loss_N, metrics

@@ -75,7 +75,7 @@ def has_adapter(model: nn.Module) -> bool:
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
     """The policy as it was loaded, for the length of the block."""
-    layers = list(_layers(model).values())
+    layers = [layer for layer in _layers(model).values() if not layer.disable_adapters]  # blocks may be nested
     for layer in layers:
         layer.enable_adapters(False)
     try:

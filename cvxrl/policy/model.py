@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +85,12 @@ class Policy:
         model = self.model
         if any(getattr(model.config, key, None) for key in _LOGIT_POSTPROCESSING):
             return self._outputs_of_model(prompts, responses)
-        hidden_NH = predicting_states(model, prompts, responses)
+        hidden_NH = self.response_hidden(prompts, responses)
         return ResponseOutputs(hidden_NH, model.get_output_embeddings()(hidden_NH))
+
+    def response_hidden(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
+        """Last hidden states that predict the response tokens, sequence after sequence, [N, H]; no logits."""
+        return predicting_states(self.model, prompts, responses)
 
     def _outputs_of_model(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
@@ -94,6 +99,10 @@ class Policy:
         ids, mask, predicting = padded_rows(prompts, responses, self.device)
         outputs = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
         return ResponseOutputs(outputs.hidden_states[-1][predicting], outputs.logits[predicting])
+
+    def reading(self) -> AbstractContextManager[None]:
+        """A block in which the model is this policy."""
+        return nullcontext()
 
     @property
     def trained(self) -> list[Parameter]:
@@ -139,7 +148,16 @@ class Policy:
 class _WithoutAdapter(Policy):
     """The same model, read with its adapter switched off: a frozen reference that costs no memory."""
 
+    def reading(self) -> AbstractContextManager[None]:
+        """A block in which the model is what was loaded."""
+        return without_adapter(self.model)
+
     def response_outputs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> ResponseOutputs:
         """As `Policy.response_outputs`, of the weights that were loaded."""
-        with without_adapter(self.model):
+        with self.reading():
             return super().response_outputs(prompts, responses)
+
+    def response_hidden(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
+        """As `Policy.response_hidden`, of the weights that were loaded."""
+        with self.reading():
+            return super().response_hidden(prompts, responses)

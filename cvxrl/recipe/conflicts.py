@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cvxrl.recipe.advantage import DenseAdvantage
 from cvxrl.recipe.lco import LcoSpec
 from cvxrl.recipe.reading import AUTHORS_CODE
 from cvxrl.recipe.task import DatasetSource
@@ -22,6 +23,7 @@ def conflicts(recipe: Recipe) -> Iterator[str]:
         yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
     yield from _data(recipe)
     yield from _steps(recipe)
+    yield from _memory(recipe)
     if recipe.reading == AUTHORS_CODE and not isinstance(recipe.objective, LcoSpec):
         yield f"reading: the authors' code has no `{recipe.objective.kind}`; take an lco objective, or reading: paper"
 
@@ -76,4 +78,32 @@ def _steps(recipe: Recipe) -> Iterator[str]:
         yield (
             f"optim.warmup_steps: {recipe.optim.warmup_steps} is not below the number of optimizer steps "
             f"({steps}); shorten the warm-up"
+        )
+
+
+def _memory(recipe: Recipe) -> Iterator[str]:
+    """Ways to spend less memory that contradict each other, or that would do nothing."""
+    train = recipe.train
+    if train.micro_batch is not None and train.micro_batch_tokens is not None:
+        yield "train.micro_batch_tokens: train.micro_batch is given too; keep one of them and set the other to null"
+    if train.micro_batch_tokens is not None and recipe.data == "rollouts":
+        together = recipe.group_size if "groups" in recipe.objective.needs else 1
+        least = together * (1 + recipe.rollout.max_new_tokens)
+        if train.micro_batch_tokens < least:
+            what = f"{together} responses of a prompt, which stay together," if together > 1 else "one response"
+            yield (
+                f"train.micro_batch_tokens: {train.micro_batch_tokens} is less than {what} and the prompt may need; "
+                f"set it to more than {least}, or lower rollout.max_new_tokens"
+            )
+    if train.chunk_tokens is not None and train.loss != "chunked":
+        yield "train.chunk_tokens: train.loss: full-logits has no chunks; set train.loss to chunked"
+    if train.loss == "chunked" and recipe.data == "rollouts" and isinstance(recipe.advantage, DenseAdvantage):
+        yield (
+            f"train.loss: advantage `{recipe.advantage.kind}` picks its candidate tokens from all logits; set "
+            "train.loss to full-logits"
+        )
+    if recipe.optim.master_weights and recipe.model.dtype != "bfloat16":
+        yield (
+            f"optim.master_weights: the parameters are {recipe.model.dtype} and need no copies; set model.dtype to "
+            "bfloat16"
         )

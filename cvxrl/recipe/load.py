@@ -79,7 +79,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> Iterator[Problem]:
     """Turn one of pydantic's errors into problems in the user's words."""
-    loc = _without_tags(details["loc"], layers.values)
+    loc = _without_tags(details["loc"], layers.values, root)
     key, file = ".".join(loc), layers.origin(loc)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
@@ -112,14 +112,16 @@ def _own_message(line: str, key: str, layers: Layers, file: str) -> Problem:
     return Problem(text, key, file, remedy or "change the value")
 
 
-def _without_tags(loc: Sequence[str | int], values: Any) -> tuple[str, ...]:
-    """Pydantic inserts a union's tag into the location; drop every part that is a `kind` rather than a key."""
+def _without_tags(loc: Sequence[str | int], values: Any, root: type[BaseModel]) -> tuple[str, ...]:
+    """Pydantic inserts a union's tag into the location; drop every part that is a tag rather than a key."""
     parts: list[str] = []
+    inside = values
     for part in loc:
-        if isinstance(values, Mapping) and part not in values and values.get("kind") == part:
+        is_tag = isinstance(inside, Mapping) and part not in inside and str(part) in tags_at(root, values, parts)
+        if parts and is_tag:
             continue
         parts.append(str(part))
-        values = values.get(part) if isinstance(values, Mapping) else None
+        inside = inside.get(part) if isinstance(inside, Mapping) else None
     return tuple(parts)
 
 

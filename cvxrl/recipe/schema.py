@@ -12,6 +12,7 @@ from cvxrl.recipe.conflicts import conflicts
 from cvxrl.recipe.guards import GuardsSpec
 from cvxrl.recipe.lora import LoraSpec
 from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
+from cvxrl.recipe.optim import AdamwSpec, OptimSpec
 from cvxrl.recipe.regularizer import RegularizerSpec
 from cvxrl.recipe.task import TaskSpec
 
@@ -94,28 +95,6 @@ class RolloutSpec(Section):
     )
 
 
-class OptimSpec(Section):
-    """AdamW with warm-up, a schedule and gradient clipping."""
-
-    kind: Literal["adamw"] = Field("adamw", description="Optimizer.")
-    lr: PositiveFloat = Field(1e-4, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates of the two moments.")
-    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
-    weight_decay: NonNegativeFloat = Field(0.0, description="Decoupled weight decay (matrices only).")
-    warmup_steps: NonNegativeInt = Field(0, description="Steps over which the learning rate rises linearly from 0.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="Learning rate after warm-up: constant, or falling to `final_lr_fraction` at the end."
-    )
-    final_lr_fraction: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of lr.")
-    max_grad_norm: PositiveFloat | None = Field(1.0, description="Clip the global gradient norm; none means never.")
-
-    @model_validator(mode="after")
-    def _betas_below_one(self) -> Self:
-        if not all(0 <= b < 1 for b in self.betas):
-            raise ValueError("`betas` must lie in [0, 1)")
-        return self
-
-
 class TrainSpec(Section):
     """The outer loop: steps, passes over a rollout, and how a step is split to fit memory."""
 
@@ -126,6 +105,24 @@ class TrainSpec(Section):
     )
     micro_batch: PositiveInt | None = Field(
         None, description="Sequences per forward pass; none means all at once. Cannot change the gradient."
+    )
+    micro_batch_tokens: PositiveInt | None = Field(
+        None,
+        description="Instead of `micro_batch`: most tokens per forward pass, padding included. Sequences are sorted by "
+        "length and packed into that. Cannot change the gradient either.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep only every layer's input for the backward pass and compute the rest again: less memory, "
+        "about a third more time. Prompts then run once per response. Cannot change the gradient beyond rounding.",
+    )
+    loss: Literal["full-logits", "chunked"] = Field(
+        "full-logits",
+        description="`chunked` takes losses, log-probabilities and entropies from hidden states a few tokens at a "
+        "time, so that no tensor of all tokens times the vocabulary exists (docs/linear.md). Equal up to rounding.",
+    )
+    chunk_tokens: PositiveInt | None = Field(
+        None, description="Tokens per chunk of a `chunked` loss; none means as many as fit 160 MiB."
     )
     reset_optimizer: bool = Field(
         False, description="Drop the optimizer's state before every rollout's updates, as the authors' code does."
@@ -198,7 +195,7 @@ class Recipe(Section):
         "over sequences; or divided by sequences x max_new_tokens (Dr. GRPO).",
     )
     regularizer: RegularizerSpec = Field(RegularizerSpec(), description="Terms added to the token loss.")
-    optim: OptimSpec = Field(OptimSpec(), description="Optimizer.")
+    optim: OptimSpec = Field(AdamwSpec(), description="Optimizer.")
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Checkpoints.")

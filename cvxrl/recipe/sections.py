@@ -34,8 +34,11 @@ def section_at(root: type[BaseModel], values: Any, key: Sequence[str]) -> type[B
         if section is None or part not in section.model_fields:
             return None
         values = values.get(part) if isinstance(values, Mapping) else None
-        classes = list(section_classes(section.model_fields[part].annotation))
+        field = section.model_fields[part]
+        classes = list(section_classes(field.annotation))
         kind = values.get("kind") if isinstance(values, Mapping) else None
+        if kind is None and isinstance(field.default, BaseModel):
+            kind = kind_of(type(field.default))
         section = next((c for c in classes if kind_of(c) == kind), classes[0] if len(classes) == 1 else None)
     return section
 
