@@ -12,8 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, without_times
 from made_runs import make_run, make_seeds
+
+from cvxrl.compare.plan import Job
+from cvxrl.compare.train import train_all
+from cvxrl.compare.watch import Lines
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.metrics import read_records
 
 GRPO, LCO = "math_grpo", "math_lco_kld"
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -195,3 +201,42 @@ def test_a_diverged_run_is_a_result(tmp_path: Path) -> None:
     done = cvxrl("compare", "outputs", "--require", "diverged(math_lco_kld) == 0", "--json", cwd=tmp_path)
     assert done.returncode == 3 and "count as 0" in done.stderr
     assert json.loads(done.stdout)["methods"][1]["scores"] == [0.7, 0.8, 0.0]
+
+
+@pytest.mark.parametrize(("given", "variable", "used"), [(None, None, "1"), (None, "3", "3"), (2, "3", "2")])
+def test_threads_of_a_run_do_not_depend_on_how_many_run(
+    given: int | None, variable: str | None, used: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    seen: list[str] = []
+
+    class Finished:
+        returncode = 0
+
+        def __init__(self, *_: object, env: dict[str, str], **__: object) -> None:
+            seen.append(env["OMP_NUM_THREADS"])
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Finished)
+    jobs = [Job(Path("x.yaml"), (), seed, tmp_path, tmp_path / str(seed), 1, resume=False) for seed in range(2)]
+    for at_a_time in (1, 2):
+        assert not train_all(jobs, at_a_time, given, Lines(sys.stderr))
+    assert seen == [used] * 4
+
+
+@pytest.mark.slow
+def test_runs_beside_each_other_train_as_alone(tmp_path: Path) -> None:
+    for jobs in ("1", "2"):
+        arguments = ["--seeds", "0-1", *SMALL, "--jobs", jobs, "--threads", "1", "--out", jobs]
+        done = cvxrl("compare", recipe(GRPO), *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for seed in ("seed-0", "seed-1"):
+        alone, beside = (RunDir(tmp_path / jobs / GRPO / seed) for jobs in ("1", "2"))
+        weights = [(run.policy / "model.safetensors").read_bytes() for run in (alone, beside)]
+        assert weights[0] == weights[1]
+        records = [[without_times(r) for r in read_records(run.metrics)] for run in (alone, beside)]
+        assert records[0] == records[1] and len(records[0]) == 3

@@ -27,6 +27,7 @@ def compare(
     set_: option.Set = None,
     out: option.Out = Path("outputs"),
     jobs: option.Jobs = 1,
+    threads: option.Threads = None,
     metric: option.Metric = "eval/accuracy",
     window: option.Window = None,
     vary: option.Vary = None,
@@ -66,7 +67,7 @@ def compare(
         allow_diff=allow_diff,
         seeds=asked.seeds,
     )
-    comparison = _compare(paths, options, set_ or [], out, jobs, values)
+    comparison = _compare(paths, options, (set_ or [], values), out, (jobs, threads))
     verdicts = _judge(comparison, asked.gates)
     written = _write(comparison, verdicts, csv, md, html) + (_draw(comparison, figures) if figures else [])
     if as_json:
@@ -81,15 +82,27 @@ def compare(
 
 
 def _compare(
-    paths: Sequence[str], options: Options, sets: Sequence[str], out: Path, jobs: int, values: Sequence[str]
+    paths: Sequence[str],
+    options: Options,
+    overrides: tuple[Sequence[str], Sequence[str]],
+    out: Path,
+    at_work: tuple[int, int | None],
 ) -> Comparison:
-    """Find the runs, train those that are missing, read all, compare."""
+    """Find the runs, train those that are missing, read all, compare.
+
+    Args:
+        paths: run directories, folders, globs or recipes.
+        options: how to compare.
+        overrides: of recipe keys: the same for all runs, and values of the varied key.
+        out: output folder.
+        at_work: runs at a time, and threads of each.
+    """
     from cvxrl.compare.discover import discover
     from cvxrl.compare.plan import plan_runs
     from cvxrl.compare.result import build
     from cvxrl.compare.run import read_run
 
-    found = discover(paths)
+    found, (sets, values) = discover(paths), overrides
     if not found.recipes:
         wrong = [text for text, given in (("--set", sets), ("--vary KEY=A,B", values)) if given]
         found.problems += [Problem("is for training recipes", text, remedy="give recipes as PATH") for text in wrong]
@@ -106,7 +119,7 @@ def _compare(
         from cvxrl.compare.watch import make_watcher
 
         with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-            found.problems += train_all(plan.jobs, jobs, watcher)
+            found.problems += train_all(plan.jobs, *at_work, watcher)
     failed = {problem.file for problem in found.problems}
     runs = []
     for path in dict.fromkeys([*plan.runs, *found.runs]):

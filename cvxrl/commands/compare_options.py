@@ -18,7 +18,15 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_TRAIN),
 ]
 Out = Annotated[Path, typer.Option(help="Output folder of the runs.", rich_help_panel=_TRAIN)]
-Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time.", rich_help_panel=_TRAIN)]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time; changes no number.", rich_help_panel=_TRAIN)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processor threads of each run, which decide the last bits of sums; none means OMP_NUM_THREADS, or 1.",
+        rich_help_panel=_TRAIN,
+    ),
+]
 Metric = Annotated[
     str, typer.Option(help="Key of metrics.jsonl whose final value is the score.", rich_help_panel=_READ)
 ]

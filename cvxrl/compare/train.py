@@ -47,10 +47,17 @@ class _Active:
     began: float
 
 
-def train_all(jobs: Sequence[Job], at_a_time: int, watcher: Watcher) -> list[Problem]:
+def train_all(jobs: Sequence[Job], at_a_time: int, threads: int | None, watcher: Watcher) -> list[Problem]:
     """Train every job; a failure stops no other.
 
+    A run's threads do not depend on ``at_a_time``: they decide how sums are split, and with it their last bits.
     Ctrl-C and SIGTERM are passed on, so that each run saves its state; then KeyboardInterrupt is raised.
+
+    Args:
+        jobs: runs to make.
+        at_a_time: how many at once.
+        threads: of each; None takes OMP_NUM_THREADS, or else one, with which as many runs as cores do best.
+        watcher: told how it goes.
 
     Returns:
         One problem per run that left no result.
@@ -61,7 +68,7 @@ def train_all(jobs: Sequence[Job], at_a_time: int, watcher: Watcher) -> list[Pro
             while waiting or active:
                 while waiting and len(active) < at_a_time:
                     job = waiting.pop(0)
-                    active.append(_start(job, at_a_time))
+                    active.append(_start(job, threads))
                     watcher.started(job, len(jobs) - len(waiting), len(jobs))
                 time.sleep(_POLL_S)
                 for one in list(active):
@@ -76,14 +83,13 @@ def train_all(jobs: Sequence[Job], at_a_time: int, watcher: Watcher) -> list[Pro
     return problems
 
 
-def _start(job: Job, at_a_time: int) -> _Active:
+def _start(job: Job, threads: int | None) -> _Active:
     command = [sys.executable, "-m", "cvxrl", "train", str(job.recipe), "--seed", str(job.seed), "--out", str(job.out)]
     command += [part for text in job.overrides for part in ("--set", text)]
     command += ["--resume"] if job.resume else []
-    environment = dict(os.environ)
-    if at_a_time > 1:
-        # Processes that each take every core slow one another down.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_a_time)))
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the run)
     # A session of its own: a Ctrl-C on the terminal reaches the run once, through us; a second one would kill it.
     process = subprocess.Popen(

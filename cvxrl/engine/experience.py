@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cvxrl.engine.micro_batches import Limit
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -100,16 +99,8 @@ def foreseeable_examples(recipe: Recipe, task: Task) -> list[Example]:
 def encode_prompts(
     recipe: Recipe, policy: Policy, examples: Sequence[Example], response_tokens: int | Sequence[int]
 ) -> list[list[int]]:
-    """Render and encode prompts as the recipe's task says; see `encode_examples`.
-
-    Raises:
-        UserError: a prompt is empty or too long for the model's context, or for the token budget of a forward pass.
-    """
-    prompts = encode_examples(recipe.task, policy, examples, response_tokens)
-    if recipe.data == "rollouts":  # given responses are as long as they are; a pass over them looks itself
-        together = recipe.group_size if "groups" in recipe.objective.needs else 1
-        Limit.of(recipe.train).require(together, max(map(len, prompts)) + response_tokens)
-    return prompts
+    """Render and encode prompts as the recipe's task says; see `encode_examples`."""
+    return encode_examples(recipe.task, policy, examples, response_tokens)
 
 
 def grade_episodes(

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from cvxrl.engine.credit import CreditAssigner
 from cvxrl.engine.experience import Experience, encode_prompts, foreseeable_examples, grade_episodes, step_examples
+from cvxrl.engine.micro_batches import Limit
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.episode import Episode
 from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_episodes
-from cvxrl.tasks import Grade, Grader, Task
+from cvxrl.tasks import Example, Grade, Grader, Task
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class RolloutCollector:
 
     def check(self) -> None:
         """Render and encode the prompts that can be foreseen."""
-        examples = foreseeable_examples(self.recipe, self.task)
-        encode_prompts(self.recipe, self.policy, examples, self.recipe.rollout.max_new_tokens)
+        self._encode(foreseeable_examples(self.recipe, self.task))
 
     def collect(self, step: int) -> Experience:
         """Prompts -> rollouts -> rewards -> advantages."""
@@ -60,10 +60,22 @@ class RolloutCollector:
             rewards_PG=rewards_PG,
         )
 
+    def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Token ids of the prompts.
+
+        Raises:
+            UserError: one does not fit, or may not fit the token budget of a forward pass once it is answered.
+        """
+        recipe, new_tokens = self.recipe, self.recipe.rollout.max_new_tokens
+        prompts = encode_prompts(recipe, self.policy, examples, new_tokens)
+        together = recipe.group_size if "groups" in recipe.objective.needs else 1
+        Limit.of(recipe.train).require(together, max(map(len, prompts)) + new_tokens)
+        return prompts
+
     def _sample(self, step: int, round_: int) -> list[_Group]:
         spec = self.recipe.rollout
         examples = step_examples(self.recipe, self.task, step, round_)
-        prompts = encode_prompts(self.recipe, self.policy, examples, spec.max_new_tokens)
+        prompts = self._encode(examples)
         sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, spec.batch, spec.engine)
         counters = (step, round_) if round_ else (step,)
         generator = generator_for(self.recipe.seed, "sampling", *counters)

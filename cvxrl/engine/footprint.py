@@ -1,0 +1,172 @@
+"""Peak memory of a run, foretold from its recipe and the policy's sizes (no torch here)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cvxrl.engine.shape import Shape
+from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
+from cvxrl.recipe.optim import AdamwSpec, SgdSpec
+from cvxrl.recipe.schema import Recipe
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+_FP32 = 4
+# [N, V] tensors in fp32 alive at once: the model's logits, those over temperature, what the loss keeps of them, and
+# the gradient flowing back.
+_LOGIT_COPIES = 5
+# Bytes per row and token of the vocabulary when a token is drawn: fp32 logits and log-probabilities, two fp64 sums.
+_DRAWING = 2 * 4 + 2 * 8
+# What all chunks of logits may take (`objectives.linear.sweep`).
+_CHUNK_BYTES = 160 * 2**20
+# A prompt whose length is not known before the tokenizer is loaded.
+ASSUMED_PROMPT_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes beyond what the interpreter and its libraries take.
+
+    Attributes:
+        state: weights, optimizer state, frozen policies, and rollout logits kept for later passes.
+        gradients: of the trained weights; they live until the next step's first backward pass.
+        update: what one forward and backward pass keeps for its micro-batch.
+        sampling: key/value cache and the drawing of tokens, in training or evaluation.
+        micro_batches: whether there are several passes, so that gradients and a pass's activations coexist.
+    """
+
+    state: int
+    gradients: int
+    update: int
+    sampling: int
+    micro_batches: bool
+
+    @property
+    def peak(self) -> int:
+        """Largest of the phases of a step."""
+        passing = self.update + self.gradients if self.micro_batches else max(self.update, self.gradients)
+        return self.state + max(passing, self.sampling + self.gradients)
+
+
+def footprint(recipe: Recipe, shape: Shape) -> Footprint:
+    """What a run will take."""
+    whole = _Pass.of(recipe)
+    loss = _chunked(recipe, shape, whole) if recipe.train.loss == "chunked" else _full(shape, whole)
+    return Footprint(
+        state=_state(recipe, shape) + _kept(recipe, shape),
+        gradients=shape.trainable * _trained_width(recipe),
+        update=_activations(recipe, shape, whole) + loss,
+        sampling=_sampling(recipe, shape),
+        micro_batches=whole.sequences < recipe.sequences_per_step // recipe.train.minibatches,
+    )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The largest forward pass with gradient.
+
+    Attributes:
+        sequences: in it.
+        tokens: that run through the layers, padding included.
+        attended: keys that queries of the pass look at, summed over its rows.
+        responses: tokens with a loss.
+    """
+
+    sequences: int
+    tokens: int
+    attended: int
+    responses: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> _Pass:
+        train, prompt, response = recipe.train, ASSUMED_PROMPT_TOKENS, recipe.rollout.max_new_tokens
+        rows = recipe.sequences_per_step // train.minibatches
+        if train.micro_batch_tokens is not None:
+            rows = min(rows, max(1, train.micro_batch_tokens // (prompt + response)))
+        elif train.micro_batch is not None:
+            rows = min(rows, train.micro_batch)
+        prompts = math.ceil(rows / recipe.group_size)
+        if rows < recipe.sequences_per_step:  # sorted by length, a micro-batch mixes prompts
+            prompts = min(recipe.rollout.prompts, max(prompts, rows // 2))
+        if train.gradient_checkpointing or 2 * prompts > rows:  # every row runs its own prompt
+            tokens = rows * (prompt + response)
+            return cls(rows, tokens, tokens, rows * response)
+        tokens = prompts * prompt + rows * response
+        return cls(rows, tokens, tokens + rows * prompt, rows * response)
+
+
+def _activations(recipe: Recipe, shape: Shape, run: _Pass) -> int:
+    """What the backward pass needs of every layer: counted from the tensors that autograd keeps."""
+    half = recipe.model.dtype == "bfloat16" or recipe.train.precision == "bf16"
+    width = 2 if half else 4
+    norms = 2 * (2 * _FP32 + width) * shape.hidden  # two norms: input, normalised input (both fp32), output
+    attention = 3 * shape.queries * width  # queries, and what attention says twice: as computed, and joined
+    if shape.query_norm:
+        attention += 2 * (shape.queries + shape.keys) * _FP32
+    feed_forward = 4 * shape.feed_forward * width  # gate, its activation, the other half, their product
+    # Keys and values are repeated to the width of the queries.
+    layer = run.tokens * (norms + attention + feed_forward) + run.attended * 2 * shape.queries * width
+    if recipe.train.gradient_checkpointing:
+        return layer + shape.layers * run.tokens * shape.hidden * width
+    return shape.layers * layer
+
+
+def _full(shape: Shape, run: _Pass) -> int:
+    return _LOGIT_COPIES * run.responses * shape.vocab * _FP32
+
+
+def _chunked(recipe: Recipe, shape: Shape, run: _Pass) -> int:
+    """Buffers of the chunks, gradients of the hidden states, and the output matrix's gradient, ready beforehand."""
+    logits = run.responses * shape.vocab * _FP32
+    if recipe.train.chunk_tokens is not None:
+        buffers = 2 * recipe.train.chunk_tokens * shape.vocab * _FP32
+    else:
+        buffers = _CHUNK_BYTES
+    return min(2 * logits, buffers) + run.responses * shape.hidden * _FP32 + shape.vocab * shape.hidden * _FP32
+
+
+def _sampling(recipe: Recipe, shape: Shape) -> int:
+    """The largest batch that is decoded at a time; its cache at full length."""
+    rows = recipe.sequences_per_step if recipe.data == "rollouts" else 0
+    if recipe.eval.every:
+        rows = max(rows, recipe.eval.prompts * recipe.eval.samples)
+    rows = min(rows, recipe.rollout.batch or rows)
+    tokens = ASSUMED_PROMPT_TOKENS + recipe.rollout.max_new_tokens
+    cache = 2 * (shape.layers + 1) * shape.keys * _BYTES[recipe.model.dtype] * tokens
+    return rows * (cache + _DRAWING * shape.vocab)
+
+
+def _trained_width(recipe: Recipe) -> int:
+    return _BYTES[recipe.model.dtype if recipe.model.lora is None else recipe.model.lora.dtype]
+
+
+def _state(recipe: Recipe, shape: Shape) -> int:
+    """Weights of the policy and of frozen ones, adapters, optimizer state and fp32 copies."""
+    trained, width = shape.trainable, _trained_width(recipe)
+    adapter = trained * width if recipe.model.lora is not None else 0
+    optim = recipe.optim
+    moments = 2 if isinstance(optim, AdamwSpec) else int(isinstance(optim, SgdSpec) and optim.momentum > 0)
+    # A step's gradients exist as fp32 for its length, in place of the half-precision ones.
+    masters = (_FP32 + _FP32 - width) * trained if optim.master_weights else 0
+    optimizer = moments * trained * (_FP32 if optim.master_weights else width) + masters
+    policies = shape.parameters * _BYTES[recipe.model.dtype] * (1 + _frozen_policies(recipe))
+    return policies + adapter + optimizer
+
+
+def _frozen_policies(recipe: Recipe) -> int:
+    """Policies held beside the trained one; a verifier is taken to be as large as it."""
+    reference = "reference_logprobs" in recipe.objective.needs or recipe.regularizer.kl_coefficient > 0
+    verifiers = 0
+    if recipe.data == "rollouts" and isinstance(recipe.advantage, DenseAdvantage):
+        verifiers = 2 if isinstance(recipe.advantage, DenseDpoAdvantage) else 1
+    return int(reference and recipe.model.lora is None) + verifiers
+
+
+def _kept(recipe: Recipe, shape: Shape) -> int:
+    """What the policy said of the whole step at its start, which later passes over it compare with."""
+    if recipe.train.inner_epochs * recipe.train.minibatches == 1 or "old_logits" not in recipe.objective.needs:
+        return 0
+    tokens = recipe.sequences_per_step * recipe.rollout.max_new_tokens
+    if recipe.train.loss == "chunked":
+        return (tokens + shape.vocab) * shape.hidden * _FP32
+    return tokens * shape.vocab * _FP32

@@ -1,0 +1,115 @@
+"""Sizes of a policy, read from its configuration and the headers of its weight files (no torch here)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvxrl.policy.locate import locate
+from cvxrl.recipe.lora import LoraSpec
+from cvxrl.recipe.schema import ModelSpec, ScratchSpec
+
+# Matrices that are no linear layers, or the output layer: usual names.
+_HEAD = "lm_head"
+_NOT_ADAPTED = {"embed_tokens", _HEAD, "embed_out", "wte", "wpe"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder with gated feed-forward layers.
+
+    Attributes:
+        parameters: number of weights.
+        trainable: how many are trained: all of them, or those of an adapter beside them.
+        hidden: width of the residual stream.
+        layers: decoder layers.
+        vocab: tokens.
+        queries: width of all query heads together.
+        keys: width of all key heads together.
+        feed_forward: width of the feed-forward layer.
+        query_norm: whether queries and keys are normalised, as in Qwen3.
+    """
+
+    parameters: int
+    trainable: int
+    hidden: int
+    layers: int
+    vocab: int
+    queries: int
+    keys: int
+    feed_forward: int
+    query_norm: bool
+
+
+def shape_of(spec: ModelSpec) -> Shape | None:
+    """Sizes of the policy that a recipe names, or None if its configuration is not at hand.
+
+    Raises:
+        UserError: the policy's files do not exist.
+    """
+    if spec.scratch is not None:
+        return _of_scratch(spec.scratch)
+    location = locate(spec)
+    config = Path(location.path) / "config.json"
+    if not location.is_local or not config.is_file():
+        return None
+    stored = dict(shape for file in Path(location.path).glob("*.safetensors") for shape in _stored_shapes(file))
+    parameters = sum(math.prod(shape) for shape in stored.values())
+    trainable = parameters if spec.lora is None else _adapter_parameters(spec.lora, stored)
+    return _of_config(json.loads(config.read_text(encoding="utf-8")), parameters, trainable) if parameters else None
+
+
+def _of_config(raw: Mapping[str, Any], parameters: int, trainable: int) -> Shape | None:
+    keys = ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads")
+    sizes = [value for key in keys if isinstance(value := raw.get(key), int)]
+    if len(sizes) < len(keys):
+        return None
+    hidden, layers, vocab, heads = sizes
+    head_dim = raw.get("head_dim") or hidden // heads
+    return Shape(
+        parameters=parameters,
+        trainable=trainable,
+        hidden=hidden,
+        layers=layers,
+        vocab=vocab,
+        queries=heads * head_dim,
+        keys=(raw.get("num_key_value_heads") or heads) * head_dim,
+        feed_forward=raw.get("intermediate_size") or 4 * hidden,
+        query_norm=str(raw.get("model_type", "")).startswith("qwen3"),
+    )
+
+
+def _of_scratch(spec: ScratchSpec) -> Shape:
+    """Qwen3 with tied embeddings."""
+    vocab = len(set(spec.alphabet)) + 2
+    queries, keys = spec.head_dim * spec.heads, spec.head_dim * spec.kv_heads
+    attention = spec.hidden_size * (2 * queries + 2 * keys) + 2 * spec.head_dim
+    per_layer = attention + 3 * spec.hidden_size * spec.intermediate_size + 2 * spec.hidden_size
+    parameters = vocab * spec.hidden_size + spec.layers * per_layer + spec.hidden_size
+    sizes = (spec.hidden_size, spec.layers, vocab, queries, keys, spec.intermediate_size)
+    return Shape(parameters, parameters, *sizes, query_norm=True)
+
+
+def _stored_shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every stored tensor, read from the file's header alone."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _adapter_parameters(spec: LoraSpec, stored: Mapping[str, Sequence[int]]) -> int:
+    """Values in A and B beside every adapted matrix, as far as names tell which are linear layers."""
+    total = 0
+    embedding = {f"{_HEAD}.weight": shape for name, shape in stored.items() if name.endswith("embed_tokens.weight")}
+    for name, shape in {**embedding, **stored}.items():  # a tied output layer is not stored
+        module = name.removesuffix(".weight")
+        if spec.targets == "all-linear":
+            adapted = len(shape) == 2 and module.rpartition(".")[2] not in _NOT_ADAPTED
+        else:
+            adapted = any(f".{module}".endswith(f".{target}") for target in spec.targets)
+        total += spec.rank * sum(shape) if adapted and name.endswith(".weight") else 0
+    return total
