@@ -146,13 +146,13 @@ def child(arguments: argparse.Namespace) -> None:
     getattr(Work(arguments, small), arguments.child)()
     work = Work(arguments, arguments.tokens)
     peak, before = peak_and_rest(arguments.device)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     getattr(work, arguments.child)()
     if arguments.device == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
+    seconds, used = time.perf_counter() - start, time.process_time() - used
     gradients = sum(t.numel() * t.element_size() for t in work.inputs)
-    print(json.dumps({"seconds": seconds, "bytes": peak() - before - gradients}))
+    print(json.dumps({"seconds": seconds, "cpu_s": used, "bytes": peak() - before - gradients}))
 
 
 def measure(arguments: argparse.Namespace, side: str, objective: str, tokens: int) -> dict[str, float]:
@@ -197,6 +197,9 @@ def compare(arguments: argparse.Namespace, objective: str) -> dict[str, Any]:
         "time_ratio": seconds["linear"] / seconds["plain"],
         "floor_ratio": seconds["linear"] / seconds["floor"],
         "liger_ratio": seconds["linear"] / seconds["liger"] if "liger" in seconds else None,
+        "linear_s": seconds["linear"],
+        "linear_cpu_s": statistics.median(r["cpu_s"] for r in rounds["linear"]),
+        "plain_s": seconds["plain"],
         "linear_mib": memory["linear"] / 2**20,
         "plain_mib": memory["plain"] / 2**20,
     }
