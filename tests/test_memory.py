@@ -110,7 +110,7 @@ def updated(name: str, *overrides: str) -> tuple[dict[str, float], dict[str, Ten
     """Metrics and parameters after one step's updates on fixed data, and the most rows of logits on the way."""
     # Steps as large as the gradient is: Adam would make a whole step of a difference in the last bit.
     trainer = Trainer.build(tiny(name, "optim.kind=sgd", "optim.lr=0.1", *overrides))
-    experience = Trainer.build(tiny(name)).collector.collect(1)
+    experience = trainer.collector.collect(1)
     with Rows(trainer.policy.model.config.vocab_size) as rows:
         metrics = trainer.updater.update(experience, 1)
     return metrics, {k: v.detach() for k, v in trainer.policy.model.named_parameters()}, rows.most
@@ -129,8 +129,8 @@ CASES = [
     ("math_gspo", ("train.micro_batch=8",)),
     ("math_gvpo", TWICE),
     ("math_lora", KL),
-    ("base_sft", ()),
-    ("pref_dpo", ()),
+    ("base_sft", ("rollout.prompts=16",)),
+    ("pref_dpo", ("rollout.prompts=16",)),
 ]
 
 

@@ -88,7 +88,7 @@ class _Pass:
         prompts = math.ceil(rows / recipe.group_size)
         if rows < recipe.sequences_per_step:  # sorted by length, a micro-batch mixes prompts
             prompts = min(recipe.rollout.prompts, max(prompts, rows // 2))
-        if train.gradient_checkpointing or 2 * prompts > rows:  # every row runs its own prompt
+        if train.gradient_checkpointing:  # every row runs its own prompt
             tokens = rows * (prompt + response)
             return cls(rows, tokens, tokens, rows * response)
         tokens = prompts * prompt + rows * response
@@ -96,19 +96,19 @@ class _Pass:
 
 
 def _activations(recipe: Recipe, shape: Shape, run: _Pass) -> int:
-    """What the backward pass needs of every layer: counted from the tensors that autograd keeps."""
+    """What the backward pass needs of every layer: counted from the tensors that autograd keeps (`policy.packed`)."""
     half = recipe.model.dtype == "bfloat16" or recipe.train.precision == "bf16"
-    width = 2 if half else 4
-    norms = 2 * (2 * _FP32 + width) * shape.hidden  # two norms: input, normalised input (both fp32), output
-    attention = 3 * shape.queries * width  # queries, and what attention says twice: as computed, and joined
-    if shape.query_norm:
-        attention += 2 * (shape.queries + shape.keys) * _FP32
-    feed_forward = 4 * shape.feed_forward * width  # gate, its activation, the other half, their product
-    # Keys and values are repeated to the width of the queries.
-    layer = run.tokens * (norms + attention + feed_forward) + run.attended * 2 * shape.queries * width
+    width = 2 if half else _FP32
     if recipe.train.gradient_checkpointing:
-        return layer + shape.layers * run.tokens * shape.hidden * width
-    return shape.layers * layer
+        # The model's own layers, one at a time: two norms keep four tensors in fp32, the feed-forward layer one more.
+        layer = 4 * (_FP32 + width) * shape.hidden + (5 * shape.queries + 4 * shape.feed_forward) * width
+        return run.tokens * (layer + shape.layers * shape.hidden * width)
+    norms = 4 * shape.hidden * width  # inputs and outputs of two
+    attention = 3 * shape.queries * width  # queries, and what attention says twice: padded, and joined
+    if shape.query_norm:
+        attention += (shape.queries + shape.keys) * width
+    feed_forward = 3 * shape.feed_forward * width  # both halves, and their product
+    return shape.layers * (run.tokens * (norms + attention + feed_forward) + run.attended * 2 * shape.keys * width)
 
 
 def _full(shape: Shape, run: _Pass) -> int:
