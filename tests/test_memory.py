@@ -141,6 +141,8 @@ def test_a_chunked_loss_trains_as_full_logits_do(name: str, overrides: tuple[str
     assert few <= HIDDEN < rows
     assert full.keys() == chunked.keys()
     for key, value in full.items():
+        if key == "preference/accuracy":
+            continue  # a sign, of margins that are 0 but for rounding before the first step
         assert chunked[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
     start = Trainer.build(tiny(name, *overrides)).policy.model.state_dict()
     moved = max(float((parameters[k] - start[k]).abs().max()) for k in found)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.experience import Experience
-from cvxrl.engine.passes import Rows, flat
+from cvxrl.engine.micro_batches import Rows
+from cvxrl.engine.passes import flat
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead
 from cvxrl.objectives.statistics import action_log_probs
@@ -55,10 +56,15 @@ def token_batch(logits_NV: Tensor, experience: Experience, micro: Sequence[int],
     actions_N = flat([experience.responses[i] for i in micro], device)
     fields = _fields(experience, micro, memory, device)
     if experience.credit is not None:
-        fields["old_logits_NV"] = _joined(memory.logits, micro, device)
-        if memory.log_probs is None:
-            fields["old_logits_NV"] = logits_NV.detach()
-            fields["old_logprobs_N"] = action_log_probs(logits_NV.detach(), actions_N)
+        old_NV = _joined(memory.logits, micro, device)
+        old_NH = _joined(memory.hidden, micro, device)
+        if old_NH is not None and memory.head is not None:
+            old_NV = memory.head.logits(old_NH)
+        elif memory.log_probs is None:
+            old_NV = logits_NV.detach()
+        fields["old_logits_NV"] = old_NV
+        if memory.log_probs is None and old_NV is not None:
+            fields["old_logprobs_N"] = action_log_probs(old_NV, actions_N)
     return TokenBatch(logits_NV, actions_N, **fields)
 
 
