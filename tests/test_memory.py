@@ -14,9 +14,12 @@ from test_engine import gradient, largest_difference
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cvxrl.engine import footprint
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
 from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
+from cvxrl.engine.shape import shape_of
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.recipe.optim import AdamwSpec, OptimSpec, SgdSpec
@@ -215,3 +218,41 @@ def test_adam_without_masters_would_lose_them() -> None:
     optimizer.step()
     saved = optimizer.state_dict()["masters"][0]
     assert not torch.equal(saved, layer.weight.detach().float())
+
+
+def test_activations_are_counted_as_autograd_keeps_them() -> None:
+    prompts, samples, new_tokens = 2, 4, 18
+    sizes = (f"rollout.prompts={prompts}", f"rollout.samples={samples}", f"rollout.max_new_tokens={new_tokens}")
+    recipe = tiny("math_grpo", *sizes)
+    policy = Trainer.build(recipe).policy
+    weights = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    longest = footprint.prompt_tokens(recipe)
+    rows = [[5 + i] * longest for i in range(prompts) for _ in range(samples)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden_NH = policy.response_hidden(rows, [[7] * new_tokens] * len(rows))
+    assert hidden_NH.requires_grad
+    shape = shape_of(recipe.model)
+    assert shape is not None
+    counted = footprint.activations(recipe, shape, footprint.Pass.of(recipe, longest))
+    seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert counted == pytest.approx(seen, rel=0.1)
+
+
+def test_the_plan_follows_what_is_to_save_memory() -> None:
+    def peak(*overrides: str) -> int:
+        return describe(tiny("math_lco_kld", "rollout.prompts=64", "eval.every=0", *overrides)).memory_bytes or 0
+
+    whole = peak()
+    assert peak("train.micro_batch_tokens=1024", "rollout.batch=8") < 0.2 * whole
+    assert peak("train.gradient_checkpointing=true") < 0.7 * whole
+    assert peak("rollout.prompts=128") > 1.8 * whole
+    small = ("rollout.prompts=2", "rollout.samples=2")
+    assert peak(*small, "optim.kind=sgd") < 0.7 * peak(*small)
+    assert peak(*small, "model.dtype=bfloat16", "optim.master_weights=true") > peak(*small, "model.dtype=bfloat16")

@@ -9,6 +9,8 @@ from cvxrl.engine.shape import Shape
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.optim import AdamwSpec, SgdSpec
 from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.task import ArithmeticSource
+from cvxrl.tasks.arithmetic import ArithmeticTask
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
@@ -19,8 +21,8 @@ _LOGIT_COPIES = 5
 _DRAWING = 2 * 4 + 2 * 8
 # What all chunks of logits may take (`objectives.linear.sweep`).
 _CHUNK_BYTES = 160 * 2**20
-# A prompt whose length is not known before the tokenizer is loaded.
-ASSUMED_PROMPT_TOKENS = 48
+# A prompt whose length is not known before its task and the tokenizer are loaded.
+_ASSUMED_PROMPT_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,31 @@ class Footprint:
         return self.state + max(passing, self.sampling + self.gradients)
 
 
+def prompt_tokens(recipe: Recipe) -> int:
+    """Longest prompt of the first step: exact for the built-in task with a token per character, else a guess."""
+    source = recipe.task.source
+    if not isinstance(source, ArithmeticSource) or recipe.task.template != "none" or recipe.task.instruction:
+        return _ASSUMED_PROMPT_TOKENS
+    task = ArithmeticTask(source, recipe.seed)
+    return max(len(task.train(i).prompt) for i in range(recipe.rollout.prompts))
+
+
 def footprint(recipe: Recipe, shape: Shape) -> Footprint:
     """What a run will take."""
-    whole = _Pass.of(recipe)
+    prompt = prompt_tokens(recipe)
+    whole = Pass.of(recipe, prompt)
     loss = _chunked(recipe, shape, whole) if recipe.train.loss == "chunked" else _full(shape, whole)
     return Footprint(
         state=_state(recipe, shape) + _kept(recipe, shape),
         gradients=shape.trainable * _trained_width(recipe),
-        update=_activations(recipe, shape, whole) + loss,
-        sampling=_sampling(recipe, shape),
+        update=activations(recipe, shape, whole) + loss,
+        sampling=_sampling(recipe, shape, prompt),
         micro_batches=whole.sequences < recipe.sequences_per_step // recipe.train.minibatches,
     )
 
 
 @dataclass(frozen=True)
-class _Pass:
+class Pass:
     """The largest forward pass with gradient.
 
     Attributes:
@@ -78,8 +90,9 @@ class _Pass:
     responses: int
 
     @classmethod
-    def of(cls, recipe: Recipe) -> _Pass:
-        train, prompt, response = recipe.train, ASSUMED_PROMPT_TOKENS, recipe.rollout.max_new_tokens
+    def of(cls, recipe: Recipe, prompt: int) -> Pass:
+        """As large as the recipe allows, with prompts of so many tokens."""
+        train, response = recipe.train, recipe.rollout.max_new_tokens
         rows = recipe.sequences_per_step // train.minibatches
         if train.micro_batch_tokens is not None:
             rows = min(rows, max(1, train.micro_batch_tokens // (prompt + response)))
@@ -95,7 +108,7 @@ class _Pass:
         return cls(rows, tokens, tokens + rows * prompt, rows * response)
 
 
-def _activations(recipe: Recipe, shape: Shape, run: _Pass) -> int:
+def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:
     """What the backward pass needs of every layer: counted from the tensors that autograd keeps (`policy.packed`)."""
     half = recipe.model.dtype == "bfloat16" or recipe.train.precision == "bf16"
     width = 2 if half else _FP32
@@ -111,11 +124,11 @@ def _activations(recipe: Recipe, shape: Shape, run: _Pass) -> int:
     return shape.layers * (run.tokens * (norms + attention + feed_forward) + run.attended * 2 * shape.keys * width)
 
 
-def _full(shape: Shape, run: _Pass) -> int:
+def _full(shape: Shape, run: Pass) -> int:
     return _LOGIT_COPIES * run.responses * shape.vocab * _FP32
 
 
-def _chunked(recipe: Recipe, shape: Shape, run: _Pass) -> int:
+def _chunked(recipe: Recipe, shape: Shape, run: Pass) -> int:
     """Buffers of the chunks, gradients of the hidden states, and the output matrix's gradient, ready beforehand."""
     logits = run.responses * shape.vocab * _FP32
     if recipe.train.chunk_tokens is not None:
@@ -125,13 +138,13 @@ def _chunked(recipe: Recipe, shape: Shape, run: _Pass) -> int:
     return min(2 * logits, buffers) + run.responses * shape.hidden * _FP32 + shape.vocab * shape.hidden * _FP32
 
 
-def _sampling(recipe: Recipe, shape: Shape) -> int:
+def _sampling(recipe: Recipe, shape: Shape, prompt: int) -> int:
     """The largest batch that is decoded at a time; its cache at full length."""
     rows = recipe.sequences_per_step if recipe.data == "rollouts" else 0
     if recipe.eval.every:
         rows = max(rows, recipe.eval.prompts * recipe.eval.samples)
     rows = min(rows, recipe.rollout.batch or rows)
-    tokens = ASSUMED_PROMPT_TOKENS + recipe.rollout.max_new_tokens
+    tokens = prompt + recipe.rollout.max_new_tokens
     cache = 2 * (shape.layers + 1) * shape.keys * _BYTES[recipe.model.dtype] * tokens
     return rows * (cache + _DRAWING * shape.vocab)
 
