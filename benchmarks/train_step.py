@@ -130,9 +130,16 @@ def run_trl(arguments: argparse.Namespace) -> list[dict[str, float]]:
 
 def child(arguments: argparse.Namespace) -> None:
     runner = {"cvxrl": run_cvxrl, "trl": run_trl}[arguments.child]
-    steps = runner(arguments)[arguments.warmup :]
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    found = {"steps": steps, "seconds": [step["step"] for step in steps], "peak_kib": usage.ru_maxrss}
+    used = time.process_time()
+    every = runner(arguments)
+    steps = every[arguments.warmup :]
+    found = {
+        "steps": steps,
+        "seconds": [step["step"] for step in steps],
+        # Loading and the first steps included: their share falls with the number of steps.
+        "cpu_s": (time.process_time() - used) / len(every),
+        "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
     Path(arguments.report).write_text(json.dumps(found))
 
 
@@ -196,6 +203,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "time_ratio": median["cvxrl"] / median[arguments.peer],
         "memory_ratio": peak["cvxrl"] / peak[arguments.peer],
         "seconds": median,
+        "cpu_seconds": {k: statistics.median(r["cpu_s"] for r in v) for k, v in sides.items()},
         "peak_mib": {k: v / 1024 for k, v in peak.items()},
         "parts": {part: statistics.median(s[part] / s["step"] for s in ours) for part in PARTS},
     }

@@ -14,7 +14,7 @@ from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
-from cvxrl.recipe.schema import OptimSpec
+from cvxrl.recipe.optim import AdamwSpec
 from cvxrl.runs.checkpoint import list_checkpoints, prune, save_checkpoint, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.files import write_directory, write_json
@@ -75,9 +75,9 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
 
 
 def test_learning_rate_schedule() -> None:
-    spec = OptimSpec(lr=1.0, warmup_steps=2, schedule="linear", final_lr_fraction=0.5)
+    spec = AdamwSpec(lr=1.0, warmup_steps=2, schedule="linear", final_lr_fraction=0.5)
     assert [learning_rate(spec, i, 5) for i in range(5)] == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5])
-    cosine = OptimSpec(lr=1.0, schedule="cosine")
+    cosine = AdamwSpec(lr=1.0, schedule="cosine")
     assert [learning_rate(cosine, i, 3) for i in range(3)] == pytest.approx([1.0, 0.5, 0.0])
 
 
