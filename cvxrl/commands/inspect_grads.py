@@ -66,7 +66,7 @@ def inspect_grads(
     as_json: AsJson = False,
 ) -> None:
     """See why a run is stable or not: several objectives on one checkpoint and the same frozen rollouts."""
-    from cvxrl.evaluation.plan import Mistakes
+    from cvxrl.errors import Mistakes
     from cvxrl.inspection.options import Options
     from cvxrl.inspection.plan import make_plan
 
