@@ -78,6 +78,24 @@ def test_packed_rows_change_neither_values_nor_gradients(family: str, changes: d
     assert furthest(run(packed_rows, model.double()), run(whole_rows, model)) < 2e-6
 
 
+@pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16])
+def test_packed_rows_in_bf16_are_as_near_to_fp32_as_the_models_own(parameters: torch.dtype) -> None:
+    exact = run(whole_rows, small())
+    found = []
+    for way in (packed_rows, whole_rows):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=parameters is torch.float32):
+            got = run(way, small().to(parameters))
+        found.append(furthest({k: v.float() for k, v in got.items()}, exact))
+    assert 1e-4 < found[0] < 1.5 * found[1]
+
+
+def test_bf16_parameters_sample_through_either_engine() -> None:
+    model, prompts = small().bfloat16().eval(), [[3, 4, 5], [7]]
+    fast, plain = (sampled(model, prompts, engine) for engine in ("auto", "transformers"))
+    first = torch.tensor([[e.logprobs[0] for e in side if e.logprobs is not None] for side in (fast, plain)])
+    torch.testing.assert_close(first[0], first[1], rtol=0, atol=0.1)
+
+
 def test_responses_of_one_token_need_prompts_alone() -> None:
     model, rows = small(), ([[3, 4], [3, 4], [5]], [[1], [2], [3]])
     assert furthest(run(packed_rows, model, rows), run(whole_rows, model, rows)) < 2e-5
