@@ -15,6 +15,7 @@ from cvxrl.evaluation.record import QuestionRecord
 from cvxrl.evaluation.strict import strictly_correct
 from cvxrl.evaluation.summary import default_ks, parse_ks, summarize
 from cvxrl.recipe.extract import BoxedExtract, ExtractSpec, LastIntegerExtract, NoExtract, TagExtract
+from cvxrl.tasks.extract import extract
 
 
 def test_one_of_four_correct() -> None:
@@ -141,11 +142,12 @@ def test_intervals_that_forget_the_clusters_do_not() -> None:
     ],
 )
 def test_strict(completion: str, answer: str, extraction: ExtractSpec, right: bool) -> None:
-    assert strictly_correct(completion, answer, extraction, truncated=False) is right
+    found = extract(completion, extraction)
+    assert strictly_correct(completion, answer, extraction, False, found) is right
 
 
 def test_a_truncated_reply_is_never_strictly_right() -> None:
-    assert not strictly_correct("4+7=11", "11", LastIntegerExtract(), truncated=True)
+    assert not strictly_correct("4+7=11", "11", LastIntegerExtract(), True, "11")
 
 
 # --- from verdicts to numbers -----------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def judge(
             reward=grade.reward,
             error=grade.error,
             truncated=episode.truncated,
-            strict=strictly_correct(text, example.answer, task.extract, episode.truncated),
+            strict=strictly_correct(text, example.answer, task.extract, episode.truncated, grade.extracted),
             tokens=len(episode.response_ids),
         )
         for example, episode, text, grade in zip(examples, episodes, texts, grades, strict=True)

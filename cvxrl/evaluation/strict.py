@@ -11,13 +11,16 @@ from __future__ import annotations
 import re
 
 from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtract, NoExtract
-from cvxrl.tasks.extract import extract, last_boxed
+from cvxrl.tasks.extract import last_boxed
 
-# A number that ends the reply, after a space, `=`, `:` or `$`; only a full stop or a closing dollar may follow it.
-_FINAL_NUMBER = re.compile(r"(?:^|[\s=:$])(-?[0-9]+(?:\.[0-9]+)?)\s*[.$]*\s*$")
+# A number that ends the reply, after a space, `=`, `:` or `$`. Replies can be hostile: nothing in it can be matched in
+# two ways, so that it takes time proportional to the reply.
+_FINAL_NUMBER = re.compile(r"(?:^|[\s=:$])(-?[0-9]++(?:\.[0-9]++)?)\Z")
 
 
-def strictly_correct(completion: str, answer: str, extraction: ExtractSpec, truncated: bool) -> bool:
+def strictly_correct(
+    completion: str, answer: str, extraction: ExtractSpec, truncated: bool, extracted: str | None
+) -> bool:
     r"""Tell whether a reply ends by stating exactly the right answer.
 
     Args:
@@ -26,18 +29,20 @@ def strictly_correct(completion: str, answer: str, extraction: ExtractSpec, trun
         extraction: how the task finds an answer. Numbers must end the reply; a box, a tag or a pattern must hold the
             answer; without extraction the last `\boxed{}` counts, or else the whole reply.
         truncated: whether the reply reached the length limit; then it is wrong.
+        extracted: what the task found in it.
     """
     if truncated:
         return False
     match extraction:
         case LastIntegerExtract() | LastNumberExtract():
-            found = _FINAL_NUMBER.search(completion)
+            # Only a full stop or a closing dollar may follow the number.
+            found = _FINAL_NUMBER.search(completion.rstrip().rstrip(".$").rstrip())
             stated = found.group(1) if found else None
         case NoExtract():
             boxed = last_boxed(completion)
             stated = completion.strip() if boxed is None else boxed
         case _:
-            stated = extract(completion, extraction)
+            stated = extracted
     return stated is not None and _bare(stated) == _bare(answer)
 
 

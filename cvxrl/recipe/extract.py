@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from cvxrl.recipe.base import Section
 
@@ -53,6 +53,10 @@ class RegexExtract(Section):
 
     kind: Literal["regex"] = Field("regex", description="The group of the last match of a regular expression.")
     pattern: str = Field(description="Python regular expression with exactly one group.")
+    timeout_s: PositiveFloat = Field(
+        5.0, description="Seconds that one reply may take, which patterns like (a+)+b need; a late one is an error."
+    )
+    memory_mb: PositiveInt = Field(512, description="MiB that the searching process may take.")
 
     @field_validator("pattern")
     @classmethod

@@ -182,6 +182,14 @@ class CallableReward(Section):
     )
     kwargs: dict[str, Any] = Field({}, description="More keyword arguments of the function.")
     threshold: float = Field(1.0, description="Lowest reward that counts as right in the accuracy.")
+    isolated: bool = Field(
+        True,
+        description="Call it in a process of its own, under the two limits below. `false` calls it in the run's own "
+        "process without limits, for a function that needs what the run holds.",
+    )
+    timeout_s: PositiveFloat = Field(10.0, description="Seconds that one reply may take; a late one is an error.")
+    memory_mb: PositiveInt = Field(4096, description="MiB that the process may take beyond what importing took.")
+    on_error: float = Field(0.0, description="Reward of a reply that broke a limit; it counts as a grader error.")
 
 
 RewardSpec = Annotated[

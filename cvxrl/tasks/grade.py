@@ -1,9 +1,8 @@
-"""What a grader is, and the two graders that need no process of their own: exact and callable."""
+"""What a grader is, and two of them: exact and callable."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,9 +10,11 @@ from typing import Any, Protocol
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.extract import ExtractSpec
 from cvxrl.recipe.task import CallableReward, ExactReward
-from cvxrl.tasks import imports
+from cvxrl.tasks import imports, judges, worker
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.extract import canonical, extract
+from cvxrl.tasks.extract import canonical
+from cvxrl.tasks.finder import Finder, Found
+from cvxrl.tasks.guard import Guard, Verdict
 
 _KEY = "task.reward.function"
 
@@ -55,25 +56,27 @@ class ExactGrader:
         """Keep the two recipe sections."""
         self._spec = spec
         self._extraction = extraction
+        self._finder = Finder(extraction)
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         """Grade each reply; `error` is `gold` where the answer is not a number but a number is extracted."""
-        return [self._one(c, e) for c, e in zip(completions, examples, strict=True)]
+        found = self._finder.find(completions)
+        return [self._one(f, e) for f, e in zip(found, examples, strict=True)]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """End what searches the replies."""
+        self._finder.close()
 
-    def _one(self, completion: str, example: Example) -> Grade:
-        extracted = extract(completion, self._extraction)
+    def _one(self, found: Found, example: Example) -> Grade:
         gold = canonical(example.answer, self._extraction)
-        if gold is None:
-            return Grade(self._spec.incorrect, False, extracted, error="gold")
-        correct = extracted == gold
-        return Grade(self._spec.correct if correct else self._spec.incorrect, correct, extracted)
+        if gold is None or found.error is not None:
+            return Grade(self._spec.incorrect, False, found.text, "gold" if gold is None else found.error)
+        correct = found.text == gold
+        return Grade(self._spec.correct if correct else self._spec.incorrect, correct, found.text)
 
 
 class CallableGrader:
-    """A function of the user, called in this process."""
+    """A function of the user, called in a process of its own or, if the recipe says so, in this one."""
 
     def __init__(self, spec: CallableReward, extraction: ExtractSpec) -> None:
         """Import the function and check that it takes our arguments.
@@ -82,40 +85,52 @@ class CallableGrader:
             UserError: it cannot be imported, or its parameters do not fit.
         """
         self._spec = spec
-        self._extraction = extraction
-        self._function = imports.function(spec.function, _KEY)
-        _check_parameters(self._function, spec)
+        self._finder = Finder(extraction)
+        _check_parameters(imports.function(spec.function, _KEY), spec)
+        options = {"function": spec.function, "key": _KEY, "kwargs": spec.kwargs}
+        self._here = judges.user_function(options)
+        self._guard = Guard("cvxrl.tasks.judges:user_function", options, spec.timeout_s, spec.memory_mb)
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         """Call the function on each reply.
 
         Raises:
             UserError: the function raised, or returned something other than a finite number or a boolean.
-            Training on
-                the rewards of a broken function would waste the run, so it stops at once.
+                Training on the rewards of a broken function would waste the run, so it stops at once.
         """
-        return [self._one(c, e) for c, e in zip(completions, examples, strict=True)]
+        found = self._finder.find(completions)
+        jobs = [_arguments(c, e, f.text) for c, e, f in zip(completions, examples, found, strict=True)]
+        verdicts = self._elsewhere(jobs) if self._spec.isolated else [self._judge(job) for job in jobs]
+        return [self._one(v, f) for v, f in zip(verdicts, found, strict=True)]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """End the processes."""
+        self._finder.close()
+        self._guard.close()
 
-    def _one(self, completion: str, example: Example) -> Grade:
-        extracted = extract(completion, self._extraction)
-        arguments = _arguments(completion, example, extracted)
+    def _judge(self, job: dict[str, Any]) -> Verdict:
+        return Verdict(worker.verdict(self._here, job))
+
+    def _elsewhere(self, jobs: Sequence[dict[str, Any]]) -> list[Verdict]:
         try:
-            value = self._function(**arguments, **self._spec.kwargs)
-        except Exception as error:
-            message = f"`{self._spec.function}` failed on a reply: {imports.blame(error)}"
-            remedy = "handle the case in the function; any reply can reach it"
+            return self._guard.run(jobs)
+        except TypeError as error:
+            message = f"the `info` of an example cannot be sent to the function's process: {error}"
+            remedy = "keep info to what JSON knows, or set task.reward.isolated to false"
             raise UserError(Problem(message, key=_KEY, remedy=remedy)) from error
-        try:
-            reward = float(value)
-        except (TypeError, ValueError):
-            reward = math.nan
-        if isinstance(value, str) or not math.isfinite(reward):
-            message = f"`{self._spec.function}` returned {value!r}"
-            raise UserError(Problem(message, key=_KEY, remedy="return a finite number or a boolean"))
-        return Grade(reward, reward >= self._spec.threshold, extracted)
+
+    def _one(self, verdict: Verdict, found: Found) -> Grade:
+        if "fault" in verdict:
+            remedy = (
+                "handle the case in the function; any reply can reach it"
+                if verdict["raised"]
+                else "return a finite number or a boolean"
+            )
+            raise UserError(Problem(f"`{self._spec.function}` {verdict['fault']}", key=_KEY, remedy=remedy))
+        error = found.error or verdict.error
+        if error is not None or verdict.score is None:
+            return Grade(self._spec.on_error, False, found.text, error)
+        return Grade(verdict.score, verdict.score >= self._spec.threshold, found.text)
 
 
 def _arguments(completion: str, example: Example, extracted: str | None) -> dict[str, Any]:
@@ -123,7 +138,7 @@ def _arguments(completion: str, example: Example, extracted: str | None) -> dict
         "completion": completion,
         "answer": example.answer,
         "prompt": example.prompt,
-        "info": example.info,
+        "info": dict(example.info),
         "extracted": extracted,
     }
 

@@ -9,7 +9,7 @@ from cvxrl.recipe.extract import ExtractSpec, NoExtract
 from cvxrl.recipe.task import MathVerifyReward, ReasoningGymReward, ReasoningGymSource
 from cvxrl.tasks import imports
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.extract import extract
+from cvxrl.tasks.finder import Finder, Found
 from cvxrl.tasks.grade import Grade
 from cvxrl.tasks.guard import Guard
 
@@ -25,21 +25,22 @@ class MathVerifyGrader:
         """
         imports.require_installed("math_verify", "math-verify", "math", "task.reward.kind")
         self._spec = spec
-        self._extraction = extraction
+        self._whole = isinstance(extraction, NoExtract)
+        self._finder = Finder(extraction)
         self._guard = Guard("cvxrl.tasks.judges:math_verify", {}, spec.timeout_s, spec.memory_mb)
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         """Grade each reply. Without extraction math-verify looks for the answer in the whole reply itself."""
-        whole = isinstance(self._extraction, NoExtract)
-        answers = [extract(c, self._extraction) for c in completions]
+        answers = self._finder.find(completions)
         jobs = [
-            None if a is None else {"gold": e.answer, "reply": a, "whole": whole}
+            None if a.text is None else {"gold": e.answer, "reply": a.text, "whole": self._whole}
             for a, e in zip(answers, examples, strict=True)
         ]
         return _grades(self._guard, self._spec, threshold=1.0, answers=answers, jobs=jobs)
 
     def close(self) -> None:
         """End the grading process."""
+        self._finder.close()
         self._guard.close()
 
 
@@ -54,21 +55,22 @@ class ReasoningGymGrader:
         """
         imports.require_installed("reasoning_gym", "reasoning-gym", "tasks", "task.reward.kind")
         self._spec = spec
-        self._extraction = extraction
+        self._finder = Finder(extraction)
         options = source.model_dump(mode="json")
         self._guard = Guard("cvxrl.tasks.judges:reasoning_gym", options, spec.timeout_s, spec.memory_mb)
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         """Grade each reply to a problem of the reasoning-gym source."""
-        answers = [extract(c, self._extraction) for c in completions]
+        answers = self._finder.find(completions)
         jobs = [
-            None if a is None else {"number": e.info["number"], "reply": a}
+            None if a.text is None else {"number": e.info["number"], "reply": a.text}
             for a, e in zip(answers, examples, strict=True)
         ]
         return _grades(self._guard, self._spec, threshold=self._spec.threshold, answers=answers, jobs=jobs)
 
     def close(self) -> None:
         """End the grading process."""
+        self._finder.close()
         self._guard.close()
 
 
@@ -77,7 +79,7 @@ def _grades(
     spec: MathVerifyReward | ReasoningGymReward,
     *,
     threshold: float,
-    answers: Sequence[str | None],
+    answers: Sequence[Found],
     jobs: Sequence[dict[str, Any] | None],
 ) -> list[Grade]:
     """Judge the replies that hold an answer; one without is wrong, and no error."""
@@ -85,9 +87,9 @@ def _grades(
     grades = []
     for answer, job in zip(answers, jobs, strict=True):
         if job is None:
-            grades.append(Grade(spec.incorrect, False, None))
+            grades.append(Grade(spec.incorrect, False, None, answer.error))
             continue
         verdict = next(verdicts)
         correct = verdict.score is not None and verdict.score >= threshold
-        grades.append(Grade(spec.correct if correct else spec.incorrect, correct, answer, verdict.error))
+        grades.append(Grade(spec.correct if correct else spec.incorrect, correct, answer.text, verdict.error))
     return grades

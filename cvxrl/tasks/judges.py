@@ -1,13 +1,15 @@
-"""What the grading process runs: mathematical equality, and reasoning-gym's own scores."""
+"""What the grading process runs: mathematical equality, reasoning-gym's own scores, patterns, functions of the user."""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import math
 from typing import Any
 
 from cvxrl.recipe.task import ReasoningGymSource
-from cvxrl.tasks.extract import last_boxed
+from cvxrl.tasks import imports
+from cvxrl.tasks.extract import last_boxed, last_group
 from cvxrl.tasks.worker import Judge, NotGradable
 
 
@@ -53,6 +55,45 @@ def reasoning_gym(options: dict[str, Any]) -> Judge:
         return float(dataset.score_answer(job["reply"], dataset[job["number"]]))
 
     return judge
+
+
+def pattern(options: dict[str, Any]) -> Judge:
+    """Make the judge of jobs `{"reply"}`: `{"text": what the pattern's last match picks out, or none}`."""
+
+    def judge(job: dict[str, Any]) -> dict[str, Any]:
+        return {"text": last_group(job["reply"], options["pattern"])}
+
+    return judge
+
+
+def user_function(options: dict[str, Any]) -> Judge:
+    """Make the judge whose jobs are the function's arguments.
+
+    It answers `{"score"}`, or `{"fault"}` in words if the function itself is to blame: it raised something, or
+    returned no number.
+    """
+    call = imports.function(options["function"], options["key"])
+
+    def judge(job: dict[str, Any]) -> dict[str, Any]:
+        try:
+            value = call(**job, **options["kwargs"])
+        except MemoryError:
+            raise
+        except Exception as error:
+            return {"fault": f"failed on a reply: {imports.blame(error)}", "raised": True}
+        number = finite_number(value)
+        return {"fault": f"returned {value!r}", "raised": False} if number is None else {"score": number}
+
+    return judge
+
+
+def finite_number(value: Any) -> float | None:
+    """The reward that a function returned, or None if it is not a finite number or a boolean."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, str) else None
 
 
 def _box(text: str) -> str:

@@ -1,7 +1,8 @@
 """The process that grades under limits; `guard` starts it. Jobs come and verdicts go as JSON lines.
 
 The first line it reads names the judge (`module:function`) and its settings; the judge makes a function from
-a job to a score. Every later line is one job. It ends when its input does, so it cannot outlive the run.
+a job to a score, or to a mapping that is passed on as the verdict. Every later line is one job. It ends when its
+input does, so it cannot outlive the run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-Judge = Callable[[dict[str, Any]], float]
+Judge = Callable[[dict[str, Any]], float | Mapping[str, Any]]
 
 
 class NotGradable(Exception):
@@ -38,9 +39,10 @@ def main() -> None:
 
 
 def verdict(judge: Judge, job: dict[str, Any]) -> dict[str, Any]:
-    """Run the judge on one job; returns `{"score": number}` or `{"error": reason}` and never raises."""
+    """Run the judge on one job; returns `{"score": number}`, its mapping, or `{"error": reason}`; never raises."""
     try:
-        return {"score": float(judge(job))}
+        value = judge(job)
+        return dict(value) if isinstance(value, Mapping) else {"score": float(value)}
     except NotGradable as reason:
         return {"error": str(reason)}
     except MemoryError:

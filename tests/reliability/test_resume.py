@@ -1,0 +1,176 @@
+"""A run stopped after any of its steps and resumed is the run that was never stopped, bit for bit.
+
+Every objective, and everything that carries state from step to step, on policies so small that it costs little.
+The run is stopped between two steps here; test_kill.py stops it anywhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import SilentSink, without_times
+from safetensors.torch import load_file
+
+from cvxrl.engine import session
+from cvxrl.objectives.registry import OBJECTIVES
+from cvxrl.policy.load import load_policy
+from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.metrics import read_records
+from reliability.harness import reseal, unfinish
+
+STEPS = 3
+SCRATCH = {"alphabet": "0123456789+=?", "hidden_size": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8}
+SHARED: dict[str, Any] = {
+    "name": "small",
+    "task": {
+        "source": {"kind": "arithmetic", "terms": [2, 3], "corrupt": 0.2},
+        "extract": {"kind": "none"},
+        "reward": {"kind": "callable", "function": "reliability.rewards:by_chance", "isolated": False},
+    },
+    "rollout": {"prompts": 2, "samples": 4, "max_new_tokens": 8},
+    "optim": {"lr": 0.01, "schedule": "cosine", "warmup_steps": 2},
+    "train": {"steps": STEPS, "inner_epochs": 2, "minibatches": 2},
+    "eval": {"every": 2, "prompts": 2, "samples": 2},
+    "checkpoint": {"every": 1, "keep": STEPS},
+}
+LORA = {"model.lora": {"rank": 2, "dropout": 0.3}}
+OBJECTIVE_CASES: dict[str, dict[str, Any]] = {tag: {"objective": {"kind": tag}} for tag in OBJECTIVES}
+STATE_CASES: dict[str, dict[str, Any]] = {
+    "value head": {"advantage": {"kind": "gae"}},
+    "dense-logprob": {"advantage": {"kind": "dense-logprob", "verifier": "HERE"}, "objective": {"kind": "lco-kld"}},
+    "dense-dpo": {
+        "advantage": {"kind": "dense-dpo", "verifier": "HERE", "reference": "package:cvxrl/assets/base"},
+        "objective": {"kind": "lco-mse"},
+    },
+    "adapter with dropout": {**LORA, "objective": {"kind": "lco-kld"}},
+    "adapter and its reference": {**LORA, "regularizer.kl_coefficient": 0.1},
+    "adapter and value head": {**LORA, "advantage": {"kind": "gae"}},
+    "adapter in bf16 passes": {**LORA, "train.precision": "bf16", "objective": {"kind": "lco-lch"}},
+    "adapter of preferences": {**LORA, "objective": {"kind": "dpo"}},
+    "reference and entropy": {"regularizer": {"kl_coefficient": 0.1, "entropy_coefficient": 0.01}},
+    "bf16 passes": {"train.precision": "bf16", "objective": {"kind": "lco-kld"}},
+    "bf16 weights": {"model.dtype": "bfloat16", "objective": {"kind": "lco-kld"}},
+    "linear schedule": {"optim": {"schedule": "linear", "final_lr_fraction": 0.1, "weight_decay": 0.1}},
+    "constant schedule": {"optim": {"schedule": "constant", "warmup_steps": 0, "max_grad_norm": None}},
+    "one update a step": {"train": {"steps": STEPS}, "objective": {"kind": "lco-kld"}},
+    "optimizer dropped": {"train.reset_optimizer": True},
+    "dynamic sampling": {"rollout.rounds": 3},
+    "micro-batches": {"train.micro_batch": 2},
+    "moving target": {"objective": {"kind": "lco-lch", "target": "moving"}},
+    "drift-free": {"objective": {"kind": "lco-kld", "shift": "drift-free", "support": {"kind": "top-k", "k": 3}}},
+    "authors' code": {"reading": "authors-code", "objective": {"kind": "lco-kld"}, "advantage": {"kind": "reward"}},
+    "guards": {"guards": {"entropy": {"below": 1e-9}, "reward": {"window": 2, "drop": 5.0}}},
+    "scratch": {"model": {"scratch": SCRATCH}},
+}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small policy on disk."""
+    folder = tmp_path_factory.mktemp("policy")
+    load_policy(ModelSpec.model_validate({"scratch": SCRATCH}), torch.device("cpu"), seed=1).save(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Drawing takes longer than all the rest."""
+    monkeypatch.setattr(session, "plot_curves", lambda *_: None)
+    yield
+
+
+def recipe_of(case: dict[str, Any], policy: Path, folder: Path) -> Recipe:
+    """The shared recipe, a case laid over it; dotted keys reach into a section, others replace it."""
+    values = {**SHARED, "model": {"path": str(policy)}}
+    for key, value in case.items():
+        section, _, name = key.partition(".")
+        values[section] = {**values.get(section, {}), name: value} if name else value
+    text = yaml.safe_dump(values).replace("HERE", str(policy))
+    (folder / "recipe.yaml").write_text(text)
+    return load_recipe(folder / "recipe.yaml")
+
+
+def train(recipe: Recipe, run_dir: RunDir, entry: str) -> None:
+    result = session.run_training(recipe, run_dir, SilentSink(), entry)  # type: ignore[arg-type]
+    assert result.status == "finished"
+
+
+def stopped_after(step: int, run_dir: RunDir, out: Path, recipe: Recipe) -> RunDir:
+    """A copy of a finished run as it was when it was stopped after ``step``."""
+    copy = RunDir.of(out, recipe)
+    shutil.copytree(run_dir.path, copy.path)
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(copy.checkpoints / f"step-{later:06d}")
+    shutil.rmtree(copy.adapter, ignore_errors=True)
+    unfinish(copy.path)
+    return copy
+
+
+def outcome(run_dir: RunDir) -> tuple[list[dict[str, float]], dict[str, bytes]]:
+    """Metrics without timings, and all bytes of the final weights and evaluations."""
+    weights = {
+        f"{file.parent.name} {name}": tensor.view(torch.uint8).numpy().tobytes()
+        for file in run_dir.path.glob("*/*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    kept = {
+        file.name: file.read_bytes() for folder in ("evals", "rollouts") for file in run_dir.path.glob(f"{folder}/*")
+    }
+    return [without_times(r) for r in read_records(run_dir.metrics)], weights | kept
+
+
+def check(case: dict[str, Any], policy: Path, folder: Path) -> None:
+    recipe = recipe_of(case, policy, folder)
+    whole = RunDir.of(folder / "whole", recipe)
+    train(recipe, whole, "new")
+    expected = outcome(whole)
+    assert [r["step"] for r in expected[0]] == [0, *range(1, STEPS + 1)]
+    assert all(r["grad/norm"] > 0 for r in expected[0][1:]), "nothing was learned, so nothing is compared"
+    for step in range(1, STEPS):
+        resumed = stopped_after(step, whole, folder / str(step), recipe)
+        train(recipe, resumed, "resume")
+        found = outcome(resumed)
+        assert found[0] == expected[0], f"metrics after step {step}"
+        assert found[1].keys() == expected[1].keys()
+        assert not [name for name in found[1] if found[1][name] != expected[1][name]], f"after step {step}"
+
+
+@pytest.mark.parametrize("tag", OBJECTIVE_CASES)
+def test_every_objective(tag: str, policy: Path, tmp_path: Path) -> None:
+    check(OBJECTIVE_CASES[tag], policy, tmp_path)
+
+
+@pytest.mark.parametrize("name", STATE_CASES)
+def test_everything_that_carries_state(name: str, policy: Path, tmp_path: Path) -> None:
+    check(STATE_CASES[name], policy, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["optimizer", "critic", "adapter"])
+def test_the_comparison_sees_a_lost_part(part: str, policy: Path, tmp_path: Path) -> None:
+    """Negative control: a checkpoint that forgot something leads elsewhere."""
+    case = {**LORA, "advantage": {"kind": "gae"}}
+    recipe = recipe_of(case, policy, tmp_path)
+    whole = RunDir.of(tmp_path / "whole", recipe)
+    train(recipe, whole, "new")
+    copy = stopped_after(2, whole, tmp_path / "copy", recipe)
+    checkpoint = copy.checkpoints / "step-000002"
+    if part == "adapter":
+        shutil.copy(copy.checkpoints / "step-000001" / "adapter_model.safetensors", checkpoint)
+    else:
+        state = torch.load(checkpoint / "trainer.pt")
+        if part == "optimizer":
+            state["optimizer"]["state"] = {}
+        else:
+            state["critic"] = {name: 0 * value for name, value in state["critic"].items()}
+        torch.save(state, checkpoint / "trainer.pt")
+    reseal(checkpoint)
+    train(recipe, copy, "resume")
+    assert outcome(copy) != outcome(whole)
