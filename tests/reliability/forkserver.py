@@ -4,10 +4,14 @@ Requests come as JSON lines on stdin: {"argv": [...], "log": path, "fault": {...
 lines: {"pid": n} at once and {"status": n} (exit code, or minus the signal) when the child is gone. The child is an
 ordinary process that runs the command line's `main` and can be killed like any other. Faults:
 
-- {"watch": folder, "kill_at": n}: SIGKILL itself at the n-th file operation (open, rename, mkdir, remove, ...) in
-  folder, and say at a normal end how many there were, as `operations: n` in the log.
+- {"watch": path, "kill_at": n}: SIGKILL itself at the n-th file operation (open, rename, mkdir, remove, ...) on paths
+  that begin so, and say at a normal end how many there were, as `operations: n` in the log. {"event": name} counts
+  operations of one kind.
 - {"fsync_at": n, "errno": e}: the n-th os.fsync raises OSError(e).
 - {"signal_after": [n, ...]}: send itself SIGINT (or {"signal": number}) as soon as the record of step n is written.
+- {"tear_record": n}: write half of the line of step n to metrics.jsonl, then SIGKILL itself.
+- {"signal_at_fsync": n}: from the first signal on, the n-th os.fsync sends SIGINT again before it syncs.
+- {"clock": true}: every look at the wall clock finds it a day earlier than the last one.
 - {"file_size": bytes}: no file may grow beyond (`ulimit -f`).
 """
 
@@ -32,10 +36,11 @@ def inject(fault: dict[str, Any]) -> None:
     """Arm the fault in this process."""
     if "watch" in fault:
         folder, kill_at, count = fault["watch"], fault.get("kill_at", 0), 0
+        counted = {fault["event"]} if "event" in fault else OPERATIONS
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if event in OPERATIONS and arguments and str(arguments[0]).startswith(folder):
+            if event in counted and arguments and str(arguments[0]).startswith(folder):
                 count += 1
                 if count == kill_at:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -65,8 +70,62 @@ def inject(fault: dict[str, Any]) -> None:
                     os.kill(os.getpid(), fault.get("signal", signal.SIGINT))
 
         session.append_record = append
+    if "tear_record" in fault:
+        import cvxrl.engine.session as session
+
+        whole = session.append_record
+
+        def tear(path: Any, record: Any) -> None:
+            whole(path, record)
+            if record["step"] == fault["tear_record"]:
+                content = path.read_bytes()
+                last = content.rstrip(b"\n").rfind(b"\n") + 1
+                os.truncate(path, (last + len(content)) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        session.append_record = tear
+    if "signal_at_fsync" in fault:
+        sync, left = os.fsync, fault["signal_at_fsync"]
+
+        def interrupted(descriptor: int) -> None:
+            nonlocal left
+            handler = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+            if getattr(handler, "requested", False):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGINT)
+            sync(descriptor)
+
+        os.fsync = interrupted
+    if "clock" in fault:
+        turn_back_the_clock()
     if "file_size" in fault:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"], fault["file_size"]))
+
+
+def turn_back_the_clock() -> None:
+    """Let `time.time` and `datetime.now` fall by a day at every call; monotonic clocks go on."""
+    import datetime
+    import time
+
+    import cvxrl.engine.records as records
+    import cvxrl.runs.lock as lock
+
+    now = time.time()
+    days = 0
+
+    def earlier() -> float:
+        nonlocal days
+        days += 1
+        return now - 86400.0 * days
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return datetime.datetime.fromtimestamp(earlier(), tz)
+
+    time.time = earlier
+    records.datetime = lock.datetime = Clock  # type: ignore[misc]
 
 
 def child(request: dict[str, Any]) -> int:

@@ -194,11 +194,14 @@ def assert_same_run(expected: Path, found: Path, *, checkpoints: bool = True) ->
     for folder in ("evals", "rollouts"):
         for file in (expected / folder).glob("*"):
             assert file.read_bytes() == (found / folder / file.name).read_bytes(), file
-    weights = [load_file(root / "policy" / "model.safetensors") for root in (expected, found)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, tensor in weights[0].items():
-        assert tensor.dtype == weights[1][name].dtype
-        assert tensor.view(torch.uint8).equal(weights[1][name].view(torch.uint8)), name
+    files = [sorted(p.relative_to(root) for p in root.glob("*/*.safetensors")) for root in (expected, found)]
+    assert files[0] == files[1] and files[0]
+    for file in files[0]:
+        weights = [load_file(root / file) for root in (expected, found)]
+        assert weights[0].keys() == weights[1].keys()
+        for name, tensor in weights[0].items():
+            assert tensor.dtype == weights[1][name].dtype
+            assert tensor.view(torch.uint8).equal(weights[1][name].view(torch.uint8)), (file, name)
     assert json.loads((found / "run.json").read_text())["status"] == "finished"
     assert not [p for p in found.rglob(".*") if p.name != ".lock"]
 

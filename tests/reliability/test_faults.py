@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from cvxrl.compare.run import read_run
 from cvxrl.errors import UserError
+from cvxrl.evaluation.target import find_target
 from reliability.harness import (
     ENVIRONMENT,
     SECRET,
@@ -97,6 +98,15 @@ def test_a_folder_that_cannot_be_written(fork_server: ForkServer, tmp_path: Path
     refused(fork_server, USUAL.arguments(Path("/proc/nowhere")), tmp_path / "log.txt", "/proc", "--out")
 
 
+def read_or_refused(folder: Path) -> None:
+    """`compare` and `eval` read the directory, or say what is wrong with it."""
+    for look in (read_run, lambda f: find_target(str(f))):
+        try:
+            look(folder)
+        except UserError as error:
+            assert str(folder) in str(error)
+
+
 def truncate(path: Path, share: float = 0.5) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
@@ -152,6 +162,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 def test_what_is_mended(case: str, fork_server: ForkServer, whole: Whole, interrupted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(interrupted, USUAL.folder(tmp_path)))
     MENDED[case](folder)
+    read_or_refused(folder)
     goes_on(fork_server, whole.folder, tmp_path)
     assert read_run(folder).record.status == "finished"
 
@@ -164,10 +175,7 @@ def test_what_is_refused(case: str, fork_server: ForkServer, interrupted: Path, 
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     refused(fork_server, USUAL.arguments(tmp_path, "resume"), tmp_path / "log.txt", *words)
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}, "a refused run was changed"
-    try:
-        read_run(folder)  # `compare` reads it, or says what is wrong with it
-    except UserError as error:
-        assert str(folder) in str(error)
+    read_or_refused(folder)
 
 
 def test_changed_files_are_named(fork_server: ForkServer, tmp_path: Path) -> None:

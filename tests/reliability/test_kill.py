@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,7 @@ CASES = {
     "critic": Case("math_ppo", MANY),
     "dense": Case("math_lco_kld_dense", SAVED),
     "resampling": Case("math_dapo", MANY),
+    "adapter": Case("math_lora", (*MANY, "model.lora.dropout=0.1", "regularizer.kl_coefficient=0.1")),
     **{
         path.stem: Case(path.stem, SAVED)
         for path in sorted((ROOT / "recipes").glob("*.yaml"))
@@ -100,6 +103,61 @@ def test_kills_between_file_operations(fork_server: ForkServer, tmp_path: Path) 
         out = tmp_path / str(number)
         assert kill_at_operation(fork_server, SMALL, out, number)
         assert_same_run(whole, SMALL.folder(out))
+
+
+# Paths that are written then, and which operation on them is not done any more.
+MOMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "within a checkpoint": ("checkpoints/.step-000002.tmp", {"kill_at": 4}),
+    "before the manifest of a checkpoint": ("checkpoints/.step-000002.tmp/.checksums", {"kill_at": 1}),
+    "as a checkpoint gets its name": ("checkpoints/.step-000002.tmp", {"event": "os.rename", "kill_at": 1}),
+    "within the export of the adapter": (".adapter.tmp", {"kill_at": 3}),
+    "within the final export": (".policy.tmp", {"kill_at": 4}),
+    "as the final export gets its name": (".policy.tmp", {"event": "os.rename", "kill_at": 1}),
+    "before the last record": (".run.json.tmp", {"event": "os.rename", "kill_at": 2}),
+}
+QUICK_MOMENTS = ("within a checkpoint", "within the final export", "before the last record")
+ADAPTER = Case("math_lora", (*SAVED, "model.lora.dropout=0.1"))
+
+
+@pytest.fixture(scope="module")
+def adapted(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run that trains an adapter."""
+    return train_whole(fork_server, ADAPTER, tmp_path_factory.mktemp("adapted")).folder
+
+
+@pytest.mark.parametrize(
+    "moment", [m if m in QUICK_MOMENTS else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS]
+)
+def test_a_kill_in_the_middle_of(moment: str, fork_server: ForkServer, adapted: Path, tmp_path: Path) -> None:
+    """Of an adapter's run, which writes everything that a run can write."""
+    where, fault = MOMENTS[moment]
+    folder, log = ADAPTER.folder(tmp_path), tmp_path / "log.txt"
+    assert fork_server.run(ADAPTER.arguments(tmp_path), log, {"watch": str(folder / where), **fault}) == KILLED
+    assert list(folder.rglob(f"{Path(where).name}*")) or "checksums" in where, "it was not the moment meant"
+    assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    assert fork_server.run(ADAPTER.arguments(tmp_path, "resume"), log) == 0, log.read_text()
+    assert_same_run(adapted, folder)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_kill_in_the_middle_of_a_line(step: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    assert fork_server.run(USUAL.arguments(tmp_path), log, {"tear_record": step}) == KILLED
+    lines = (USUAL.folder(tmp_path) / "metrics.jsonl").read_bytes().split(b"\n")
+    assert lines[-1] and not lines[-1].endswith(b"}")
+    assert fork_server.run(USUAL.arguments(tmp_path, "resume"), log) == 0, log.read_text()
+    assert_same_run(whole.folder, USUAL.folder(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("ten", range(5))
+def test_fifty_random_kills(ten: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
+    """Of whole processes, ten of one run at a time; prints the records on disk at each kill."""
+    kills = kill_randomly(Spawner(), USUAL, tmp_path, 10, whole.seconds, Random(f"fifty {ten}"))
+    print("records on disk at each kill:", *kills)
+    assert len(kills) == 10 and max(kills) > 0
+    assert_same_run(whole.folder, USUAL.folder(tmp_path))
 
 
 @pytest.mark.slow

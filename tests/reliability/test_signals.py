@@ -38,6 +38,33 @@ def test_a_second_signal_stops_at_once(fork_server: ForkServer, whole: Whole, tm
     assert_same_run(whole.folder, folder)
 
 
+@pytest.mark.parametrize("fsync", [1, 4])
+def test_a_second_signal_within_a_checkpoint(fsync: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
+    """The first is after step 3; the second comes while its checkpoint is written."""
+    fault = {"signal_after": [3], "signal_at_fsync": fsync}
+    assert fork_server.run(USUAL.arguments(tmp_path), tmp_path / "log.txt", fault) == 130
+    folder = USUAL.folder(tmp_path)
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert [p.name for p in (folder / "checkpoints").glob("step-*")] == ["step-000002"]
+    assert fork_server.run(USUAL.arguments(tmp_path, "resume"), tmp_path / "log.txt") == 0
+    assert_same_run(whole.folder, folder)
+
+
+def test_a_clock_that_runs_backwards(fork_server: ForkServer, whole: Whole, interrupted: Path, tmp_path: Path) -> None:
+    """Neither the clock nor the dates of the files decide anything."""
+    folder = Path(shutil.copytree(interrupted, USUAL.folder(tmp_path)))
+    for number, file in enumerate(sorted(folder.rglob("*"))):
+        date = 4e9 if number % 2 else 0.0
+        os.utime(file, (date, date))
+    log = tmp_path / "log.txt"
+    assert fork_server.run(USUAL.arguments(tmp_path, "resume"), log, {"clock": True}) == 0, log.read_text()
+    assert_same_run(whole.folder, folder, checkpoints=False)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["ended"] < record["resumed"][-1]["at"] < record["started"], "the clock did not run backwards"
+    times = [r["time/step_s"] for r in read_records(folder / "metrics.jsonl") if r["step"]]
+    assert all(seconds > 0 for seconds in times)
+
+
 def test_the_second_process_is_refused_by_name(fork_server: ForkServer, interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, USUAL.folder(tmp_path))
     before = {p: p.stat().st_mtime_ns for p in USUAL.folder(tmp_path).rglob("*") if p.name != ".lock"}
