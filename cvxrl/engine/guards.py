@@ -34,11 +34,14 @@ class GuardStop(DivergedError):
 
 def firing(spec: GuardsSpec, records: _Records) -> list[Firing]:
     """Guards whose rule holds after the newest of ``records`` (training steps in order, evaluations of step 0 too)."""
+    guards = [(name, guard) for name in ("entropy", "kl", "reward") if (guard := getattr(spec, name)) is not None]
+    if not guards:
+        return []
     steps = [r for r in records if r["step"] > 0]
     found = []
-    for name, guard in (("entropy", spec.entropy), ("kl", spec.kl), ("reward", spec.reward)):
-        detail = None if guard is None else _rule(guard, steps)
-        if guard is not None and detail is not None:
+    for name, guard in guards:
+        detail = _rule(guard, steps)
+        if detail is not None:
             first = _rule(guard, steps[:-1]) is None
             found.append(Firing(f"guards.{name}", detail, guard.action == "stop", first))
     return found
