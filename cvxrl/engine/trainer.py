@@ -11,6 +11,7 @@ import torch
 from cvxrl.engine.agreement import policy_shift, ratio_deviation
 from cvxrl.engine.build import build_collector, build_critic, build_reference
 from cvxrl.engine.critic import Critic
+from cvxrl.engine.determinism import settle_algorithms
 from cvxrl.engine.divergence import DivergedError, blame_batch, require_finite_parameters
 from cvxrl.engine.evaluate import Evaluation, evaluate, held_out_prompts
 from cvxrl.engine.experience import Collector, Experience
@@ -65,6 +66,7 @@ class Trainer:
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
         if device is None or task is None or grader is None or policy is None:
             raise UserError(*mistakes.problems)
+        settle_algorithms(device, recipe.train.deterministic)
         if recipe.train.gradient_checkpointing:
             # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -129,6 +129,11 @@ class TrainSpec(Section):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes CUDA if present.")
+    deterministic: bool = Field(
+        True,
+        description="Ask for deterministic algorithms on CUDA, which can be slower; on the CPU a run repeats itself "
+        "either way.",
+    )
     ratio_tolerance: PositiveFloat | None = Field(
         None,
         description="Stop at the first step if the on-policy ratio differs from 1 by more than this; none means 1e-5 "

@@ -153,8 +153,8 @@ def test_a_kill_in_the_middle_of_a_line(step: int, fork_server: ForkServer, whol
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("ten", range(5))
 def test_fifty_random_kills(ten: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
-    """Of whole processes, ten of one run at a time; prints the records on disk at each kill."""
-    kills = kill_randomly(Spawner(), USUAL, tmp_path, 10, whole.seconds, Random(f"fifty {ten}"))
+    """Ten of one run at a time; prints the records on disk at each kill."""
+    kills = kill_randomly(fork_server, USUAL, tmp_path, 10, whole.seconds, Random(f"fifty {ten}"))
     print("records on disk at each kill:", *kills)
     assert len(kills) == 10 and max(kills) > 0
     assert_same_run(whole.folder, USUAL.folder(tmp_path))

@@ -6,6 +6,7 @@ The run is stopped between two steps here; test_kill.py stops it anywhere.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from helpers import SilentSink, without_times
 from safetensors.torch import load_file
 
 from cvxrl.engine import session
+from cvxrl.engine.determinism import settle_algorithms
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.load import load_recipe
@@ -68,6 +70,7 @@ STATE_CASES: dict[str, dict[str, Any]] = {
     "drift-free": {"objective": {"kind": "lco-kld", "shift": "drift-free", "support": {"kind": "top-k", "k": 3}}},
     "authors' code": {"reading": "authors-code", "objective": {"kind": "lco-kld"}, "advantage": {"kind": "reward"}},
     "guards": {"guards": {"entropy": {"below": 1e-9}, "reward": {"window": 2, "drop": 5.0}}},
+    "gradients looked at": {"logging": {"gradients": 1}},
     "scratch": {"model": {"scratch": SCRATCH}},
 }
 
@@ -174,3 +177,17 @@ def test_the_comparison_sees_a_lost_part(part: str, policy: Path, tmp_path: Path
     reseal(checkpoint)
     train(recipe, copy, "resume")
     assert outcome(copy) != outcome(whole)
+
+
+def test_deterministic_algorithms_are_asked_for_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, only that they are asked for."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: asked.append(mode))
+    settle_algorithms(torch.device("cpu"), True)
+    assert not asked and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    settle_algorithms(torch.device("cuda"), True)
+    assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    settle_algorithms(torch.device("cuda"), False)
+    assert asked == [True, False]
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
