@@ -199,7 +199,7 @@ def test_an_endless_comparison_is_an_error_and_the_next_reply_is_graded() -> Non
         bad, good = made.grade([r"\boxed{9^{9^{9^{9}}}}", r"\boxed{3}"], [Example("0", "", "3")] * 2)
         assert (bad.reward, bad.correct) == (-1.0, False) and bad.error in ("timeout", "memory")
         assert good == Grade(1.0, True, "3")
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 120
     finally:
         made.close()
 
