@@ -44,7 +44,9 @@ def section_at(root: type[BaseModel], values: Any, key: Sequence[str]) -> type[B
 
 
 def tags_at(root: type[BaseModel], values: Any, key: Sequence[str]) -> list[str]:
-    """Tags of the union at ``key``."""
+    """Tags of the union at ``key``; the root, an empty key, is none."""
+    if not key:
+        return []
     parent = section_at(root, values, key[:-1])
     if parent is None or key[-1] not in parent.model_fields:
         return []

@@ -189,7 +189,7 @@ class CallableReward(Section):
     )
     timeout_s: PositiveFloat = Field(10.0, description="Seconds that one reply may take; a late one is an error.")
     memory_mb: PositiveInt = Field(4096, description="MiB that the process may take beyond what importing took.")
-    on_error: float = Field(0.0, description="Reward of a reply that broke a limit; it counts as a grader error.")
+    ungraded: float = Field(0.0, description="Reward of a reply that broke a limit; it counts as a grader error.")
 
 
 RewardSpec = Annotated[

@@ -129,7 +129,7 @@ class CallableGrader:
             raise UserError(Problem(f"`{self._spec.function}` {verdict['fault']}", key=_KEY, remedy=remedy))
         error = found.error or verdict.error
         if error is not None or verdict.score is None:
-            return Grade(self._spec.on_error, False, found.text, error)
+            return Grade(self._spec.ungraded, False, found.text, error)
         return Grade(verdict.score, verdict.score >= self._spec.threshold, found.text)
 
 

@@ -226,6 +226,12 @@ test_many_overrides = pytest.mark.slow(pytest.mark.timeout(1800)(LONG(given(sets
 test_many_texts = pytest.mark.slow(pytest.mark.timeout(1800)(LONG(given(text=YAML_TEXT)(text_survives))))
 
 
+@pytest.mark.parametrize("text", ["{'-?b~&0#}': null}", "{a: 1}", "{}", "name: x", "lco-kld: 1", "task: 1"])
+def test_mistakes_at_the_root(text: str, folder: Path) -> None:
+    """The first of them was found above."""
+    text_survives(text, folder)
+
+
 def test_a_misspelt_key_is_named(folder: Path) -> None:
     """The property above would let any message pass that names some place; a single mistake has a single place."""
     for key in KEYS[::7]:

@@ -148,7 +148,7 @@ def test_no_reply_breaks_the_strict_grader(extraction: dict[str, Any]) -> None:
 
 
 def test_a_function_that_hangs_or_dies_costs_one_reply() -> None:
-    grader = make({**CARELESS, "on_error": -1.0}, {"kind": "none"})
+    grader = make({**CARELESS, "ungraded": -1.0}, {"kind": "none"})
     try:
         grades = grader.grade(["hang", "12", "memory", "die", "1a"], [Example("0", "", "")] * 5)
     finally:
