@@ -26,8 +26,9 @@ from cvxrl.tasks import Grader, Task, load_grader, load_task
 
 # From here on a model is large: costly parts are left out or measured on a part of the rollouts, and it is said.
 LARGE = 20_000_000
-# Tokens whose eigenvalues are computed where the vocabulary is large.
-_EIGENVALUE_TOKENS, _LARGE_VOCABULARY = 256, 4096
+# Tokens of a micro-batch whose eigenvalues are computed: each is a bisection over the vocabulary. The signs, which
+# the shares count, are those of all tokens.
+_EIGENVALUE_TOKENS = 256
 # Passes over a sequence, in forward passes: for progress alone.
 _LOOK, _STEP, _SPLIT, _PRODUCT = 2, 3, 6, 6
 
@@ -128,11 +129,9 @@ def _scope(plan: Plan, subject: Subject) -> Scope:
         notes.append("no Hessian eigenvalues: the model is large; ask for them with --parts curvature")
     if large and "bands" in parts:
         notes.append("the gradient by probability is measured on one minibatch: the model is large")
-    vocabulary = int(subject.policy.model.config.get_text_config().vocab_size)
-    tokens = _EIGENVALUE_TOKENS if vocabulary > _LARGE_VOCABULARY else None
-    if tokens is not None and "logits" in parts:
-        notes.append(f"smallest eigenvalues are over {tokens} tokens of each micro-batch, drawn at random")
-    return Scope(parts, large, Rules(eigenvalue_tokens=tokens), notes)
+    if "logits" in parts:
+        notes.append(f"smallest eigenvalues are over {_EIGENVALUE_TOKENS} tokens of each micro-batch, drawn at random")
+    return Scope(parts, large, Rules(eigenvalue_tokens=_EIGENVALUE_TOKENS), notes)
 
 
 def _work(plan: Plan, scope: Scope, sequences: int) -> int:
