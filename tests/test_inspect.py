@@ -104,11 +104,15 @@ def test_parts_of_the_gradient_add_up(run: Path, cvxrl: Any, tmp_path: Path) -> 
     assert cosines["grpo"]["reinforce"] == pytest.approx(1, abs=1e-5)  # on-policy they are one
 
 
-@pytest.mark.parametrize("name", ["math_lco_kld", "math_gspo", "math_ppo", "pref_dpo"])
-def test_looking_while_training_changes_no_number(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [(name, "full-logits") for name in ("math_lco_kld", "math_gspo", "math_ppo", "pref_dpo")]
+    + [("math_grpo", "chunked")],
+)
+def test_looking_while_training_changes_no_number(name: str, loss: str, tmp_path: Path) -> None:
     records = []
     for every in (0, 2):
-        recipe = tiny(name, f"logging.gradients={every}", "train.inner_epochs=2")
+        recipe = tiny(name, f"logging.gradients={every}", "train.inner_epochs=2", f"train.loss={loss}")
         sink = SilentSink()
         run_training(recipe, RunDir.of(tmp_path / str(every), recipe), sink, "new")
         records.append([without_times(record) for record in sink.records if record["step"] > 0])

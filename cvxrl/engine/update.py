@@ -126,7 +126,8 @@ class Updater:
     def _look(self, experience: Experience, indices: Sequence[int], memory: Memory) -> dict[str, float]:
         """Diagnostics of the accumulated gradient, and of the logits of the first group."""
         metrics = gradient_metrics(self.policy.model)
-        if experience.credit is None:
+        # In chunks there are no logits to look at, and none of the rollout's to compare with.
+        if experience.credit is None or self.reader.head is not None:
             return metrics
         with torch.no_grad():
             batch, _ = self.batch(experience, indices[: experience.group_size], memory)

@@ -88,7 +88,7 @@ def _impossible(options: Options) -> list[Problem]:
 
 
 def _resized(recipe: Recipe, options: Options) -> Recipe:
-    """The recipe with the asked number of prompts and samples, no dynamic sampling, one pass over a rollout."""
+    """The recipe with the asked number of prompts and samples, one pass over a rollout, and logits to look at."""
     rollout = recipe.rollout.model_copy(
         update={
             "prompts": options.prompts or recipe.rollout.prompts,
@@ -96,7 +96,9 @@ def _resized(recipe: Recipe, options: Options) -> Recipe:
             "rounds": 1,
         }
     )
-    train = recipe.train.model_copy(update={"inner_epochs": 1, "minibatches": 1})
+    train = recipe.train.model_copy(
+        update={"inner_epochs": 1, "minibatches": 1, "loss": "full-logits", "chunk_tokens": None}
+    )
     return recipe.model_copy(update={"rollout": rollout, "train": train})
 
 

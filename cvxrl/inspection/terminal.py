@@ -18,13 +18,18 @@ def print_record(record: InspectRecord, stream: TextIO) -> None:
 
 def _header(record: InspectRecord, last: Snapshot) -> list[str]:
     where = "" if last.step is None else f", step {last.step}"
-    return [
-        f"policy    {record.path}{where}",
+    lines = [
         f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
         f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {100 * last.correct:.1f}% right",
         f"target    {record.target}",
         *(f"note      {note}" for note in record.notes),
     ]
+    # The path stays on one line, where it can be copied.
+    return [f"policy    {record.path}{where}", *(part for line in lines for part in _wrapped(line, "", " " * 10))]
+
+
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=later)
 
 
 def _verdicts(last: Snapshot) -> list[str]:
@@ -33,5 +38,5 @@ def _verdicts(last: Snapshot) -> list[str]:
         own = " (the run's own)" if objective.own else ""
         lines.append(f"{objective.label}{own}: {objective.verdict[0]}")
         for sentence in objective.verdict[1:]:
-            lines += textwrap.wrap(sentence, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+            lines += _wrapped(sentence, "  - ", "    ")
     return lines
