@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from helpers import ROOT
+
+from cvxrl.cli import main
 
 GRPO = str(ROOT / "recipes" / "math_grpo.yaml")
 
 
 def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "cvxrl", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    """The command in this process: its exit code and what it prints, a traceback included."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["cvxrl", *arguments]),
+        mock.patch.dict(os.environ, {"NO_COLOR": "1", "COLUMNS": "200"}),
+    ):
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], cwd: Path, *words: str) -> None:

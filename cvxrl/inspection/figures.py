@@ -43,17 +43,18 @@ class _Line:
     policy: Callable[[Snapshot], float | None] | None = None
     objective: Callable[[ObjectiveNumbers], float | None] | None = None
     log: bool = False
+    from_zero: bool = False
     mark: float | None = None
 
 
 _OVER_TRAINING = (
-    _Line("right (sampled)", policy=lambda s: s.correct),
+    _Line("right (sampled)", policy=lambda s: s.correct, from_zero=True),
     _Line("probability of the sampled token", policy=lambda s: s.probability),
     _Line("entropy [nats per token]", policy=lambda s: s.entropy),
     _Line("gradient norm, mean of q, k, v", objective=lambda o: o.gradients.qkv if o.gradients else None, log=True),
     _Line("KL of the next step [nats per token]", objective=lambda o: o.update.kl if o.update else None, log=True),
     _Line(
-        "steps until the loss is back at its start",
+        "room: how often the step fits",
         objective=lambda o: (o.sharpness.room or o.sharpness.searched) if o.sharpness else None,
         log=True,
         mark=1.0,
@@ -83,7 +84,7 @@ def _trajectory(record: InspectRecord) -> Shown:
                 color=colour,
                 linestyle=dash,
                 marker=".",
-                markersize=2 * _size(index),
+                markersize=0.6 * _size(index),
                 label=label,
             )
         _finish(axis, line)
@@ -103,7 +104,7 @@ def _finish(axis: Axes, line: _Line) -> None:
     drawn = np.concatenate([np.asarray(curve.get_ydata(), dtype=float) for curve in axis.lines] or [np.zeros(1)])
     if line.log and bool((drawn > 0).any()):
         axis.set_yscale("log")
-    elif not line.log:
+    if line.from_zero:
         axis.set_ylim(bottom=0)
     if not np.isfinite(drawn).any():
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)

@@ -109,6 +109,8 @@ def _update(n: UpdateNumbers) -> str:
 def _sharpness(n: SharpnessNumbers) -> str:
     if n.room is None:
         return f"its step can be stretched {n.searched:g} times and more before its loss rises"
+    if n.room == 0:
+        return f"its step overshoots: even {n.searched:.1g} of it raises the loss"
     if n.room < 1:
         return f"its step overshoots: the loss is back at its start after {n.room:.2g} of it"
     return f"its step can be stretched {n.room:.2g} times before its loss is back at its start"

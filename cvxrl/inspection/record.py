@@ -135,8 +135,8 @@ class SharpnessNumbers(Strict):
 
     Attributes:
         room: multiple of the update at which the loss is back at its start; below 1 the update overshoots. None if
-            it was not reached within ``searched`` multiples.
-        searched: largest multiple tried.
+            every multiple that was tried lowers the loss, 0 if none does.
+        searched: the largest or the smallest multiple tried, in these two cases.
         critical: critical sharpness 2 / (room x learning rate).
         passes: forward passes over the batch.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cvxrl.inspection.reading import headline
-from cvxrl.inspection.record import InspectRecord, Interval, LogitNumbers, Snapshot
+from cvxrl.inspection.record import InspectRecord, Interval, LogitNumbers, SharpnessNumbers, Snapshot
 from cvxrl.report.table import Table
 
 _NONE = "-"
@@ -42,7 +42,7 @@ def trajectory(record: InspectRecord) -> Table:
                     _number(g.qkv if g else None),
                     _share(off.away if off else None),
                     _number(u.kl if u else None),
-                    _NONE if s is None else f">{s.searched:g}" if s.room is None else f"{s.room:.2g}",
+                    _room(s),
                     headline(o),
                 ]
             )
@@ -150,7 +150,7 @@ def _updates(snapshot: Snapshot) -> Table:
                     _share(u.ess_sequences),
                     f"{u.surrogate:+.1e}",
                     f"{u.entropy_after - u.entropy_before:+.1e}",
-                    _NONE if s is None else f">{s.searched:g}" if s.room is None else f"{s.room:.2g}",
+                    _room(s),
                 ]
             )
     columns = ("<objective", "<adam", "|dw|/|w|", "KL", "r p99", "clipped", "ESS", "dE[rA]", "dH", "room")
@@ -193,6 +193,14 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return _NONE if value is None else f"{value:.3g}"
+
+
+def _room(numbers: SharpnessNumbers | None) -> str:
+    if numbers is None:
+        return _NONE
+    if numbers.room is None:
+        return f">{numbers.searched:g}"
+    return f"{numbers.room:.2g}" if numbers.room else f"<{numbers.searched:.1g}"
 
 
 def _signed(value: float | None) -> str:
