@@ -83,7 +83,7 @@ def _trajectory(record: InspectRecord) -> Shown:
                 _values(found),
                 color=colour,
                 linestyle=dash,
-                marker=".",
+                marker="o",
                 markersize=0.6 * _size(index),
                 label=label,
             )
