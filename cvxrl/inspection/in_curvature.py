@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.gradients.curvature import HessianProduct, double_differentiable, extreme_eigenvalues, hutchinson_trace
 from cvxrl.gradients.sharpness import critical_sharpness
@@ -58,19 +57,17 @@ def measure_curvature(
     )
 
 
-def measure_sharpness(
-    subject: Subject, entrant: Entrant, memory: Memory, tick: Callable[[int], None]
-) -> SharpnessNumbers:
+def measure_sharpness(subject: Subject, entrant: Entrant, passes: int, tick: Callable[[int], None]) -> SharpnessNumbers:
     """Line search of the objective's loss along the step that its optimizer takes.
 
     Args:
         subject: the checkpoint.
         entrant: the objective.
-        memory: what the policy says before the step.
+        passes: forward passes of the search.
         tick: told how many sequences were passed over.
     """
     recipe = entrant.contestant.recipe
-    step = subject.snapshot.step or 0
+    step, memory = subject.snapshot.step or 0, subject.remembered(entrant)
     start = {name: p.detach().clone() for name, p in subject.trainable.items()}
     with subject.restored():
         take_steps(entrant, memory, 1, step, lambda _: None)
@@ -83,7 +80,7 @@ def measure_sharpness(
             tick(len(entrant.everything))
             return reduced_loss(entrant, memory)
 
-        found = critical_sharpness(loss_at, evaluations=LINE_PASSES)
+        found = critical_sharpness(loss_at, evaluations=passes)
     rate = learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train))
     room = None if math.isinf(found.high) else 2.0 / found.value
     return SharpnessNumbers(

@@ -41,13 +41,14 @@ def measure_gradients(
     size = len(entrant.everything) // count
     for start in range(0, len(entrant.everything), size):
         indices = entrant.everything[start : start + size]
-        signs = split_gradient(subject, entrant, indices, (_positive, _negative, _neutral))
-        here = {name: (signs[0][name] + signs[1][name] + signs[2][name]) for name in total}
-        for into, part in ((positive, signs[0]), (negative, signs[1]), (total, here)):
-            for name, gradient in part.items():
-                into[name] += gradient
-        # Times their number, so that their mean is the whole gradient.
-        parts.add({name: gradient * count for name, gradient in here.items()})
+        above, below, here = split_gradient(subject, entrant, indices, (_positive, _negative, _neutral))
+        for name, gradient in here.items():
+            positive[name] += above[name]
+            negative[name] += below[name]
+            # In place: a large model leaves no room for one more copy of its gradient.
+            total[name] += gradient.add_(above.pop(name)).add_(below.pop(name))
+            gradient *= count  # so that the mean of the minibatches is the whole gradient
+        parts.add(here)
         tick(size)
     both = Gram()
     both.add(positive)

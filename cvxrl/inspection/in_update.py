@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,16 +53,21 @@ class Spoken:
 def speak(entrant: Entrant) -> Spoken:
     """Ask the policy as it now is; order of tokens: sequence by sequence, as in the experience."""
     experience, updater = entrant.experience, entrant.updater
-    assert experience.credit is not None
     rows = updater.reader.logits(experience.prompts, experience.responses)
     logits_NV = torch.cat([part.cpu() for part in rows])
     return Spoken(
         log_probs_NV=torch.log_softmax(logits_NV, dim=-1),
         entropy_N=entropy(logits_NV),
         actions_N=torch.tensor([token for r in experience.responses for token in r]),
-        advantages_N=torch.cat([part.cpu() for part in experience.credit.advantages]),
+        advantages_N=advantages(entrant),
         sequence_N=torch.repeat_interleave(torch.tensor([len(r) for r in experience.responses])),
     )
+
+
+def advantages(entrant: Entrant) -> Tensor:
+    """Advantages of an objective's sampled tokens, [N], on the CPU."""
+    assert entrant.experience.credit is not None
+    return torch.cat([part.cpu() for part in entrant.experience.credit.advantages])
 
 
 def kl(before: Spoken, after: Spoken) -> Tensor:
@@ -90,7 +95,7 @@ def take_steps(entrant: Entrant, memory: Memory, count: int, step: int, tick: Ca
 def measure_update(
     subject: Subject,
     entrant: Entrant,
-    memory: Memory,
+    spoken: Spoken,
     target: LcoKldSpec,
     rules: Rules | None,
     tick: Callable[[int], None],
@@ -100,12 +105,12 @@ def measure_update(
     Args:
         subject: the checkpoint.
         entrant: the objective.
-        memory: what the policy says before.
+        spoken: what the policy says before; its advantages may be another objective's.
         target: the yardstick.
         rules: of logit space; None leaves it out.
         tick: told how many sequences were passed over.
     """
-    before = speak(entrant)
+    before, memory = replace(spoken, advantages_N=advantages(entrant)), subject.remembered(entrant)
     weights = {name: p.detach().clone() for name, p in subject.trainable.items()}
     loss_before = reduced_loss(entrant, memory)
     step = subject.snapshot.step or 0

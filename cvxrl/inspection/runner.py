@@ -15,7 +15,7 @@ from cvxrl.inspection.in_gradients import BANDS, measure_bands, measure_cosines,
 from cvxrl.inspection.in_logits import measure_logits
 from cvxrl.inspection.in_update import Spoken, kl, measure_update, speak, take_steps
 from cvxrl.inspection.options import PARTS, QUICK_PARTS, Part
-from cvxrl.inspection.plan import Plan
+from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Plan
 from cvxrl.inspection.reading import verdict
 from cvxrl.inspection.record import InspectRecord, LogitNumbers, ObjectiveNumbers, Snapshot
 from cvxrl.inspection.source import Snapshot as SnapshotSource
@@ -41,12 +41,16 @@ class Scope:
         parts: names of the parts.
         large: whether the model is.
         rules: of logit space.
+        line_passes: forward passes of the line search.
+        minibatches: whose gradients are held beside each other.
         notes: what was left out.
     """
 
     parts: tuple[Part, ...]
     large: bool
     rules: Rules
+    line_passes: int
+    minibatches: int
     notes: list[str]
 
 
@@ -124,25 +128,30 @@ def _scope(plan: Plan, subject: Subject) -> Scope:
     default = QUICK_PARTS if len(plan.snapshots) > 1 else PARTS
     parts = plan.options.parts or default
     notes = []
-    if plan.options.parts is None and large and "curvature" in parts:
-        parts = tuple(part for part in parts if part != "curvature")
-        notes.append("no Hessian eigenvalues: the model is large; ask for them with --parts curvature")
+    if plan.options.parts is None and large:
+        left = [part for part in ("bands", "curvature") if part in parts]
+        parts = tuple(part for part in parts if part not in left)
+        notes += [f"no {part}: the model is large; ask for them with --parts" for part in left]
     if large and "bands" in parts:
         notes.append("the gradient by probability is measured on one minibatch: the model is large")
     if "logits" in parts:
         notes.append(f"smallest eigenvalues are over {_EIGENVALUE_TOKENS} tokens of each micro-batch, drawn at random")
-    return Scope(parts, large, Rules(eigenvalue_tokens=_EIGENVALUE_TOKENS), notes)
+    passes = LINE_PASSES // 3 * 2 if large else LINE_PASSES
+    count = plan.minibatches
+    if large and plan.options.minibatches is None and count % FEWEST_MINIBATCHES == 0:
+        count = FEWEST_MINIBATCHES
+    return Scope(parts, large, Rules(eigenvalue_tokens=_EIGENVALUE_TOKENS), passes, count, notes)
 
 
 def _work(plan: Plan, scope: Scope, sequences: int) -> int:
     """Progress units of one checkpoint."""
-    count, small = len(plan.contestants), sequences // plan.minibatches
+    count, small = len(plan.contestants), sequences // scope.minibatches
     costs = {
         "logits": count * _LOOK * (2 if plan.options.drift else 1) * sequences + plan.options.drift * _STEP * sequences,
         "gradients": count * _SPLIT * sequences,
         "bands": count * BANDS * _STEP * (small if scope.large else sequences),
-        "update": count * _STEP * sequences * (2 if "logits" in scope.parts else 1),
-        "sharpness": count * LINE_PASSES * sequences,
+        "update": count * _STEP * sequences * (2 if "logits" in scope.parts and not scope.large else 1),
+        "sharpness": count * scope.line_passes * sequences,
         "curvature": count * (plan.options.lanczos + plan.options.probes) * _PRODUCT * small,
     }
     return sum(cost for part, cost in costs.items() if part in scope.parts)
@@ -164,7 +173,7 @@ def _snapshot(plan: Plan, scope: Scope, subject: Subject, source: SnapshotSource
     totals = Gram(torch.bfloat16 if scope.large else None)
     for entrant in subject.entrants:
         numbers = found[entrant.label].model_copy(update={"displaced": displaced.get(entrant.label)})
-        numbers = _measure(plan, scope, subject, entrant, numbers, totals, meter)
+        numbers = _measure(plan, scope, subject, entrant, spoken, numbers, totals, meter)
         lines = verdict(numbers, plan.options.drift, own.label, displaced_kl)
         found[entrant.label] = numbers.model_copy(update={"verdict": lines})
     rollouts = subject.rollouts
@@ -190,20 +199,21 @@ def _measure(
     scope: Scope,
     subject: Subject,
     entrant: Entrant,
+    spoken: Spoken,
     numbers: ObjectiveNumbers,
     totals: Gram,
     meter: _Meter,
 ) -> ObjectiveNumbers:
     """All parts of one objective at the policy that sampled."""
     options = plan.options
-    part = _telling(subject, plan.minibatches)
+    part = _telling(subject, scope.minibatches)
     found: dict[str, object] = {}
     rules = scope.rules if "logits" in scope.parts else None
     if rules is not None:
         found["logits"] = measure_logits(entrant, entrant.on_policy, plan.yardstick, rules, meter.at(_LOOK))
     if "gradients" in scope.parts:
         keep = torch.bfloat16 if scope.large else None
-        gradients, total = measure_gradients(subject, entrant, plan.minibatches, keep, meter.at(_SPLIT))
+        gradients, total = measure_gradients(subject, entrant, scope.minibatches, keep, meter.at(_SPLIT))
         totals.add(total)
         del total
         if "bands" in scope.parts:
@@ -211,12 +221,12 @@ def _measure(
             bands = measure_bands(subject, entrant, chosen, 1 if scope.large else BANDS, meter.at(_STEP))
             gradients = gradients.model_copy(update={"bands": bands, "band_completions": len(chosen)})
         found["gradients"] = gradients
-    if {"update", "sharpness"} & set(scope.parts):
-        before = entrant.remember()
-        if "update" in scope.parts:
-            found["update"] = measure_update(subject, entrant, before, plan.yardstick, rules, meter.at(_STEP))
-        if "sharpness" in scope.parts:
-            found["sharpness"] = measure_sharpness(subject, entrant, before, meter.at(1))
+    if "update" in scope.parts:
+        # In logit space once more only where that is cheap; the displaced policy shows the same.
+        again = None if scope.large else rules
+        found["update"] = measure_update(subject, entrant, spoken, plan.yardstick, again, meter.at(_STEP))
+    if "sharpness" in scope.parts:
+        found["sharpness"] = measure_sharpness(subject, entrant, scope.line_passes, meter.at(1))
     if "curvature" in scope.parts:
         tick = meter.at(_PRODUCT)
         found["curvature"] = measure_curvature(subject, entrant, part, options.lanczos, options.probes, tick)
@@ -236,7 +246,7 @@ def _displaced(
 ) -> tuple[dict[str, LogitNumbers], float]:
     """Every objective in logit space at one policy that has moved on, and how far that policy is."""
     own = subject.entrants[0]
-    memories = {entrant.label: entrant.remember() for entrant in subject.entrants}
+    memories = {entrant.label: subject.remembered(entrant) for entrant in subject.entrants}
     with subject.restored():
         take_steps(own, memories[own.label], plan.options.drift, subject.snapshot.step or 0, meter.at(_STEP))
         distance = float(kl(spoken, speak(own)).mean())

@@ -59,15 +59,9 @@ class Entrant:
         """Indices of all sequences."""
         return list(range(len(self.experience.responses)))
 
-    def remember(self) -> Memory:
-        """What the policy and the reference say now; later passes compare with it after the policy has moved."""
-        experience, updater = self.experience, self.updater
-        logits = updater.reader.logits(experience.prompts, experience.responses)
-        return Memory.of_logits(logits, experience.responses, self.on_policy.reference)
-
     @cached_property
     def on_policy(self) -> Memory:
-        """The same while the policy is the one that sampled: its logits come with each pass."""
+        """What passes must know while the policy is the one that sampled: its logits come with each of them."""
         return self.updater.remember(self.experience, off_policy=False)
 
     def fresh(self) -> Entrant:
@@ -103,6 +97,17 @@ class Subject:
     def trainable(self) -> dict[str, Tensor]:
         """Parameters that training moves, by name."""
         return {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
+
+    @cached_property
+    def sampled(self) -> Memory:
+        """What the policy that sampled says of the rollouts; asked for the first time while it is still there."""
+        own = self.entrants[0]
+        responses = own.experience.responses
+        return Memory.of_logits(own.updater.reader.logits(own.experience.prompts, responses), responses, None)
+
+    def remembered(self, entrant: Entrant) -> Memory:
+        """The same with what the entrant's reference says, to compare with after the policy has moved."""
+        return replace(self.sampled, reference=entrant.on_policy.reference)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
