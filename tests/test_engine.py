@@ -196,8 +196,14 @@ def test_evaluating_changes_no_training_number(tmp_path: Path) -> None:
     assert trained == list(map(without_times, never))
 
 
+# Through a real signal. Every objective resumes, stopped after each of its steps, in reliability/test_resume.py.
 @pytest.mark.parametrize(
-    "objective", ["math_grpo", "math_lco_mse", "math_ppo", "math_lco_kld_dense", "math_dapo", "math_tpo", "pref_dpo"]
+    "objective",
+    [
+        "math_dapo",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("math_grpo", "math_lco_mse", "math_ppo", "math_tpo")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("math_lco_kld_dense", "pref_dpo")),
+    ],
 )
 def test_interrupted_run_resumes_bit_identically(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

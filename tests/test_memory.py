@@ -179,7 +179,10 @@ OPTIMIZERS = [
     ("optim.kind=sgd", "optim.lr=0.1", "optim.momentum=0.9", "optim.nesterov=true"),
     ("optim.kind=adafactor", "optim.lr=1e-2"),
     ("model.dtype=bfloat16", "optim.master_weights=true", "optim.lr=1e-4"),
-    ("model.dtype=bfloat16", "optim.master_weights=true", "optim.kind=sgd", "optim.lr=1e-3", "optim.momentum=0.9"),
+    pytest.param(
+        ("model.dtype=bfloat16", "optim.master_weights=true", "optim.kind=sgd", "optim.lr=1e-3", "optim.momentum=0.9"),
+        marks=pytest.mark.slow,  # bfloat16 is slow on many processors
+    ),
 ]
 
 
