@@ -62,19 +62,19 @@ def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor
     noise = noise_scale(matrix_KK, prompts / count, level=LEVEL) if sizes.total > 0 else None
     return GradientNumbers(
         norm=sizes.total,
-        qkv=_finite(sizes.attention_mean),
+        qkv=finite_or_none(sizes.attention_mean),
         by_module=dict(sizes.by_module),
         by_layer={str(layer): norm for layer, norm in sizes.by_layer.items()},
         positive=signs.positive,
         negative=signs.negative,
-        sign_cosine=_finite(signs.cosine),
-        negative_share=_finite(signs.negative_mass),
+        sign_cosine=finite_or_none(signs.cosine),
+        negative_share=finite_or_none(signs.negative_mass),
         minibatch_cosine=mean_pairwise_cosine(matrix_KK) if moving else None,
-        snr=_finite(noise.snr * count) if noise else None,
+        snr=finite_or_none(noise.snr * count) if noise else None,
         noise_scale=Interval(
-            value=_finite(noise.value) if noise else None,
+            value=finite_or_none(noise.value) if noise else None,
             low=noise.low if noise else None,
-            high=_finite(noise.high) if noise else None,
+            high=finite_or_none(noise.high) if noise else None,
         ),
         prompts=prompts,
         bands=[],
@@ -119,7 +119,7 @@ def measure_cosines(totals: Gram, labels: Sequence[str]) -> dict[str, dict[str, 
     if len(labels) < 2:
         return {}
     values = cosines(totals.matrix()).tolist()
-    return {a: {b: _finite(values[i][j]) for j, b in enumerate(labels)} for i, a in enumerate(labels)}
+    return {a: {b: finite_or_none(values[i][j]) for j, b in enumerate(labels)} for i, a in enumerate(labels)}
 
 
 def weighted_losses(
@@ -185,5 +185,6 @@ def _zeros(parameters: Named) -> Named:
     return {name: torch.zeros_like(p) for name, p in parameters.items()}
 
 
-def _finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """The value, or None where the data does not give one."""
     return value if math.isfinite(value) else None

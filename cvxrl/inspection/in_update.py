@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.update import Updater
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
-from cvxrl.inspection.in_gradients import weighted_losses
+from cvxrl.inspection.in_gradients import finite_or_none, weighted_losses
 from cvxrl.inspection.in_logits import measure_logits
 from cvxrl.inspection.record import UpdateNumbers
 from cvxrl.inspection.subject import Entrant, Subject
@@ -125,8 +124,8 @@ def measure_update(
     return UpdateNumbers(
         optimizer="fresh" if entrant.saved is None else "saved",
         learning_rate=learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train)),
-        update_to_weight=_finite(whole),
-        by_module={name: _finite(ratio) for name, ratio in by_module.items()},
+        update_to_weight=finite_or_none(whole),
+        by_module={name: finite_or_none(ratio) for name, ratio in by_module.items()},
         loss_before=loss_before,
         loss_after=loss_after,
         logits=logits,
@@ -167,7 +166,3 @@ def effective_share(log_weights: Tensor) -> float:
     """Effective sample size (sum w)^2 / (n sum w^2) of weights given by their logarithms, in (0, 1]."""
     logs = log_weights.double()
     return float(torch.exp(2 * torch.logsumexp(logs, 0) - torch.logsumexp(2 * logs, 0)) / logs.numel())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

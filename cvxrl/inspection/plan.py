@@ -45,10 +45,6 @@ class Plan:
         """An estimator that needs nothing but rewards."""
         return RewardAdvantage()
 
-    def has(self, part: str) -> bool:
-        """Whether a part was asked for by name."""
-        return self.options.parts is not None and part in self.options.parts
-
 
 def make_plan(options: Options) -> Plan:
     """Check the options against what is on the disk.
