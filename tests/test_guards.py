@@ -10,7 +10,7 @@ import pytest
 from helpers import SilentSink, tiny
 
 from cvxrl.engine.divergence import DivergedError
-from cvxrl.engine.guards import firing
+from cvxrl.engine.guards import Firing, Guards
 from cvxrl.engine.session import run_training
 from cvxrl.recipe.guards import GuardsSpec
 from cvxrl.runs.directory import RunDir
@@ -19,6 +19,12 @@ from cvxrl.runs.directory import RunDir
 def steps(key: str, *values: float | None) -> list[dict[str, Any]]:
     """Records of steps 1, 2, ..., with an evaluation before them."""
     return [{"step": 0}, *({"step": i, key: value} for i, value in enumerate(values, start=1))]
+
+
+def firing(guard: dict[str, Any], records: list[dict[str, Any]]) -> list[Firing]:
+    """What fires after the newest record."""
+    guards = Guards(GuardsSpec.model_validate(guard))
+    return [guards.see(record) for record in records][-1]
 
 
 @pytest.mark.parametrize(
@@ -30,18 +36,20 @@ def steps(key: str, *values: float | None) -> list[dict[str, Any]]:
         ({"entropy": {"below": 0.1, "patience": 2}}, "policy/entropy", [0.05, None, 0.05], False),
         ({"kl": {"above": 1.0, "patience": 2}}, "policy/kl", [0.1, 2.0, 2.0], True),
         ({"kl": {"above": 1.0, "patience": 3}}, "policy/kl", [0.1, 2.0, 2.0], False),
+        ({"kl": {"above": 1.0, "patience": 2}}, "policy/kl", [0.1, None, 2.0], True),  # it overflowed
         ({"reward": {"window": 2, "drop": 0.5}}, "reward/mean", [0.9, 0.9, 0.4, 0.4], True),
+        ({"reward": {"window": 2, "drop": 0.5}}, "reward/mean", [0.9, None, 0.9, None, 0.4, 0.4], True),
         ({"reward": {"window": 2, "drop": 0.5}}, "reward/mean", [0.9, 0.9, 0.1, 0.9], False),
         ({"reward": {"window": 3, "drop": 0.5}}, "reward/mean", [0.9, 0.1], False),
         ({}, "reward/mean", [0.9, 0.0], False),
     ],
 )
 def test_rules(guard: dict[str, Any], key: str, values: list[float], fires: bool) -> None:
-    found = firing(GuardsSpec.model_validate(guard), steps(key, *values))
+    found = firing(guard, steps(key, *values))
     assert [f.name for f in found] == ([f"guards.{next(iter(guard))}"] if fires else [])
     assert all(f.first for f in found), "it held one step earlier"
     if fires:
-        assert not firing(GuardsSpec.model_validate(guard), steps(key, *values, values[-1]))[0].first
+        assert not firing(guard, steps(key, *values, values[-1]))[0].first
 
 
 @pytest.mark.parametrize("action", ["stop", "warn"])

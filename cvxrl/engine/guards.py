@@ -1,14 +1,20 @@
-"""Whether a recipe's guards fire: a pure function of the records so far, so a resumed run decides as a whole one."""
+"""Whether a recipe's guards fire, in constant memory and time per step, however long the run.
+
+What a guard remembers is a function of the records alone: a resumed run shows it those it has read back, and decides as
+a whole one does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.recipe.guards import EntropyGuard, GuardsSpec, KlGuard, RewardGuard
 
-_Records = Sequence[Mapping[str, float]]
+Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -29,60 +35,100 @@ class Firing:
 
 
 class GuardStop(DivergedError):
-    """A guard ended the run; the parameters are finite, the metrics say it went wrong."""
+    """A guard ended the run; the parameters are finite, the metrics say it went wrong.
+
+    Attributes:
+        step: whose record made it fire.
+    """
+
+    def __init__(self, step: int, name: str, detail: str) -> None:
+        """Name the guard as its key in the recipe."""
+        super().__init__(name, detail)
+        self.step = step
 
 
-def firing(spec: GuardsSpec, records: _Records) -> list[Firing]:
-    """Guards whose rule holds after the newest of ``records`` (training steps in order, evaluations of step 0 too)."""
-    guards = [(name, guard) for name in ("entropy", "kl", "reward") if (guard := getattr(spec, name)) is not None]
-    if not guards:
-        return []
-    steps = [r for r in records if r["step"] > 0]
-    found = []
-    for name, guard in guards:
-        detail = _rule(guard, steps)
-        if detail is not None:
-            first = _rule(guard, steps[:-1]) is None
-            found.append(Firing(f"guards.{name}", detail, guard.action == "stop", first))
-    return found
+class Guards:
+    """The guards of a recipe, shown one record after the other."""
+
+    def __init__(self, spec: GuardsSpec) -> None:
+        """Nothing has been seen yet."""
+        self._spec = spec
+        self._rules: dict[str, _Rule] = {}
+        if spec.entropy is not None:
+            self._rules["entropy"] = _Entropy(spec.entropy)
+        if spec.kl is not None:
+            self._rules["kl"] = _Kl(spec.kl)
+        if spec.reward is not None:
+            self._rules["reward"] = _Reward(spec.reward)
+        self._held: set[str] = set()
+
+    def see(self, record: Metrics) -> list[Firing]:
+        """Guards whose rule holds after ``record``: the next training step, or the evaluation of step 0.
+
+        Args:
+            record: as metrics.jsonl holds it, where a number that is not finite is none.
+        """
+        if not record["step"]:
+            return []
+        found = []
+        for name, rule in self._rules.items():
+            detail = rule.after(record)
+            if detail is not None:
+                stop = getattr(self._spec, name).action == "stop"
+                found.append(Firing(f"guards.{name}", detail, stop, name not in self._held))
+        self._held = {firing.name.removeprefix("guards.") for firing in found}
+        return found
 
 
-def _rule(guard: EntropyGuard | KlGuard | RewardGuard, steps: _Records) -> str | None:
-    """The numbers, if the guard's rule holds after the last of ``steps``."""
-    match guard:
-        case EntropyGuard():
-            return _entropy(guard, steps)
-        case KlGuard():
-            return _kl(guard, steps)
-        case RewardGuard():
-            return _reward(guard, steps)
+class _Rule(Protocol):
+    def after(self, record: Metrics) -> str | None:
+        """The numbers, if the rule holds after this step."""
 
 
-def _entropy(guard: EntropyGuard, steps: _Records) -> str | None:
-    recent = _last(steps, "policy/entropy", guard.patience)
-    if recent is None or not all(value < guard.below for value in recent):
-        return None
-    return f"policy/entropy {recent[-1]:.3g} is below {guard.below:g} for {guard.patience} steps in a row"
+class _Entropy:
+    def __init__(self, guard: EntropyGuard) -> None:
+        self._guard = guard
+        self._recent: deque[float | None] = deque(maxlen=guard.patience)
+
+    def after(self, record: Metrics) -> str | None:
+        guard, value = self._guard, record.get("policy/entropy")
+        self._recent.append(value)
+        if len(self._recent) < guard.patience or not all(v is not None and v < guard.below for v in self._recent):
+            return None
+        return f"policy/entropy {value:.3g} is below {guard.below:g} for {guard.patience} steps in a row"
 
 
-def _kl(guard: KlGuard, steps: _Records) -> str | None:
-    recent = _last(steps, "policy/kl", guard.patience)
-    if recent is None or not all(value > guard.above for value in recent):
-        return None
-    return f"policy/kl {recent[-1]:.3g} is above {guard.above:g} for {guard.patience} steps in a row"
+class _Kl:
+    """An estimate that overflowed is none in a record, and above every limit."""
+
+    def __init__(self, guard: KlGuard) -> None:
+        self._guard = guard
+        self._recent: deque[float] = deque(maxlen=guard.patience)
+
+    def after(self, record: Metrics) -> str | None:
+        guard, value = self._guard, record.get("policy/kl", float("nan"))
+        self._recent.append(float("inf") if value is None else value)
+        if len(self._recent) < guard.patience or not all(v > guard.above for v in self._recent):
+            return None
+        return f"policy/kl {self._recent[-1]:.3g} is above {guard.above:g} for {guard.patience} steps in a row"
 
 
-def _reward(guard: RewardGuard, steps: _Records) -> str | None:
-    rewards = [r["reward/mean"] for r in steps if r.get("reward/mean") is not None]
-    width = guard.window
-    means = [sum(rewards[i : i + width]) / width for i in range(len(rewards) - width + 1)]
-    if not means or max(means) - means[-1] < guard.drop:
-        return None
-    return f"reward/mean over {width} steps fell from {max(means):.3g} to {means[-1]:.3g}, by at least {guard.drop:g}"
+class _Reward:
+    """Steps without a reward are passed over."""
 
+    def __init__(self, guard: RewardGuard) -> None:
+        self._guard = guard
+        self._recent: deque[float] = deque(maxlen=guard.window)
+        self._best = self._mean = float("-inf")
 
-def _last(steps: _Records, key: str, count: int) -> list[float] | None:
-    """Newest ``count`` values of a metric; None if fewer steps have it."""
-    values = [step.get(key) for step in steps[-count:]]
-    present = [value for value in values if value is not None]
-    return present if len(present) == count else None
+    def after(self, record: Metrics) -> str | None:
+        guard, value = self._guard, record.get("reward/mean")
+        if value is not None:
+            self._recent.append(value)
+            if len(self._recent) == guard.window:
+                self._mean = sum(self._recent) / guard.window
+                self._best = max(self._best, self._mean)
+        if len(self._recent) < guard.window or self._best - self._mean < guard.drop:
+            return None
+        fell = f"fell from {self._best:.3g} to {self._mean:.3g}, by at least {guard.drop:g}"
+        return f"reward/mean over {guard.window} steps {fell}"

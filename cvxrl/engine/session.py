@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.evaluate import Evaluation
-from cvxrl.engine.guards import GuardStop, firing
+from cvxrl.engine.guards import Guards, GuardStop
 from cvxrl.engine.postmortem import describe_batch
 from cvxrl.engine.records import (
     accuracies,
@@ -41,12 +41,16 @@ from cvxrl.runs.storage import storage_errors
 
 @dataclass
 class Session:
-    """A trainer, its run directory and the display; the trainer's hooks write here."""
+    """A trainer, its run directory and the display; the trainer's hooks write here.
+
+    Records are on the disk alone: what a session remembers of them does not grow with the steps, or a long run would.
+    """
 
     trainer: Trainer
     run_dir: RunDir
     sink: Sink
-    records: list[Record] = field(default_factory=list)
+    guards: Guards
+    accuracies: dict[int, float] = field(default_factory=dict)
 
     def record(self, record: Record) -> None:
         """Append to metrics.jsonl, show, and ask the guards.
@@ -55,11 +59,11 @@ class Session:
             GuardStop: a guard of the recipe ends the run.
         """
         append_record(self.run_dir.metrics, record)
-        self.records.append(record)
+        self.accuracies |= accuracies([record])
         self.sink.step(record)
-        for fired in firing(self.trainer.recipe.guards, self.records):
+        for fired in self.guards.see(finite(record)):
             if fired.stop:
-                raise GuardStop(fired.name, fired.detail)
+                raise GuardStop(int(record["step"]), fired.name, fired.detail)
             if fired.first:
                 self.sink.event(f"step {int(record['step'])}: {fired.name}: {fired.detail}")
 
@@ -97,7 +101,7 @@ class Session:
         )
         sync_records(self.run_dir.metrics)
         save_checkpoint(folder, position.step, fill)
-        best = best_checkpoint(list_checkpoints(folder), accuracies(self.records)) if spec.best else None
+        best = best_checkpoint(list_checkpoints(folder), self.accuracies) if spec.best else None
         prune(folder, spec.keep, [] if best is None else [best])
 
     def restore(self) -> None:
@@ -117,7 +121,10 @@ class Session:
             trainer.position = load_state(found, trainer.policy, trainer.critic, trainer.optimizer)
         # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
         forget_after(self.run_dir.metrics, self.trainer.position.step if found else -1)
-        self.records = read_records(self.run_dir.metrics)
+        records = read_records(self.run_dir.metrics)
+        self.accuracies = accuracies(records)
+        for record in records:
+            self.guards.see(record)
 
     def hooks(self) -> Hooks:
         """What the trainer calls."""
@@ -148,7 +155,7 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> T
         sink.event(f"finished already: {run_dir.path}")
         return TrainResult("finished", run_dir.path, run_dir.read_record().result)
     trainer = Trainer.build(recipe)
-    session = Session(trainer, run_dir, sink)
+    session = Session(trainer, run_dir, sink, Guards(recipe.guards))
     try:
         with run_dir.lock() as held, StopRequest() as stop:
             if not held:
@@ -188,7 +195,7 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
 
 def _diverged(session: Session, record: RunRecord, error: DivergedError) -> TrainResult:
     """Keep what the step was computed from, then close."""
-    step = int(session.records[-1]["step"]) if isinstance(error, GuardStop) else session.trainer.position.step + 1
+    step = error.step if isinstance(error, GuardStop) else session.trainer.position.step + 1
     divergence = describe_divergence(error, step, session.run_dir)
     session.sink.event(f"diverged at step {step}: {error}")
     if error.experience is not None:
@@ -201,9 +208,10 @@ def _close(session: Session, record: RunRecord, status: Status, divergence: Dive
     """Draw the curves, write the final record and show the summary."""
     run_dir, recipe = session.run_dir, session.trainer.recipe
     # The record comes last: once it says `finished`, nothing is missing.
-    if session.records:
+    records = read_records(run_dir.metrics)
+    if records:
         with storage_errors(run_dir.curves):
-            plot_curves(session.records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
-    close_record(run_dir, record, status, session.records, divergence)
-    session.sink.finish(status, summary_rows(session.records, run_dir, recipe))
-    return TrainResult(status, run_dir.path, last_values(session.records), divergence)
+            plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+    close_record(run_dir, record, status, records, divergence)
+    session.sink.finish(status, summary_rows(records, run_dir, recipe))
+    return TrainResult(status, run_dir.path, last_values(records), divergence)

@@ -15,7 +15,7 @@ _WINDOW = 10
 def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe: Recipe) -> list[Row]:
     """Rows (name, start, end): accuracy with its standard error and n, and averages over the first and last steps."""
     rows: list[Row] = []
-    evaluated = [r for r in records if "eval/accuracy" in r]
+    evaluated = [r for r in records if r.get("eval/accuracy") is not None]
     if evaluated:
         name = f"held-out accuracy, {recipe.eval.prompts} x {recipe.eval.samples} samples"
         rows.append((name, _accuracy(evaluated[0]), _accuracy(evaluated[-1])))
@@ -46,5 +46,5 @@ def _accuracy(record: Mapping[str, float]) -> str:
 
 
 def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
-    values = [r[key] for r in records if key in r]
-    return sum(values) / len(values)
+    values = [r[key] for r in records if r.get(key) is not None]
+    return sum(values) / len(values) if values else float("nan")
