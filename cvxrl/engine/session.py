@@ -91,7 +91,7 @@ class Session:
 
     def checkpoint(self, position: Position) -> None:
         """Save policy, optimizer and position, after the records that lead to them; remove what is not to be kept."""
-        trainer, spec, folder = self.trainer, self.trainer.recipe.checkpoint, self.run_dir.checkpoints
+        trainer = self.trainer
         fill = partial(
             save_state,
             policy=trainer.policy,
@@ -100,7 +100,12 @@ class Session:
             position=position,
         )
         sync_records(self.run_dir.metrics)
-        save_checkpoint(folder, position.step, fill)
+        save_checkpoint(self.run_dir.checkpoints, position.step, fill)
+        self.prune()
+
+    def prune(self) -> None:
+        """Remove checkpoints that are not to be kept."""
+        spec, folder = self.trainer.recipe.checkpoint, self.run_dir.checkpoints
         best = best_checkpoint(list_checkpoints(folder), self.accuracies) if spec.best else None
         prune(folder, spec.keep, [] if best is None else [best])
 
@@ -180,6 +185,8 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     try:
         done = trainer.run(session.hooks(), stop)
         if done:
+            # A process killed after its last checkpoint has not done so.
+            session.prune()
             if recipe.model.lora is not None:
                 write_directory(run_dir.adapter, trainer.policy.save_adapter)
             write_directory(run_dir.policy, trainer.policy.save)

@@ -66,8 +66,10 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            fill(temporary)
-            _sync_tree(temporary)
+            # Named here: once the half-written copy is gone, a full disk no longer looks full.
+            with storage_errors(path):
+                fill(temporary)
+                _sync_tree(temporary)
         except Exception:
             # On a full disk the half-written copy is what fills it.
             shutil.rmtree(temporary, ignore_errors=True)

@@ -139,6 +139,17 @@ def test_a_kill_in_the_middle_of(moment: str, fork_server: ForkServer, adapted: 
     assert_same_run(adapted, folder)
 
 
+def test_a_kill_after_the_last_checkpoint(fork_server: ForkServer, tmp_path: Path) -> None:
+    """Before the one that it replaces is removed: no later checkpoint will do so."""
+    folder, log = SMALL.folder(tmp_path), tmp_path / "log.txt"
+    fault = {"watch": str(folder / "checkpoints/step-000002"), "event": "os.rename", "kill_at": 1}
+    assert fork_server.run(SMALL.arguments(tmp_path), log, fault) == KILLED
+    checkpoints = folder / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-000002", "step-000003"]
+    assert fork_server.run(SMALL.arguments(tmp_path, "resume"), log) == 0, log.read_text()
+    assert [p.name for p in checkpoints.iterdir()] == ["step-000003"]
+
+
 @pytest.mark.parametrize("step", [0, 3])
 def test_a_kill_in_the_middle_of_a_line(step: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
