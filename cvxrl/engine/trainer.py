@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from cvxrl.engine.agreement import policy_shift, ratio_deviation
+from cvxrl.engine.allocator import keep_freed_memory
 from cvxrl.engine.build import build_collector, build_critic, build_reference
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.determinism import settle_algorithms
@@ -67,6 +68,7 @@ class Trainer:
         if device is None or task is None or grader is None or policy is None:
             raise UserError(*mistakes.problems)
         settle_algorithms(device, recipe.train.deterministic)
+        keep_freed_memory()
         if recipe.train.gradient_checkpointing:
             # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
