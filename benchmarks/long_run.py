@@ -18,33 +18,28 @@ import resource
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "smoke.yaml"
 MIB = 2**20
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The process as a step ends."""
-
-    step: int
-    memory: float
-    files: int
-    threads: int
-    seconds: float
+# The process as a step ends; a row per step.
+MEMORY, FILES, THREADS, SECONDS = range(4)
 
 
 class Watch:
     """A sink that looks at its own process instead of showing the run."""
 
-    def __init__(self, every: int) -> None:
-        """Print a line every so many steps."""
-        self.samples: list[Sample] = []
-        self._every = every
+    def __init__(self, steps: int) -> None:
+        """Print ten lines in all."""
+        # Whole from the beginning: samples that pile up would be the leak that they are to find.
+        self.samples = np.full((steps, 4), np.nan)
+        self._every = max(1, steps // 10)
 
     def start(self, title: str, steps: int, done: int) -> None:
         """Nothing to prepare."""
@@ -56,7 +51,7 @@ class Watch:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         memory = pages * resource.getpagesize() / MIB
         files, threads = (len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task"))
-        self.samples.append(Sample(int(record["step"]), memory, files, threads, record["time/step_s"]))
+        self.samples[int(record["step"]) - 1] = memory, files, threads, record["time/step_s"]
         if record["step"] % self._every == 0:
             print(f"step {int(record['step'])}: {memory:.1f} MiB, {files} files, {threads} threads", flush=True)
 
@@ -69,7 +64,7 @@ class Watch:
         print(f"run {status}", flush=True)
 
 
-def train(steps: int, overrides: Sequence[str]) -> list[Sample]:
+def train(steps: int, overrides: Sequence[str]) -> np.ndarray:
     """Samples of every step of a run that is thrown away."""
     from cvxrl.engine.session import run_training
     from cvxrl.recipe.load import load_recipe
@@ -77,7 +72,7 @@ def train(steps: int, overrides: Sequence[str]) -> list[Sample]:
 
     few = ["rollout.prompts=4", "rollout.samples=4", "eval.every=250", "checkpoint.every=100"]
     recipe = load_recipe(RECIPE, [*few, f"train.steps={steps}", *overrides])
-    watch = Watch(every=max(1, steps // 10))
+    watch = Watch(steps)
     with tempfile.TemporaryDirectory() as folder:
         result = run_training(recipe, RunDir.of(Path(folder), recipe), watch, "new")
     if result.status != "finished":
@@ -95,20 +90,20 @@ def slope(values: Sequence[float]) -> tuple[float, float]:
     return found, math.sqrt(rest / (n - 2) / spread)
 
 
-def report(samples: Sequence[Sample], warmup: int, block: int) -> dict[str, Any]:
+def report(samples: np.ndarray, warmup: int, block: int) -> dict[str, Any]:
     """Slopes per 1000 steps over blocks of steps, and the range of what must not change."""
     kept = samples[warmup:]
     blocks = [kept[i : i + block] for i in range(0, len(kept) - block + 1, block)]
-    memory = [statistics.fmean(s.memory for s in part) for part in blocks]
-    times = [statistics.median(s.seconds for s in part) for part in blocks]
+    memory = [float(part[:, MEMORY].mean()) for part in blocks]
+    times = [float(np.median(part[:, SECONDS])) for part in blocks]
     per_thousand = 1000 / block
     document: dict[str, Any] = {
         "steps": len(samples),
         "warmup": warmup,
         "block": block,
         "memory_mib": {"first": memory[0], "last": memory[-1], "all": memory},
-        "open_files": sorted({s.files for s in kept}),
-        "threads": sorted({s.threads for s in kept}),
+        "open_files": sorted({int(n) for n in kept[:, FILES]}),
+        "threads": sorted({int(n) for n in kept[:, THREADS]}),
     }
     for name, values in (("memory_mib", memory), ("step_time_share", [t / statistics.median(times) for t in times])):
         found, error = slope(values)

@@ -47,8 +47,18 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a) / scale
 
 
-@pytest.mark.parametrize("name", ON_POLICY)
-@pytest.mark.parametrize("reduction", ["token-mean", "sequence-mean", "constant"])
+# Every objective, and every reduction, once in the quick set.
+REDUCTIONS = ["token-mean", "sequence-mean", "constant"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        pytest.param(name, reduction, marks=[] if i % 3 == j else pytest.mark.slow)
+        for i, name in enumerate(ON_POLICY)
+        for j, reduction in enumerate(REDUCTIONS)
+    ],
+)
 def test_micro_batch_split_leaves_the_gradient_alone(name: str, reduction: str) -> None:
     whole = tiny(name, f"reduction={reduction}", "optim.max_grad_norm=null")
     experience = Trainer.build(whole).collector.collect(1)
@@ -196,14 +206,12 @@ def test_evaluating_changes_no_training_number(tmp_path: Path) -> None:
     assert trained == list(map(without_times, never))
 
 
-# Through a real signal. Every objective resumes, stopped after each of its steps, in reliability/test_resume.py.
+# Through a real signal. In the quick set, reliability/test_resume.py stops every objective after each of its steps, and
+# reliability/test_signals.py sends a signal to a process.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
-    [
-        "math_dapo",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("math_grpo", "math_lco_mse", "math_ppo", "math_tpo")),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("math_lco_kld_dense", "pref_dpo")),
-    ],
+    ["math_dapo", "math_grpo", "math_lco_mse", "math_ppo", "math_tpo", "math_lco_kld_dense", "pref_dpo"],
 )
 def test_interrupted_run_resumes_bit_identically(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,7 +106,11 @@ def test_parts_of_the_gradient_add_up(run: Path, cvxrl: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "loss"),
-    [(name, "full-logits") for name in ("math_lco_kld", "math_gspo", "pref_dpo")] + [("math_grpo", "chunked")],
+    [
+        ("math_lco_kld", "full-logits"),
+        ("math_grpo", "chunked"),
+        *(pytest.param(name, "full-logits", marks=pytest.mark.slow) for name in ("math_gspo", "pref_dpo")),
+    ],
 )
 def test_looking_while_training_changes_no_number(name: str, loss: str, tmp_path: Path) -> None:
     records = []

@@ -178,10 +178,10 @@ def test_a_step_too_small_for_bf16_reaches_the_master_weights() -> None:
 OPTIMIZERS = [
     ("optim.kind=sgd", "optim.lr=0.1", "optim.momentum=0.9", "optim.nesterov=true"),
     ("optim.kind=adafactor", "optim.lr=1e-2"),
-    ("model.dtype=bfloat16", "optim.master_weights=true", "optim.lr=1e-4"),
-    pytest.param(
-        ("model.dtype=bfloat16", "optim.master_weights=true", "optim.kind=sgd", "optim.lr=1e-3", "optim.momentum=0.9"),
-        marks=pytest.mark.slow,  # bfloat16 is slow on many processors
+    # bfloat16 is slow on many processors.
+    *(
+        pytest.param(("model.dtype=bfloat16", "optim.master_weights=true", *optimizer), marks=pytest.mark.slow)
+        for optimizer in (("optim.lr=1e-4",), ("optim.kind=sgd", "optim.lr=1e-3", "optim.momentum=0.9"))
     ),
 ]
 

@@ -63,7 +63,7 @@ def train_all(jobs: Sequence[Job], at_a_time: int, threads: int | None, watcher:
         One problem per run that left no result.
     """
     waiting, active, problems = list(jobs), list[_Active](), list[Problem]()
-    with _terminated_like_interrupted():
+    with _interrupted_by_signals():
         try:
             while waiting or active:
                 while waiting and len(active) < at_a_time:
@@ -132,14 +132,18 @@ def _step(job: Job) -> int:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt as SIGINT does; left alone it would orphan the runs."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt; left alone, the one would orphan the runs.
+
+    The other is ignored in a shell's background unless it is asked for.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
