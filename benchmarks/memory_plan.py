@@ -33,9 +33,11 @@ def status(key: str) -> int:
 
 
 def import_model_class(recipe_path: str, overrides: list[str]) -> None:
-    """Everything that loading will import, so that none of it counts as the run's."""
+    """Everything that a run will import or load at its first product, so that none of it counts as the run's."""
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    import cvxrl.engine.session  # noqa: F401
     from cvxrl.policy.locate import locate
     from cvxrl.recipe.load import load_recipe
     from cvxrl.tasks import load_grader, load_task
@@ -43,6 +45,9 @@ def import_model_class(recipe_path: str, overrides: list[str]) -> None:
     recipe = load_recipe(Path(recipe_path), overrides)
     load_task(recipe.task, recipe.seed).train(0)
     load_grader(recipe.task).close()
+    layer = torch.nn.Linear(64, 64)
+    layer(torch.zeros(64, 64)).sum().backward()
+    torch.optim.AdamW(layer.parameters(), fused=True).step()
     config = AutoConfig.from_pretrained(locate(recipe.model).path)
     _ = AutoModelForCausalLM._model_mapping[type(config)]
 

@@ -236,14 +236,15 @@ def test_activations_are_counted_as_autograd_keeps_them() -> None:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    longest = footprint.prompt_tokens(recipe)
+    longest = max(footprint.Lengths.of(recipe).prompts)
     rows = [[5 + i] * longest for i in range(prompts) for _ in range(samples)]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hidden_NH = policy.response_hidden(rows, [[7] * new_tokens] * len(rows))
     assert hidden_NH.requires_grad
     shape = shape_of(recipe.model)
     assert shape is not None
-    counted = footprint.activations(recipe, shape, footprint.Pass.of(recipe, longest))
+    lengths = footprint.Lengths([longest] * len(rows), [new_tokens] * len(rows))
+    counted = footprint.activations(recipe, shape, footprint.Pass.of(recipe, lengths))
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert counted == pytest.approx(seen, rel=0.1)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
 from cvxrl.engine.shape import Shape
+from cvxrl.errors import UserError
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.optim import AdamwSpec, SgdSpec
 from cvxrl.recipe.schema import Recipe
@@ -23,6 +25,9 @@ _DRAWING = 2 * 4 + 2 * 8
 _CHUNK_BYTES = 160 * 2**20
 # A prompt whose length is not known before its task and the tokenizer are loaded.
 _ASSUMED_PROMPT_TOKENS = 48
+# What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
+# Measured on the recipes of docs/performance.md (benchmarks/memory_plan.py).
+_HOLES = 1.25
 
 
 @dataclass(frozen=True)
@@ -46,29 +51,41 @@ class Footprint:
     @property
     def peak(self) -> int:
         """Largest of the phases of a step."""
-        passing = self.update + self.gradients if self.micro_batches else max(self.update, self.gradients)
-        return self.state + max(passing, self.sampling + self.gradients)
+        update, sampling = int(_HOLES * self.update), int(_HOLES * self.sampling)
+        passing = update + self.gradients if self.micro_batches else max(update, self.gradients)
+        return self.state + max(passing, sampling + self.gradients)
 
 
-def prompt_tokens(recipe: Recipe) -> int:
-    """Longest prompt of the first step: exact for the built-in task with a token per character, else a guess."""
-    source = recipe.task.source
-    if not isinstance(source, ArithmeticSource) or recipe.task.template != "none" or recipe.task.instruction:
-        return _ASSUMED_PROMPT_TOKENS
-    task = ArithmeticTask(source, recipe.seed)
-    return max(len(task.train(i).prompt) for i in range(recipe.rollout.prompts))
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the prompts of a step and of their responses, sequence by sequence."""
+
+    prompts: Sequence[int]
+    responses: Sequence[int]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Lengths:
+        """As the built-in task's demonstrations, a token per character; of other tasks, a guess and the limit."""
+        source, limit, group = recipe.task.source, recipe.rollout.max_new_tokens, recipe.group_size
+        count = recipe.sequences_per_step // group
+        if not isinstance(source, ArithmeticSource) or recipe.task.template != "none" or recipe.task.instruction:
+            return cls([_ASSUMED_PROMPT_TOKENS] * count * group, [limit] * count * group)
+        task = ArithmeticTask(source, recipe.seed)
+        examples = [task.train(i) for i in range(count) for _ in range(group)]
+        responses = [min(limit, len(e.demonstration or "") + 1) for e in examples]
+        return cls([len(e.prompt) for e in examples], responses)
 
 
 def footprint(recipe: Recipe, shape: Shape) -> Footprint:
     """What a run will take."""
-    prompt = prompt_tokens(recipe)
-    whole = Pass.of(recipe, prompt)
+    lengths = Lengths.of(recipe)
+    whole = Pass.of(recipe, lengths)
     loss = _chunked(recipe, shape, whole) if recipe.train.loss == "chunked" else _full(shape, whole)
     return Footprint(
         state=_state(recipe, shape) + _kept(recipe, shape),
         gradients=shape.trainable * _trained_width(recipe),
-        update=activations(recipe, shape, whole) + loss,
-        sampling=_sampling(recipe, shape, prompt),
+        update=activations(recipe, shape, whole) + _flowing(recipe, shape, whole) + loss,
+        sampling=_sampling(recipe, shape, lengths),
         micro_batches=whole.sequences < recipe.sequences_per_step // recipe.train.minibatches,
     )
 
@@ -90,22 +107,30 @@ class Pass:
     responses: int
 
     @classmethod
-    def of(cls, recipe: Recipe, prompt: int) -> Pass:
-        """As large as the recipe allows, with prompts of so many tokens."""
-        train, response = recipe.train, recipe.rollout.max_new_tokens
-        rows = recipe.sequences_per_step // train.minibatches
-        if train.micro_batch_tokens is not None:
-            rows = min(rows, max(1, train.micro_batch_tokens // (prompt + response)))
-        elif train.micro_batch is not None:
-            rows = min(rows, train.micro_batch)
-        prompts = math.ceil(rows / recipe.group_size)
-        if rows < recipe.sequences_per_step:  # sorted by length, a micro-batch mixes prompts
-            prompts = min(recipe.rollout.prompts, max(prompts, rows // 2))
-        if train.gradient_checkpointing:  # every row runs its own prompt
-            tokens = rows * (prompt + response)
-            return cls(rows, tokens, tokens, rows * response)
-        tokens = prompts * prompt + rows * response
-        return cls(rows, tokens, tokens + rows * prompt, rows * response)
+    def of(cls, recipe: Recipe, lengths: Lengths) -> Pass:
+        """The fullest of the passes that one optimizer step is split into."""
+        return max((cls._of(recipe, lengths, part) for part in _split(recipe, lengths)), key=lambda run: run.tokens)
+
+    @classmethod
+    def _of(cls, recipe: Recipe, lengths: Lengths, part: Sequence[int]) -> Pass:
+        responses = sum(lengths.responses[i] for i in part)
+        if recipe.train.gradient_checkpointing:  # every row runs its own prompt, and all are padded
+            tokens = len(part) * (max(lengths.prompts[i] for i in part) + max(lengths.responses[i] for i in part))
+            return cls(len(part), tokens, tokens, responses)
+        once = {i // recipe.group_size: lengths.prompts[i] for i in part}
+        tokens = sum(once.values()) + responses
+        return cls(len(part), tokens, tokens + sum(lengths.prompts[i] for i in part), responses)
+
+
+def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
+    prompts, responses = ([range(n) for n in some] for some in (lengths.prompts, lengths.responses))
+    share, limit = range(len(prompts) // recipe.train.minibatches), Limit.of(recipe.train)
+    try:
+        if "groups" in recipe.objective.needs:
+            return list(whole_groups(prompts, responses, share, recipe.group_size, limit))
+        return list(by_length(prompts, responses, share, limit))
+    except UserError:  # where lengths are guessed, the first step is to refuse them
+        return [[i] for i in share]
 
 
 def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:
@@ -124,6 +149,11 @@ def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:
     return shape.layers * (run.tokens * (norms + attention + feed_forward) + run.attended * 2 * shape.keys * width)
 
 
+def _flowing(recipe: Recipe, shape: Shape, run: Pass) -> int:
+    """Gradients of one layer's activations, as the backward pass comes by; with checkpointing they are counted."""
+    return 0 if recipe.train.gradient_checkpointing else activations(recipe, shape, run) // shape.layers
+
+
 def _full(shape: Shape, run: Pass) -> int:
     return _LOGIT_COPIES * run.responses * shape.vocab * _FP32
 
@@ -138,13 +168,13 @@ def _chunked(recipe: Recipe, shape: Shape, run: Pass) -> int:
     return min(2 * logits, buffers) + run.responses * shape.hidden * _FP32 + shape.vocab * shape.hidden * _FP32
 
 
-def _sampling(recipe: Recipe, shape: Shape, prompt: int) -> int:
-    """The largest batch that is decoded at a time; its cache at full length."""
+def _sampling(recipe: Recipe, shape: Shape, lengths: Lengths) -> int:
+    """The largest batch that is decoded at a time, its cache as long as the longest sequence."""
     rows = recipe.sequences_per_step if recipe.data == "rollouts" else 0
     if recipe.eval.every:
         rows = max(rows, recipe.eval.prompts * recipe.eval.samples)
     rows = min(rows, recipe.rollout.batch or rows)
-    tokens = prompt + recipe.rollout.max_new_tokens
+    tokens = max(lengths.prompts) + max(lengths.responses)
     cache = 2 * (shape.layers + 1) * shape.keys * _BYTES[recipe.model.dtype] * tokens
     return rows * (cache + _DRAWING * shape.vocab)
 
