@@ -112,7 +112,7 @@ def main() -> None:
                 continue
             settings.append(f"model.path={arguments.smollm2}")
         rows.append(compare([case[0], *settings]))
-        print(f"{case[0]}: done", file=sys.stderr)
+        print(f"{case[0]}: {rows[-1]['ratio']:.2f}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(rows))
         return
