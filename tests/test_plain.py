@@ -18,17 +18,19 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from cvxrl.errors import UserError
 from cvxrl.policy import packed
 from cvxrl.policy.forward import predicting_states, whole_rows
 from cvxrl.policy.model import Policy
 from cvxrl.policy.packed import packed_rows
 from cvxrl.policy.plain import is_plain
 from cvxrl.policy.pointwise import gated, pad_rows, rms_norm, rotate, unpad_rows
-from cvxrl.rollout import plain_decoder
+from cvxrl.rollout import plain_decoder, static_decoder
 from cvxrl.rollout.decoder import TransformersDecoder, decoder_for
 from cvxrl.rollout.episode import Episode
 from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.rollout.static_decoder import StaticDecoder
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9]]
 RESPONSES = [[1, 2], [5, 6, 7, 8, 9], [4], [4, 4, 4], [1, 2, 3], [2]]
@@ -140,6 +142,51 @@ def test_both_engines_sample_the_same(family: str, prompts: list[list[int]]) -> 
     for a, b in zip(fast, plain, strict=True):
         assert (a.response_ids, a.truncated) == (b.response_ids, b.truncated)
         torch.testing.assert_close(a.logprobs, b.logprobs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prompts", [[[3, 4, 5], [7], [2] * 5], [[3, 4], [5, 6]], [[3]]])
+def test_operations_of_fixed_shape_sample_the_same(
+    family: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows leave, and the cache grows, on the way."""
+    model = small(family).eval()
+    assert type(decoder_for(policy(model), "static")) is StaticDecoder
+    plain = sampled(model, prompts, "auto")
+    for block in (64, 3):
+        monkeypatch.setattr(static_decoder, "_BLOCK", block)
+        for a, b in zip(sampled(model, prompts, "static"), plain, strict=True):
+            assert (a.response_ids, a.truncated) == (b.response_ids, b.truncated)
+            torch.testing.assert_close(a.logprobs, b.logprobs, rtol=0, atol=1e-5)
+
+
+def test_shapes_stay_and_a_token_may_be_computed_twice() -> None:
+    """What a CUDA graph needs: the same buffers at every token, and a warm-up that leaves no trace."""
+    decoder = StaticDecoder(policy(small().eval()))
+    with torch.no_grad():
+        decoder.start([[3, 4, 5], [7]], 2)
+        tokens = torch.tensor([2, 3, 4, 5])
+        decoder.step(tokens)
+        buffers = [decoder.bias_BT, decoder.lengths_B, decoder._tokens_B, decoder._place_1]
+        buffers += [x for layer in decoder.layers for x in (layer.keys, layer.values)]
+        before = [x.data_ptr() for x in buffers if x is not None]
+        logits = decoder.step(tokens)
+        # The same place once more: what `step` advances, `_one` does not.
+        decoder.lengths_B -= 1
+        assert torch.equal(decoder._one(), logits)
+        decoder.lengths_B += 1
+        decoder.step(tokens)
+        now = [decoder.bias_BT, decoder.lengths_B, decoder._tokens_B, decoder._place_1]
+        now += [x for layer in decoder.layers for x in (layer.keys, layer.values)]
+    assert before == [x.data_ptr() for x in now if x is not None]
+
+
+def test_a_model_that_is_not_plain_has_no_static_engine() -> None:
+    model = small()
+    hooked(model)
+    with pytest.raises(UserError, match="not for this Qwen3ForCausalLM") as caught:
+        decoder_for(policy(model), "static")
+    assert caught.value.problems[0].key == "rollout.engine"
 
 
 def test_a_cache_that_grows_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:

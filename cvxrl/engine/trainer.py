@@ -24,6 +24,7 @@ from cvxrl.errors import Mistakes, UserError
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.decoder import require_engine
 from cvxrl.tasks import Grader, Task, load_grader, load_task
 
 Record = dict[str, float]
@@ -76,6 +77,7 @@ class Trainer:
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
         collector = build_collector(recipe, policy, task, grader, critic)
         mistakes.attempt(collector.check)
+        mistakes.attempt(require_engine, policy, recipe.rollout.engine)
         if recipe.eval.every:
             mistakes.attempt(held_out_prompts, recipe, policy, task)
         if mistakes.problems:

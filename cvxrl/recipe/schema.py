@@ -82,11 +82,12 @@ class RolloutSpec(Section):
     )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass. Training needs 1.0; see docs/method.md.")
     batch: PositiveInt | None = Field(None, description="Completions decoded at a time; none means all at once.")
-    engine: Literal["auto", "transformers"] = Field(
+    engine: Literal["auto", "static", "transformers"] = Field(
         "auto",
         description="What computes the logits while sampling, in training and evaluation: `transformers` is the "
         "model's own forward pass; `auto` writes it out with fewer operations for Llama, Qwen2 and Qwen3 models and is "
-        "`transformers` for all others. Equal up to rounding.",
+        "`transformers` for all others; `static` writes it out with operations of fixed shape, which CUDA replays as a "
+        "graph (no gain on a CPU; other models are refused). Equal up to rounding.",
     )
     rounds: PositiveInt = Field(
         1,

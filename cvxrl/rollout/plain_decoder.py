@@ -18,6 +18,7 @@ from cvxrl.policy.pointwise import turn
 from cvxrl.rollout.prompts import padded_prompts
 
 Map = Callable[[Tensor], Tensor]
+Store = Callable[["Layer", Tensor, Tensor], tuple[Tensor, Tensor]]
 # Places by which a full cache grows: every growth copies it, every place takes memory.
 _BLOCK = 32
 
@@ -29,7 +30,7 @@ class PlainDecoder:
         """Put the matrices that read the same input side by side; copies, that live as long as the decoder."""
         self.policy = policy
         self.heads = heads_of(policy.model)
-        self.layers = [_Layer(layer, self.heads) for layer in layers_of(policy.model)]
+        self.layers = [Layer(layer, self.heads) for layer in layers_of(policy.model)]
         self.cos_T, self.sin_T = rotary_tables(policy.model, torch.arange(0, device=policy.device))
 
     def start(self, prompts: Sequence[list[int]], samples: int) -> Tensor:
@@ -46,6 +47,7 @@ class PlainDecoder:
         # A padded query sees nothing of its own; whatever it computes is never looked at, but must be a number.
         bias = bias.masked_fill((bias == -torch.inf).all(-1, keepdim=True), 0.0)
         logits = self._logits(ids, (mask.cumsum(dim=1) - 1).clamp(min=0), bias)
+        self.filled = width
         self.lengths_B = mask.sum(dim=1)
         self.keep(torch.arange(len(prompts), device=mask.device).repeat_interleave(samples))
         return logits.repeat_interleave(samples, dim=0)
@@ -58,6 +60,7 @@ class PlainDecoder:
         if self.bias_BT is not None:
             bias = self.bias_BT[:, None, None, : self.filled + 1]
         logits = self._logits(tokens_B.unsqueeze(1), self.lengths_B.unsqueeze(1), bias)
+        self.filled += 1
         self.lengths_B = self.lengths_B + 1
         return logits
 
@@ -91,22 +94,28 @@ class PlainDecoder:
         model, places = self.policy.model, positions_BL.flatten()
         cos, sin = self.cos_T[places], self.sin_T[places]
         hidden: Tensor = model.model.embed_tokens(ids_BL.flatten())
-        before, self.filled = self.filled, self.filled + ids_BL.shape[1]
         for layer in self.layers:
-            hidden = hidden + layer.attention(hidden, ids_BL.shape, before, (cos, sin), bias)
+            hidden = hidden + layer.attention(hidden, ids_BL.shape, self._store, (cos, sin), bias)
             hidden = hidden + layer.feed_forward(hidden)
         last = hidden.view(*ids_BL.shape, -1)[:, -1]
         logits: Tensor = model.get_output_embeddings()(_norm(last, model.model.norm))
         return logits
 
+    def _store(self, layer: Layer, keys_BLKD: Tensor, values_BLKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values of new tokens to a layer's; all that there are then."""
+        end = self.filled + keys_BLKD.shape[1]
+        layer.keys[:, self.filled : end], layer.values[:, self.filled : end] = keys_BLKD, values_BLKD
+        return layer.keys[:, :end], layer.values[:, :end]
 
-class _Layer:
+
+class Layer:
     """One decoder layer and its keys and values, [B, T, K, D] each."""
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, layer: Any, heads: Heads) -> None:
+        """Read the layer's matrices."""
         attention, mlp = layer.self_attn, layer.mlp
         self.heads = heads
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
@@ -119,9 +128,9 @@ class _Layer:
             self.head_norm, self.eps = torch.cat(weights), attention.q_norm.variance_epsilon
 
     def attention(
-        self, x: Tensor, shape: torch.Size, before: int, angles: tuple[Tensor, Tensor], bias: Tensor | None
+        self, x: Tensor, shape: torch.Size, store: Store, angles: tuple[Tensor, Tensor], bias: Tensor | None
     ) -> Tensor:
-        """Append keys and values of the new tokens [B, L], behind ``before`` old ones, and attend to all."""
+        """Store keys and values of the new tokens [B, L], and attend to all that are stored."""
         heads, (rows, length) = self.heads, shape
         turned = heads.queries + heads.keys
         qkv = self.qkv(_norm(x, self.norms[0])).view(-1, turned + heads.keys, heads.width)
@@ -129,15 +138,13 @@ class _Layer:
         if self.head_norm is not None:
             qk = F.rms_norm(qk, (heads.width,), None, self.eps) * self.head_norm
         qk = turn(qk, *angles).to(x.dtype).view(rows, length, turned, heads.width)
-        end = before + length
-        self.keys[:, before:end] = qk[:, :, heads.queries :]
-        self.values[:, before:end] = qkv[:, turned:].view(rows, length, heads.keys, heads.width)
+        new_values = qkv[:, turned:].view(rows, length, heads.keys, heads.width)
+        keys, values = (x.transpose(1, 2) for x in store(self, qk[:, :, heads.queries :], new_values))
         # The query heads of a key head line up as more queries of it.
         q = qk[:, :, : heads.queries].view(rows, length, heads.keys, heads.sharing, heads.width)
         q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)
         if bias is not None and length > 1:
             bias = bias.repeat(*[1] * (bias.ndim - 2), heads.sharing, 1)
-        keys, values = (x[:, :end].transpose(1, 2) for x in (self.keys, self.values))
         mixed = F.scaled_dot_product_attention(q, keys, values, None if bias is None else bias.to(q.dtype))
         mixed = mixed.reshape(rows, heads.keys, heads.sharing, length, heads.width)
         mixed = mixed.permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
