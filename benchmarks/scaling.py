@@ -147,14 +147,23 @@ def memory(prompts: int, budget: list[str]) -> float:
     return float(json.loads(done.stdout)[0]["measured_mib"])
 
 
+def _short(number: float) -> str:
+    """A size in three figures: 984k, 14.2M."""
+    scaled, unit = (number / 1e6, "M") if number >= 999_500 else (number / 1e3, "k")
+    return f"{scaled:.3g}{unit}"
+
+
 def draw(report: dict[str, Any], file: Path) -> None:
     """Four curves of time and one of memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure, axes = plt.subplots(1, 5, figsize=(19, 3.8), layout="constrained")
+    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    axes = grid.flatten()
+    axes[-1].axis("off")
     labels = {
         "completions": "tokens per step (more completions)",
         "length": "tokens per step (longer completions)",
@@ -168,8 +177,14 @@ def draw(report: dict[str, Any], file: Path) -> None:
         axis.loglog(n, fitted, color="#0072B2", label=f"a + b n^k, k = {row['exponent']:.2f} [{low:.2f}, {high:.2f}]")
         axis.loglog(row["sizes"], row["seconds"], "o", color="#D55E00", label="measured")
         axis.set(xlabel=labels[row["name"]], ylabel="processor seconds per step")
+        axis.set_xticks(row["sizes"], [_short(n) for n in row["sizes"]])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_minor_formatter(NullFormatter())
+        axis.minorticks_off()
         axis.legend(fontsize=8)
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
     if report["memory"]:
         axis = axes[4]
         tokens = [row["completions"] for row in report["memory"]]
