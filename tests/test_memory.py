@@ -249,6 +249,16 @@ def test_activations_are_counted_as_autograd_keeps_them() -> None:
     assert counted == pytest.approx(seen, rel=0.1)
 
 
+def test_a_step_too_large_to_look_at_is_planned_in_proportion() -> None:
+    def update(prompts: int) -> int:
+        recipe = tiny("math_grpo", "rollout.samples=8", f"rollout.prompts={prompts}")
+        shape = shape_of(recipe.model)
+        assert shape is not None
+        return footprint.footprint(recipe, shape).update
+
+    assert update(2**31) / update(1024) == pytest.approx(2**21, rel=1e-3)
+
+
 def test_the_plan_follows_what_is_to_save_memory() -> None:
     def peak(*overrides: str) -> int:
         return describe(tiny("math_lco_kld", "rollout.prompts=64", "eval.every=0", *overrides)).memory_bytes or 0

@@ -28,6 +28,8 @@ _ASSUMED_PROMPT_TOKENS = 48
 # What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
 # Measured on the recipes of docs/performance.md (benchmarks/memory_plan.py).
 _HOLES = 1.25
+# Sequences of a step that are looked at one by one; the rest are taken to be like them.
+_LOOKED_AT = 8192
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of the prompts of a step and of their responses, sequence by sequence."""
+    """Tokens of the prompts of a step and of their responses, sequence by sequence; of a large step, its beginning."""
 
     prompts: Sequence[int]
     responses: Sequence[int]
@@ -67,11 +69,12 @@ class Lengths:
     def of(cls, recipe: Recipe) -> Lengths:
         """As the built-in task's demonstrations, a token per character; of other tasks, a guess and the limit."""
         source, limit, group = recipe.task.source, recipe.rollout.max_new_tokens, recipe.group_size
-        count = recipe.sequences_per_step // group
+        count = min(recipe.sequences_per_step, _LOOKED_AT)
         if not isinstance(source, ArithmeticSource) or recipe.task.template != "none" or recipe.task.instruction:
-            return cls([_ASSUMED_PROMPT_TOKENS] * count * group, [limit] * count * group)
+            return cls([_ASSUMED_PROMPT_TOKENS] * count, [limit] * count)
         task = ArithmeticTask(source, recipe.seed)
-        examples = [task.train(i) for i in range(count) for _ in range(group)]
+        drawn = [task.train(i) for i in range(-(-count // group))]
+        examples = [drawn[i // group] for i in range(count)]
         responses = [min(limit, len(e.demonstration or "") + 1) for e in examples]
         return cls([len(e.prompt) for e in examples], responses)
 
@@ -109,7 +112,15 @@ class Pass:
     @classmethod
     def of(cls, recipe: Recipe, lengths: Lengths) -> Pass:
         """The fullest of the passes that one optimizer step is split into."""
-        return max((cls._of(recipe, lengths, part) for part in _split(recipe, lengths)), key=lambda run: run.tokens)
+        parts = _split(recipe, lengths)
+        fullest = max((cls._of(recipe, lengths, part) for part in parts), key=lambda run: run.tokens)
+        share = recipe.sequences_per_step // recipe.train.minibatches
+        if len(parts) > 1 or fullest.sequences == share:
+            return fullest
+        # Everything at once, and more than was looked at.
+        times = share / fullest.sequences
+        counts = (fullest.tokens, fullest.attended, fullest.responses)
+        return cls(share, *(round(times * count) for count in counts))
 
     @classmethod
     def _of(cls, recipe: Recipe, lengths: Lengths, part: Sequence[int]) -> Pass:
@@ -124,7 +135,7 @@ class Pass:
 
 def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
     prompts, responses = ([range(n) for n in some] for some in (lengths.prompts, lengths.responses))
-    share, limit = range(len(prompts) // recipe.train.minibatches), Limit.of(recipe.train)
+    share, limit = range(max(1, len(prompts) // recipe.train.minibatches)), Limit.of(recipe.train)
     try:
         if "groups" in recipe.objective.needs:
             return list(whole_groups(prompts, responses, share, recipe.group_size, limit))
