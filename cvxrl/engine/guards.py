@@ -7,14 +7,16 @@ a whole one does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cvxrl.engine.divergence import DivergedError
-from cvxrl.recipe.guards import EntropyGuard, GuardsSpec, KlGuard, RewardGuard
+from cvxrl.recipe.guards import GuardsSpec, RewardGuard
 
 Metrics = Mapping[str, float | None]
+# Neither above nor below any limit.
+_ABSENT = float("nan")
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,17 @@ class Guards:
         """Nothing has been seen yet."""
         self._spec = spec
         self._rules: dict[str, _Rule] = {}
-        if spec.entropy is not None:
-            self._rules["entropy"] = _Entropy(spec.entropy)
-        if spec.kl is not None:
-            self._rules["kl"] = _Kl(spec.kl)
+        if (entropy := spec.entropy) is not None:
+            low = entropy.below
+            self._rules["entropy"] = _InARow(
+                "policy/entropy", entropy.patience, lambda value: value < low, f"below {low:g}", overflow=_ABSENT
+            )
+        if (kl := spec.kl) is not None:
+            high = kl.above
+            # An estimate that overflowed is above every limit.
+            self._rules["kl"] = _InARow(
+                "policy/kl", kl.patience, lambda value: value > high, f"above {high:g}", overflow=float("inf")
+            )
         if spec.reward is not None:
             self._rules["reward"] = _Reward(spec.reward)
         self._held: set[str] = set()
@@ -85,32 +94,21 @@ class _Rule(Protocol):
         """The numbers, if the rule holds after this step."""
 
 
-class _Entropy:
-    def __init__(self, guard: EntropyGuard) -> None:
-        self._guard = guard
-        self._recent: deque[float | None] = deque(maxlen=guard.patience)
+class _InARow:
+    """A limit that ``patience`` steps in a row are beyond; a step without the metric is not."""
+
+    def __init__(self, key: str, patience: int, beyond: Callable[[float], bool], limit: str, overflow: float) -> None:
+        """``overflow`` is what a number that is not finite counts as."""
+        self._key, self._patience, self._beyond, self._limit = key, patience, beyond, limit
+        self._overflow = overflow
+        self._recent: deque[float] = deque(maxlen=patience)
 
     def after(self, record: Metrics) -> str | None:
-        guard, value = self._guard, record.get("policy/entropy")
-        self._recent.append(value)
-        if len(self._recent) < guard.patience or not all(v is not None and v < guard.below for v in self._recent):
+        value = record.get(self._key, _ABSENT)
+        self._recent.append(self._overflow if value is None else value)
+        if len(self._recent) < self._patience or not all(map(self._beyond, self._recent)):
             return None
-        return f"policy/entropy {value:.3g} is below {guard.below:g} for {guard.patience} steps in a row"
-
-
-class _Kl:
-    """An estimate that overflowed is none in a record, and above every limit."""
-
-    def __init__(self, guard: KlGuard) -> None:
-        self._guard = guard
-        self._recent: deque[float] = deque(maxlen=guard.patience)
-
-    def after(self, record: Metrics) -> str | None:
-        guard, value = self._guard, record.get("policy/kl", float("nan"))
-        self._recent.append(float("inf") if value is None else value)
-        if len(self._recent) < guard.patience or not all(v > guard.above for v in self._recent):
-            return None
-        return f"policy/kl {self._recent[-1]:.3g} is above {guard.above:g} for {guard.patience} steps in a row"
+        return f"{self._key} {self._recent[-1]:.3g} is {self._limit} for {self._patience} steps in a row"
 
 
 class _Reward:
