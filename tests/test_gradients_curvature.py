@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from cvxrl.gradients.curvature import (
@@ -18,6 +21,7 @@ from cvxrl.gradients.curvature import (
 )
 from cvxrl.gradients.lanczos import lanczos
 from cvxrl.gradients.sharpness import critical_sharpness
+from cvxrl.policy.forward import predicting_states, whole_rows
 
 # transformers computes norms and attention weights in float32 whatever the model's precision.
 ROUNDING = 3e-6
@@ -72,6 +76,51 @@ def dense(policy: PreTrainedModel) -> Iterator[tuple[HessianProduct, Tensor]]:
         ]
         hessian = torch.stack(rows)
         yield HessianProduct(losses(policy), parameters), 0.5 * (hessian + hessian.T)
+
+
+@pytest.mark.parametrize("path", [predicting_states, whole_rows])
+def test_products_through_the_training_pass_are_differences_of_gradients(policy: PreTrainedModel, path: Any) -> None:
+    prompts, responses = [[2, 3], [2, 3], [4]], [[3, 4, 5], [5], [2, 2, 1]]
+    parameters = list(policy.parameters())
+
+    def loss() -> Tensor:
+        return policy.lm_head(path(policy, prompts, responses)).logsumexp(-1).square().mean()
+
+    def moved(vector: Tensor) -> Tensor:
+        """The gradient, and the parameters where they were."""
+        before = parameters_to_vector(parameters).detach()
+        with torch.no_grad():
+            vector_to_parameters(before + vector, parameters)
+        gradient = parameters_to_vector(torch.autograd.grad(loss(), parameters))
+        with torch.no_grad():
+            vector_to_parameters(before, parameters)
+        return gradient
+
+    product = HessianProduct([loss], parameters)
+    vector = product.random(torch.Generator().manual_seed(0))
+    step = 1e-3
+    with double_differentiable(policy):
+        slope = (moved(step * vector) - moved(-step * vector)) / (2 * step)
+        found = product.times(vector)
+    torch.testing.assert_close(found, slope, rtol=0, atol=2e-3 * float(slope.abs().max()))
+
+
+def test_an_operation_without_a_second_derivative_is_refused() -> None:
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return 3 * grad * ctx.saved_tensors[0].square()
+
+    x = torch.ones(2, requires_grad=True)
+    hessian = HessianProduct([lambda: Cube.apply(x).square().sum()], [x])
+    with pytest.raises(RuntimeError, match="second derivative"):
+        hessian.times(torch.ones(2))
 
 
 def test_products_are_those_of_the_dense_hessian(dense: tuple[HessianProduct, Tensor]) -> None:

@@ -118,9 +118,11 @@ def test_pointwise_gradients() -> None:
     cos, sin = torch.randn(2, 5, 1, 2, dtype=torch.float64)
     index, place = torch.tensor([0, 0, 1, 2, 0, 3, 4]), torch.tensor([1, 2, 3, 5, 6])
     check = torch.autograd.gradcheck
-    assert check(lambda a, w: rms_norm(a, w, 1e-6), (x, weight))
-    assert check(lambda a: rotate(a, cos, sin), (x,))
-    assert check(gated, (x, y))
+    for order in (check, torch.autograd.gradgradcheck):
+        assert order(lambda a, w: rms_norm(a, w, 1e-6), (x, weight))
+        assert order(lambda a: rotate(a, cos, sin), (x,))
+        assert order(gated, (x, y))
+        assert order(lambda a: rms_norm(a, weight.detach(), 1e-6), (x,))
     # What padding holds must not matter, so it is multiplied by nothing.
     kept = torch.zeros(7, 1, 1, dtype=torch.float64).index_fill_(0, place, 1.0)
     assert check(lambda a: kept * pad_rows(a, index, place), (x,))

@@ -54,7 +54,9 @@ class Reader:
         """Hidden states and fp32 logits over temperature at the response tokens, with gradient."""
         with torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             raw = self.policy.response_outputs(prompts, responses)
-        return ResponseOutputs(raw.hidden_NH, raw.logits_NV.float() / self.temperature)
+        logits_NV = raw.logits_NV.float()
+        # Dividing by 1 changes no bit, but copies the largest tensor of all.
+        return ResponseOutputs(raw.hidden_NH, logits_NV if self.temperature == 1 else logits_NV / self.temperature)
 
     def hidden(self, prompts: Rows, responses: Rows) -> Tensor:
         """Hidden states at the response tokens, with gradient; no logits."""

@@ -56,7 +56,11 @@ class HessianProduct:
         self.dim = sum(self._sizes)
 
     def times(self, vector_D: Tensor) -> Tensor:
-        """Hessian times vector, [D]."""
+        """Hessian times vector, [D].
+
+        Raises:
+            RuntimeError: an operation of the loss has a first derivative alone.
+        """
         pieces = [
             piece.view_as(parameter)
             for piece, parameter in zip(torch.split(vector_D, self._sizes), self._parameters, strict=True)
@@ -67,6 +71,7 @@ class HessianProduct:
                 gradients = torch.autograd.grad(
                     loss(), self._parameters, create_graph=True, allow_unused=True, materialize_grads=True
                 )
+                _require_second_derivatives(gradients)
                 products = torch.autograd.grad(
                     gradients, self._parameters, pieces, allow_unused=True, materialize_grads=True
                 )
@@ -81,6 +86,23 @@ class HessianProduct:
         else:
             drawn_D = torch.randn(self.dim, generator=generator, dtype=like.dtype)
         return drawn_D.to(like.device)
+
+
+def _require_second_derivatives(gradients: Sequence[Tensor]) -> None:
+    """Refuse gradients through an operation that is differentiable once.
+
+    Autograd takes what such an operation returns for a constant: a Hessian without its share, and no complaint.
+    """
+    nodes = [gradient.grad_fn for gradient in gradients]
+    seen: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("the loss contains an operation without a second derivative")
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
 
 
 @dataclass(frozen=True)

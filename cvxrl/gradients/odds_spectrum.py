@@ -57,10 +57,11 @@ def _largest(r_CV: Tensor, actions_C: Tensor, slope_C: Tensor, bend_C: Tensor) -
     slope_C, bend_C = slope_C / unit_C, bend_C / unit_C
     squares_C = r_CV.square().sum(-1)
     diagonal_CV = -slope_C.unsqueeze(-1) * r_CV
-    # Two downward updates move the largest eigenvalue to the third largest entry of D at the lowest.
+    # Without b the matrix is at most D for a < 0 and at most 0, an entry of D, for a > 0. Two downward updates move the
+    # largest eigenvalue to the third largest entry of D at the lowest.
     top_C3 = diagonal_CV.topk(3, dim=-1).values
     low_C = top_C3[:, 2]
-    high_C = top_C3[:, 0] + slope_C.clamp(min=0) * squares_C + bend_C.clamp(min=0) * (1.0 + squares_C)
+    high_C = top_C3[:, 0] + bend_C.clamp(min=0) * (1.0 + squares_C)
     count_above = _counter(r_CV, diagonal_CV, top_C3, slope_C, bend_C)
     for _ in range(_BISECTIONS):
         middle_C = 0.5 * (low_C + high_C)

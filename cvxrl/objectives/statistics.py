@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+# Logits per chunk of `entropy`: 4 MiB in fp32.
+_CHUNK_NUMBERS = 1 << 20
+
 
 def gather_actions(values_NV: Tensor, actions_N: Tensor) -> Tensor:
     """Pick each row's value at its sampled token: [N, V], [N] -> [N]."""
@@ -19,7 +22,17 @@ def action_log_probs(logits_NV: Tensor, actions_N: Tensor) -> Tensor:
 
 
 def entropy(logits_NV: Tensor) -> Tensor:
-    """Entropy of the policy at each position in nats, [N]."""
+    """Entropy of the policy at each position in nats, [N].
+
+    A few rows at a time where no gradient is wanted: the temporary tensors are then small enough to stay in the cache.
+    """
+    if logits_NV.requires_grad and torch.is_grad_enabled():
+        return _entropy(logits_NV)
+    rows = max(1, _CHUNK_NUMBERS // logits_NV.shape[-1])
+    return torch.cat([_entropy(part) for part in torch.split(logits_NV, rows)])
+
+
+def _entropy(logits_NV: Tensor) -> Tensor:
     log_probs_NV = torch.log_softmax(logits_NV, dim=-1)
     return -(log_probs_NV.exp() * log_probs_NV).sum(dim=-1)
 

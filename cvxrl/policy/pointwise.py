@@ -1,4 +1,7 @@
-"""The element-wise steps of a decoder layer, with backward passes that keep and touch as little as possible."""
+"""The element-wise steps of a decoder layer, with backward passes that keep and touch as little as possible.
+
+Where second derivatives are wanted (curvature), the backward passes are written with operations that have them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -19,13 +21,16 @@ class _Norm(torch.autograd.Function):
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
         scale = size.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
+        ctx.eps = eps
         out: Tensor = (x * scale).to(x.dtype).mul_(weight)
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = weight * x * (x.square().mean(-1, keepdim=True) + ctx.eps).rsqrt()
+            return (*_differentiable(plain, (x, weight), grad), None)
         width = x.shape[-1]
         rows, grads = (y.reshape(-1, width).to(scale.dtype) for y in (x, grad))
         scale, weights = scale.reshape(-1, 1), weight.to(scale.dtype)
@@ -45,10 +50,9 @@ class _Rotate(torch.autograd.Function):
         return turn(x, cos, sin)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return turn(grad, cos, -sin), None, None
+        return rotate(grad, cos, -sin), None, None
 
 
 class _Gate(torch.autograd.Function):
@@ -60,9 +64,10 @@ class _Gate(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable(F.silu(gate) * up, (gate, up), grad)
         share = torch.sigmoid(gate)
         active = gate * share
         to_up = grad * active
@@ -84,7 +89,6 @@ class _Take(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
         return grad.index_select(0, back), None, None
@@ -100,10 +104,16 @@ class _Drop(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, index, grad), None
+
+
+def _differentiable(out: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of ``out`` that can be differentiated again; None for an input that wants none."""
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if x.requires_grad else None for x in inputs)
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

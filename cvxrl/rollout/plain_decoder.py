@@ -70,8 +70,8 @@ class PlainDecoder:
         if self.bias_BT is not None:
             self.bias_BT = self.bias_BT[rows_K]
         for layer in self.layers:
-            layer.keys = layer.keys[:, : self.filled].index_select(0, rows_K)
-            layer.values = layer.values[:, : self.filled].index_select(0, rows_K)
+            layer.keys = layer.keys[:, :, : self.filled].index_select(0, rows_K)
+            layer.values = layer.values[:, :, : self.filled].index_select(0, rows_K)
         self.room = self.filled
 
     def _grow(self, rows: int, room: int) -> None:
@@ -81,9 +81,9 @@ class PlainDecoder:
         like = self.policy.model.model.embed_tokens.weight
         for layer in self.layers:
             for name in ("keys", "values"):
-                wider = like.new_empty(rows, room, self.heads.keys, self.heads.width)
+                wider = like.new_empty(rows, self.heads.keys, room, self.heads.width)
                 if self.filled:
-                    wider[:, : self.filled] = getattr(layer, name)[:, : self.filled]
+                    wider[:, :, : self.filled] = getattr(layer, name)[:, :, : self.filled]
                 setattr(layer, name, wider)
         if self.bias_BT is not None and self.bias_BT.shape[1] < room:
             self.bias_BT = F.pad(self.bias_BT, (0, room - self.bias_BT.shape[1]))
@@ -101,15 +101,15 @@ class PlainDecoder:
         logits: Tensor = model.get_output_embeddings()(_norm(last, model.model.norm))
         return logits
 
-    def _store(self, layer: Layer, keys_BLKD: Tensor, values_BLKD: Tensor) -> tuple[Tensor, Tensor]:
+    def _store(self, layer: Layer, keys_BKLD: Tensor, values_BKLD: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values of new tokens to a layer's; all that there are then."""
-        end = self.filled + keys_BLKD.shape[1]
-        layer.keys[:, self.filled : end], layer.values[:, self.filled : end] = keys_BLKD, values_BLKD
-        return layer.keys[:, :end], layer.values[:, :end]
+        end = self.filled + keys_BKLD.shape[2]
+        layer.keys[:, :, self.filled : end], layer.values[:, :, self.filled : end] = keys_BKLD, values_BKLD
+        return layer.keys[:, :, :end], layer.values[:, :, :end]
 
 
 class Layer:
-    """One decoder layer and its keys and values, [B, T, K, D] each."""
+    """One decoder layer and its keys and values, [B, K, T, D] each."""
 
     keys: Tensor
     values: Tensor
@@ -139,7 +139,7 @@ class Layer:
             qk = F.rms_norm(qk, (heads.width,), None, self.eps) * self.head_norm
         qk = turn(qk, *angles).to(x.dtype).view(rows, length, turned, heads.width)
         new_values = qkv[:, turned:].view(rows, length, heads.keys, heads.width)
-        keys, values = (x.transpose(1, 2) for x in store(self, qk[:, :, heads.queries :], new_values))
+        keys, values = store(self, qk[:, :, heads.queries :].transpose(1, 2), new_values.transpose(1, 2))
         # The query heads of a key head line up as more queries of it.
         q = qk[:, :, : heads.queries].view(rows, length, heads.keys, heads.sharing, heads.width)
         q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)

@@ -65,7 +65,7 @@ class StaticDecoder(PlainDecoder):
         self.bias_BT[:, : self.filled] = known
         for layer in self.layers:
             for cache in (layer.keys, layer.values):
-                cache[:, self.filled :] = 0  # not seen, but not a number would be
+                cache[:, :, self.filled :] = 0  # not seen, but not a number would be
         self._tokens_B = torch.zeros(rows, dtype=torch.long, device=device)
         self._place_1 = torch.zeros(1, dtype=torch.long, device=device)
 
@@ -89,9 +89,9 @@ class StaticDecoder(PlainDecoder):
         self._graph.replay()
         return self._recorded
 
-    def _store(self, layer: Layer, keys_BLKD: Tensor, values_BLKD: Tensor) -> tuple[Tensor, Tensor]:
+    def _store(self, layer: Layer, keys_BKLD: Tensor, values_BKLD: Tensor) -> tuple[Tensor, Tensor]:
         if self._place_1 is None:
-            return super()._store(layer, keys_BLKD, values_BLKD)
-        layer.keys.index_copy_(1, self._place_1, keys_BLKD)
-        layer.values.index_copy_(1, self._place_1, values_BLKD)
+            return super()._store(layer, keys_BKLD, values_BKLD)
+        layer.keys.index_copy_(2, self._place_1, keys_BKLD)
+        layer.values.index_copy_(2, self._place_1, values_BKLD)
         return layer.keys, layer.values
