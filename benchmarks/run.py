@@ -1,11 +1,12 @@
 """Every benchmark in one table: cvxrl, the peer, the floor that the hardware sets, and the ratio to each.
 
-The peer of a training step is TRL's GRPOTrainer (benchmarks/train_step.py); that of a loss is the plain path over full
-logits, and on CUDA also Liger's (benchmarks/loss_memory.py). The floor is computed: operations over the measured rate
+The peer of a training step, on the embedded policy and on a language model, is TRL's GRPOTrainer
+(benchmarks/train_step.py); that of a loss is the plain path over full logits, and on CUDA also Liger's
+(benchmarks/loss_memory.py). The floor is computed: operations over the measured rate
 of matrix products, plus bytes over the measured bandwidth of memory. Absolute seconds belong to one machine; the ratios
 are what to compare. `--out` keeps them with the commit and the versions, `--against` compares with such a file.
 
-    python benchmarks/run.py --out new.json
+    python benchmarks/run.py --model PATH --out new.json
     python benchmarks/run.py --case step-16x8 --case loss-grpo --against old.json
 """
 
@@ -22,10 +23,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
-STEPS = {"step-16x8": ["--prompts", "16"], "step-64x8": ["--prompts", "64"]}
+EMBEDDED = {"step-16x8": ["--prompts", "16"], "step-64x8": ["--prompts", "64", "--steps", "4", "--warmup", "1"]}
+# A language model of 135 million parameters takes half a minute a step: one of two counts.
+LANGUAGE = {"model-4x8": ["--prompts", "4", "--length", "32", "--micro-batch", "0", "--steps", "2", "--warmup", "1"]}
+STEPS = EMBEDDED | LANGUAGE
 LOSSES = ["lco-kld", "grpo", "lco-mse"]
 LOSS_SIZES = {"tokens": 1024, "vocab": 151_936, "hidden": 896}
-SAMPLES = 8
 
 
 def call(script: str, *arguments: str) -> Any:
@@ -58,39 +61,40 @@ def machine_rates() -> dict[str, float]:
     }
 
 
-def step_floor(prompts: int, rates: dict[str, float]) -> float:
-    """Floor of a step on the embedded policy, all completions at full length.
+def step_floor(shape: Any, tokens: float, rates: dict[str, float]) -> float:
+    """Floor of a step that samples and trains on so many response tokens; prompts are left out.
 
-    Every weight takes two operations per token to sample with, six to train with (forward, and a gradient of inputs and
-    of weights). Sampling reads the weights once per token position; training reads and writes weights, gradients and
-    both moments once.
+    Every weight of a matrix takes two operations per token to sample with, six to train with (forward, and a gradient
+    of inputs and of weights). Training reads and writes weights, gradients and both moments once.
     """
+    operations = 8 * shape.parameters * tokens
+    moved = 4 * shape.parameters * 2 * 4
+    return float(operations / rates["flops"] + moved / rates["bytes_per_s"])
+
+
+def step(name: str, rates: dict[str, float], rounds: int, model: str) -> Row:
     from cvxrl.engine.shape import shape_of
     from cvxrl.recipe.load import load_recipe
 
-    recipe = load_recipe(ROOT / "recipes" / "math_grpo.yaml")
-    shape = shape_of(recipe.model)
-    assert shape is not None
-    length = recipe.rollout.max_new_tokens
-    operations = 8 * shape.parameters * prompts * SAMPLES * length
-    moved = 4 * shape.parameters * (length + 2 * 4)
-    return operations / rates["flops"] + moved / rates["bytes_per_s"]
-
-
-def step(name: str, rates: dict[str, float], rounds: int) -> Row:
-    report = call("train_step.py", *STEPS[name], "--rounds", str(rounds))
-    seconds, peak = report["seconds"], report["peak_mib"]
-    floor = step_floor(int(STEPS[name][1]), rates)
+    arguments = STEPS[name]
+    recipe = load_recipe(ROOT / "recipes" / "math_grpo.yaml", [f"model.path={model}"] if name in LANGUAGE else [])
+    whose = ["--model", model] if name in LANGUAGE else []
+    report = call("train_step.py", *arguments, *whose, "--rounds", str(rounds))
+    floor = step_floor(shape_of(recipe.model), report["response_tokens"], rates)
+    seconds, used, peak = report["seconds"], report["cpu_seconds"], report["peak_mib"]
     return {
         "case": name,
         "peer": "trl",
         "seconds": seconds["cvxrl"],
         "peer_seconds": seconds["trl"],
         "floor_seconds": floor,
-        "cpu_seconds": report["cpu_seconds"]["cvxrl"],
+        "cpu_seconds": used["cvxrl"],
+        "peer_cpu_seconds": used["trl"],
         "peak_mib": peak["cvxrl"],
+        "peer_peak_mib": peak["trl"],
         "of_peer": report["time_ratio"],
         "of_floor": seconds["cvxrl"] / floor,
+        "cpu_of_peer": report["cpu_ratio"],
         "memory_of_peer": report["memory_ratio"],
     }
 
@@ -111,9 +115,12 @@ def loss(name: str, rates: dict[str, float], rounds: int) -> Row:
         "peer_seconds": report["plain_s"],
         "floor_seconds": floor,
         "cpu_seconds": report["linear_cpu_s"],
+        "peer_cpu_seconds": report["plain_cpu_s"],
         "peak_mib": report["linear_mib"],
+        "peer_peak_mib": report["plain_mib"],
         "of_peer": report["time_ratio"],
         "of_floor": report["linear_s"] / floor,
+        "cpu_of_peer": report["linear_cpu_s"] / report["plain_cpu_s"],
         "memory_of_peer": report["memory_ratio"],
         "of_liger": report["liger_ratio"],
     }
@@ -130,12 +137,17 @@ def provenance() -> dict[str, Any]:
 
 
 def show(rows: list[Row]) -> None:
-    print(f"{'case':14} {'peer':12} {'s':>8} {'peer s':>8} {'floor s':>8} {'cpu s':>7} {'MiB':>7}", end="")
-    print(f" {'of peer':>8} {'of floor':>8} {'memory of peer':>14}")
+    """Ours and the peer's seconds, processor seconds and MiB; then ratios, those to the peer in the same order."""
+    print(f"{'':14} {'seconds':>13} {'processor s':>13} {'MiB':>13} {'ratio to the peer':>20} {'to the':>7}")
+    print(f"{'case':14} {'ours':>6} {'peer':>6} {'ours':>6} {'peer':>6} {'ours':>6} {'peer':>6}", end="")
+    print(f" {'time':>6} {'proc.':>6} {'MiB':>6} {'floor':>7}")
     for row in rows:
-        print(f"{row['case']:14} {row['peer']:12} {row['seconds']:8.3f} {row['peer_seconds']:8.3f}", end="")
-        print(f" {row['floor_seconds']:8.3f} {row['cpu_seconds']:7.3f} {row['peak_mib']:7.0f}", end="")
-        print(f" {row['of_peer']:8.2f} {row['of_floor']:8.2f} {row['memory_of_peer']:14.3f}")
+        print(f"{row['case']:14}", end="")
+        for key in ("seconds", "cpu_seconds", "peak_mib"):
+            for number in (row[key], row[f"peer_{key}"]):
+                print(f" {number:6.3g}" if number < 1000 else f" {number:6.0f}", end="")
+        print("".join(f" {row[key]:6.2f}" for key in ("of_peer", "cpu_of_peer", "memory_of_peer")), end="")
+        print(f" {row['of_floor']:7.2f}")
 
 
 def show_change(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -149,27 +161,37 @@ def show_change(old: dict[str, Any], new: dict[str, Any]) -> None:
         if then is None:
             print(f"{row['case']:14} is new")
             continue
-        changes = (f"{key} {then[key]:.3f} -> {row[key]:.3f}" for key in ("of_peer", "of_floor", "memory_of_peer"))
+        kept = ("of_peer", "cpu_of_peer", "memory_of_peer", "of_floor")
+        changes = (f"{key} {then[key]:.3f} -> {row[key]:.3f}" for key in kept if key in then)
         print(f"{row['case']:14} " + ", ".join(changes))
+
+
+def parser(cases: list[str]) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--case", action="append", choices=cases, help="may be repeated; all that can run if none")
+    parser.add_argument("--model", default="", help="directory of a language model, for the cases that want one")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="keep the numbers in a JSON file, written anew after every case")
+    parser.add_argument("--against", type=Path, help="compare with such a file")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
 
 
 def main() -> None:
     cases = [*STEPS, *(f"loss-{name}" for name in LOSSES)]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--case", action="append", choices=cases, help="may be repeated; all if none")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="keep the numbers in a JSON file")
-    parser.add_argument("--against", type=Path, help="compare with such a file")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    arguments = parser.parse_args()
-    rates = machine_rates()
-    rows = []
-    for name in arguments.case or cases:
-        rows.append((step if name in STEPS else loss)(name, rates, arguments.rounds))
+    arguments = parser(cases).parse_args()
+    wanted = arguments.case or [name for name in cases if arguments.model or name not in LANGUAGE]
+    if not arguments.model and any(name in LANGUAGE for name in wanted):
+        raise SystemExit("a case with a language model needs --model PATH")
+    report: dict[str, Any] = {"provenance": provenance(), "rates": machine_rates(), "rows": []}
+    rates, rows = report["rates"], report["rows"]
+    for name in wanted:
+        rounds = arguments.rounds
+        rows.append(step(name, rates, rounds, arguments.model) if name in STEPS else loss(name, rates, rounds))
+        if arguments.out:
+            arguments.out.write_text(json.dumps(report, indent=1))
         print(f"{name}: done", file=sys.stderr)
-    report = {"provenance": provenance(), "rates": rates, "rows": rows}
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1))
     if arguments.json:
         print(json.dumps(report))
         return

@@ -54,15 +54,18 @@ def run_cvxrl(arguments: argparse.Namespace) -> list[dict[str, float]]:
     from cvxrl.engine.signals import StopRequest
     from cvxrl.engine.trainer import Hooks, Trainer
 
+    recipe = load(arguments)
     steps: list[dict[str, float]] = []
-    hooks = Hooks(
-        record=lambda record: steps.append(
-            {"step": record["time/step_s"], **{part: record[key] for part, key in PARTS.items()}}
-        ),
-        evaluation=lambda step, result: None,
-        checkpoint=lambda position: None,
-    )
-    Trainer.build(load(arguments)).run(hooks, StopRequest())
+    used = [time.process_time()]
+
+    def record(found: dict[str, float]) -> None:
+        used.append(time.process_time())
+        parts = {part: found[key] for part, key in PARTS.items()}
+        tokens = found["response/length"] * recipe.sequences_per_step
+        steps.append({"step": found["time/step_s"], "cpu": used[-1] - used[-2], "tokens": tokens, **parts})
+
+    hooks = Hooks(record=record, evaluation=lambda step, result: None, checkpoint=lambda position: None)
+    Trainer.build(recipe).run(hooks, StopRequest())
     return steps
 
 
@@ -87,11 +90,11 @@ def run_trl(arguments: argparse.Namespace) -> list[dict[str, float]]:
     def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         return [g.reward for g in grader.grade(completions, [by_prompt[p] for p in prompts])]
 
-    ends: list[float] = []
+    ends: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            ends.append((time.perf_counter(), time.process_time()))
 
     batch = arguments.peer_batch or recipe.sequences_per_step
     with tempfile.TemporaryDirectory() as folder:
@@ -123,21 +126,15 @@ def run_trl(arguments: argparse.Namespace) -> list[dict[str, float]]:
             train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
             callbacks=[Clock()],
         )
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         trainer.train()
-    return [{"step": b - a} for a, b in zip([start, *ends], ends, strict=False)]
+    return [{"step": b[0] - a[0], "cpu": b[1] - a[1]} for a, b in zip([start, *ends], ends, strict=False)]
 
 
 def child(arguments: argparse.Namespace) -> None:
     runner = {"cvxrl": run_cvxrl, "trl": run_trl}[arguments.child]
-    used = time.process_time()
-    every = runner(arguments)
-    steps = every[arguments.warmup :]
     found = {
-        "steps": steps,
-        "seconds": [step["step"] for step in steps],
-        # Loading and the first steps included: their share falls with the number of steps.
-        "cpu_s": (time.process_time() - used) / len(every),
+        "steps": runner(arguments)[arguments.warmup :],
         "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
     Path(arguments.report).write_text(json.dumps(found))
@@ -183,14 +180,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both sides in alternation; ratios of their medians and peaks, and where our own time goes."""
+    """Both sides in alternation; ratios of their medians and peaks, and where our own time goes.
+
+    Processor time is that of whole steps, on all cores.
+    """
     sides: dict[str, list[dict[str, Any]]] = {"cvxrl": [], arguments.peer: []}
     for round_ in range(arguments.rounds):
         # Who goes first changes, so that a drift of the machine's speed favours nobody.
         for name in sorted(sides, reverse=bool(round_ % 2)):
             sides[name].append(measure(arguments, name))
             print(f"round {round_ + 1}/{arguments.rounds}: {name} done", file=sys.stderr)
-    median = {k: statistics.median(s for r in v for s in r["seconds"]) for k, v in sides.items()}
+    median, used = (
+        {k: statistics.median(step[what] for r in v for step in r["steps"]) for k, v in sides.items()}
+        for what in ("step", "cpu")
+    )
     peak = {k: max(r["peak_kib"] for r in v) for k, v in sides.items()}
     ours = [step for r in sides["cvxrl"] for step in r["steps"]]
     return {
@@ -201,10 +204,12 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "dtype": arguments.dtype,
         "steps_per_side": arguments.rounds * arguments.steps,
         "time_ratio": median["cvxrl"] / median[arguments.peer],
+        "cpu_ratio": used["cvxrl"] / used[arguments.peer],
         "memory_ratio": peak["cvxrl"] / peak[arguments.peer],
         "seconds": median,
-        "cpu_seconds": {k: statistics.median(r["cpu_s"] for r in v) for k, v in sides.items()},
+        "cpu_seconds": used,
         "peak_mib": {k: v / 1024 for k, v in peak.items()},
+        "response_tokens": statistics.mean(step["tokens"] for step in ours),
         "parts": {part: statistics.median(s[part] / s["step"] for s in ours) for part in PARTS},
     }
 
@@ -225,6 +230,7 @@ def main() -> None:
     )
     print(f"{arguments.peer} runs {report['peer_batch']} completions per forward and backward pass")
     print(f"time   cvxrl / {arguments.peer}: {report['time_ratio']:.2f} (medians)")
+    print(f"processor time cvxrl / {arguments.peer}: {report['cpu_ratio']:.2f} (medians)")
     print(f"memory cvxrl / {arguments.peer}: {report['memory_ratio']:.2f} (peak resident)")
     shares = ", ".join(f"{part} {share:.2f}" for part, share in report["parts"].items())
     print(f"shares of our step: {shares}, the rest is the KL estimate for the log")

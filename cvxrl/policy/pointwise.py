@@ -17,9 +17,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        inside = torch.promote_types(x.dtype, torch.float32)
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
-        scale = size.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
+        scale = _inverse_size(x, eps)
         ctx.save_for_backward(x, weight, scale)
         ctx.eps = eps
         out: Tensor = (x * scale).to(x.dtype).mul_(weight)
@@ -114,6 +112,19 @@ def _differentiable(out: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> tu
     wanted = [x for x in inputs if x.requires_grad]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
     return tuple(next(found) if x.requires_grad else None for x in inputs)
+
+
+def _inverse_size(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps) of every row, in fp32 or the type of ``x`` if that is wider."""
+    inside = torch.promote_types(x.dtype, torch.float32)
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
+    return size.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
+
+
+def scaled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As `rms_norm`, without gradient: fewer operations than PyTorch's own takes on a CPU."""
+    out: Tensor = (x * _inverse_size(x, eps)).to(x.dtype).mul_(weight)
+    return out
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

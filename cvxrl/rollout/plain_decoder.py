@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import Heads, heads_of, layers_of, rotary_tables
-from cvxrl.policy.pointwise import turn
+from cvxrl.policy.pointwise import scaled, turn
 from cvxrl.rollout.prompts import padded_prompts
 
 Map = Callable[[Tensor], Tensor]
@@ -136,7 +136,7 @@ class Layer:
         qkv = self.qkv(_norm(x, self.norms[0])).view(-1, turned + heads.keys, heads.width)
         qk = qkv[:, :turned]
         if self.head_norm is not None:
-            qk = F.rms_norm(qk, (heads.width,), None, self.eps) * self.head_norm
+            qk = scaled(qk, self.head_norm, self.eps)
         qk = turn(qk, *angles).to(x.dtype).view(rows, length, turned, heads.width)
         new_values = qkv[:, turned:].view(rows, length, heads.keys, heads.width)
         keys, values = store(self, qk[:, :, heads.queries :].transpose(1, 2), new_values.transpose(1, 2))
@@ -159,7 +159,7 @@ class Layer:
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+    return scaled(x, module.weight, module.variance_epsilon)
 
 
 def _side_by_side(linears: Sequence[Any]) -> Map:
