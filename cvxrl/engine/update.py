@@ -20,6 +20,7 @@ from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
 from cvxrl.engine.online import gradient_metrics, logit_metrics
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.passes import Reader
+from cvxrl.engine.resting import split_resting
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
@@ -101,22 +102,39 @@ class Updater:
         """
         weight_of = self.weights(experience, indices)
         num_tokens = sum(len(experience.responses[i]) for i in indices)
+        moving, resting = split_resting(self.recipe, experience, indices, memory)
         sums: dict[str, float] = defaultdict(float)
-        # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
-        torch.manual_seed(generator_for(self.recipe.seed, "dropout", index).initial_seed())
-        self.optimizer.zero_grad(set_to_none=True)
-        for micro in self.micro_batches(experience, indices):
+
+        def run(micro: Sequence[int]) -> Tensor:
+            """Loss of a micro-batch; what is logged of it is added up."""
             weight_N = per_token([weight_of[i] for i in micro], experience, micro).to(self.policy.device)
             loss, metrics = self._loss(experience, micro, memory, weight_N)
             with blame_batch(experience, micro):
                 require_finite("loss", loss.detach())
-            loss.backward()  # type: ignore[no-untyped-call]
             sums["loss"] += float(loss.detach())
             for key, value_N in metrics.items():
                 sums[key] += float(value_N.sum()) / num_tokens
+            return loss
+
+        # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
+        torch.manual_seed(generator_for(self.recipe.seed, "dropout", index).initial_seed())
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro in self.micro_batches(experience, moving):
+            run(micro).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for micro in self.micro_batches(experience, resting):
+                run(micro)
+        if not moving:
+            self._rest()
         online = self._look(experience, indices, memory) if self._looks(index) else {}
         with blame_batch(experience, indices):
             return {**sums, **online, **self._move(index)}
+
+    def _rest(self) -> None:
+        """A gradient of zero, which an optimizer with momentum or weight decay takes as a step; none it would skip."""
+        for parameter in self.policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
 
     def _looks(self, index: int) -> bool:
         """Whether gradients are looked at in optimizer step ``index``."""

@@ -117,7 +117,7 @@ def _differentiable(out: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> tu
 def _inverse_size(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) of every row, in fp32 or the type of ``x`` if that is wider."""
     inside = torch.promote_types(x.dtype, torch.float32)
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
     return size.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
 
 
