@@ -199,6 +199,7 @@ def compare(arguments: argparse.Namespace, objective: str) -> dict[str, Any]:
         "liger_ratio": seconds["linear"] / seconds["liger"] if "liger" in seconds else None,
         "linear_s": seconds["linear"],
         "linear_cpu_s": statistics.median(r["cpu_s"] for r in rounds["linear"]),
+        "plain_cpu_s": statistics.median(r["cpu_s"] for r in rounds["plain"]),
         "plain_s": seconds["plain"],
         "linear_mib": memory["linear"] / 2**20,
         "plain_mib": memory["plain"] / 2**20,

@@ -3,7 +3,9 @@
 Policies are drawn at random, so that completions run to their limit. Every size is measured in one process, one thread,
 in processor seconds (which other programs change little), sizes in turn, several times over. Each curve is
 fitted by t = a + b n^k with a, b >= 0: small steps cost a fixed a, which a straight line in log-log would take for a
-smaller exponent. The interval of k is a bootstrap over repeats. Memory is measured by benchmarks/memory_plan.py.
+smaller exponent. The interval of k is a bootstrap over repeats. Attention grows with the square of the length by its
+nature, so length has a second curve in which attention hands its queries through. Memory is measured by
+benchmarks/memory_plan.py.
 
     python benchmarks/scaling.py --figure docs/figures/scaling.png
 """
@@ -16,7 +18,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ BASE = {"prompts": 8, "length": 64, "vocab": 1024, "hidden": 128, "layers": 4}
 VARIED: dict[str, tuple[str, list[int]]] = {
     "completions": ("prompts", [4, 8, 16, 32, 64]),
     "length": ("length", [32, 64, 128, 256, 512]),
+    "length, no attention": ("length", [32, 64, 128, 256, 512]),
     "vocabulary": ("vocab", [2048, 4096, 8192, 16384, 32768]),
     "parameters": ("hidden", [128, 192, 256, 384, 512]),
 }
@@ -65,6 +69,22 @@ def overrides(sizes: dict[str, int], steps: int) -> list[str]:
         "logging.kl_sequences=0",
         "train.ratio_tolerance=1",
     ]
+
+
+@contextmanager
+def without_attention() -> Iterator[None]:
+    """Scores, weights and their masks cost nothing inside the block, and mix nothing."""
+    from torch.nn import functional
+
+    from cvxrl.policy import packed
+
+    kept = functional.scaled_dot_product_attention, packed._mask
+    functional.scaled_dot_product_attention = lambda query, *_, **__: query.clone()
+    packed._mask = lambda present, *_: present.new_zeros((), dtype=bool)
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention, packed._mask = kept
 
 
 def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], float, int]:
@@ -114,7 +134,8 @@ def curve(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     size: dict[int, float] = {}
     for round_ in range(arguments.rounds):
         for value in values if round_ % 2 == 0 else reversed(values):
-            found, tokens, parameters = seconds_and_tokens({**BASE, key: value}, arguments.steps)
+            with without_attention() if name == "length, no attention" else nullcontext():
+                found, tokens, parameters = seconds_and_tokens({**BASE, key: value}, arguments.steps)
             times[value] += found
             size[value] = {"parameters": parameters, "vocabulary": value}.get(name, tokens)
             print(f"{name} {value}: {np.median(found):.3f} s", file=sys.stderr)
@@ -154,7 +175,7 @@ def _short(number: float) -> str:
 
 
 def draw(report: dict[str, Any], file: Path) -> None:
-    """Four curves of time and one of memory."""
+    """Five curves of time and one of memory."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -163,10 +184,10 @@ def draw(report: dict[str, Any], file: Path) -> None:
 
     figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     axes = grid.flatten()
-    axes[-1].axis("off")
     labels = {
         "completions": "tokens per step (more completions)",
         "length": "tokens per step (longer completions)",
+        "length, no attention": "tokens per step (longer completions, no attention)",
         "vocabulary": "vocabulary",
         "parameters": "parameters",
     }
@@ -186,7 +207,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     if report["memory"]:
-        axis = axes[4]
+        axis = axes[-1]
         tokens = [row["completions"] for row in report["memory"]]
         for key, label, style in (
             ("whole", "all at once", {"color": "#D55E00", "marker": "s", "linestyle": "--"}),
@@ -234,7 +255,7 @@ def main() -> None:
         low, high = row["interval"]
         share = row["fixed"] / row["seconds"][-1]
         print(
-            f"{row['name']:12} exponent {row['exponent']:.2f} [{low:.2f}, {high:.2f}], fixed cost {share:.0%} of the "
+            f"{row['name']:20} exponent {row['exponent']:.2f} [{low:.2f}, {high:.2f}], fixed cost {share:.0%} of the "
             f"largest, log-log slope of the upper half {row['log_log_slope']:.2f}"
         )
     for row in report["memory"]:

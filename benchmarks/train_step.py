@@ -62,7 +62,10 @@ def run_cvxrl(arguments: argparse.Namespace) -> list[dict[str, float]]:
         used.append(time.process_time())
         parts = {part: found[key] for part, key in PARTS.items()}
         tokens = found["response/length"] * recipe.sequences_per_step
-        steps.append({"step": found["time/step_s"], "cpu": used[-1] - used[-2], "tokens": tokens, **parts})
+        idle = found["reward/zero_variance_groups"]
+        steps.append(
+            {"step": found["time/step_s"], "cpu": used[-1] - used[-2], "tokens": tokens, "idle": idle, **parts}
+        )
 
     hooks = Hooks(record=record, evaluation=lambda step, result: None, checkpoint=lambda position: None)
     Trainer.build(recipe).run(hooks, StopRequest())
@@ -210,6 +213,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds": used,
         "peak_mib": {k: v / 1024 for k, v in peak.items()},
         "response_tokens": statistics.mean(step["tokens"] for step in ours),
+        "groups_without_contrast": statistics.mean(step["idle"] for step in ours),
         "parts": {part: statistics.median(s[part] / s["step"] for s in ours) for part in PARTS},
     }
 
@@ -232,6 +236,8 @@ def main() -> None:
     print(f"time   cvxrl / {arguments.peer}: {report['time_ratio']:.2f} (medians)")
     print(f"processor time cvxrl / {arguments.peer}: {report['cpu_ratio']:.2f} (medians)")
     print(f"memory cvxrl / {arguments.peer}: {report['memory_ratio']:.2f} (peak resident)")
+    idle = report["groups_without_contrast"]
+    print(f"groups without contrast, which get no backward pass on our side: {idle:.0%}")
     shares = ", ".join(f"{part} {share:.2f}" for part, share in report["parts"].items())
     print(f"shares of our step: {shares}, the rest is the KL estimate for the log")
 

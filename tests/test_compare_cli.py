@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import pytest
 from helpers import ROOT, without_times
 from made_runs import make_run, make_seeds
 
+from cvxrl.cli import main
 from cvxrl.compare.plan import Job
 from cvxrl.compare.train import train_all
 from cvxrl.compare.watch import Lines
@@ -29,9 +32,29 @@ SMALL = [
 ]
 
 
-def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def from_a_shell(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cvxrl", *arguments]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+
+
+def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has loaded everything already; what trains still has processes of its own."""
+    said, complained = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complained),
+    ):
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["cvxrl", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
 
 
 @pytest.fixture
@@ -46,7 +69,7 @@ def recipe(name: str) -> str:
 
 
 def test_tables_fit_a_pipe(outputs: Path) -> None:
-    done = cvxrl("compare", "outputs/*/seed-*", cwd=outputs)
+    done = from_a_shell("compare", "outputs/*/seed-*", cwd=outputs)
     assert done.returncode == 0 and done.stderr == ""
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout and "─" not in done.stdout
@@ -62,7 +85,7 @@ def test_tables_fit_a_pipe(outputs: Path) -> None:
     ],
 )
 def test_gates(gates: list[str], code: int, outputs: Path) -> None:
-    done = cvxrl("compare", "outputs", *(part for gate in gates for part in ("--require", gate)), cwd=outputs)
+    done = from_a_shell("compare", "outputs", *(part for gate in gates for part in ("--require", gate)), cwd=outputs)
     assert done.returncode == code, done.stderr
     assert done.stderr.count("require: ") == 2
     assert ("not met, left side is 0, right side is 0.9" in done.stderr) == (code == 3)
@@ -125,7 +148,7 @@ def test_bad_input(case: str, outputs: Path) -> None:
 
 
 def test_mistakes_are_told_all_at_once(outputs: Path) -> None:
-    done = cvxrl("compare", "outputs", "--seeds", "x", "--require", "1", "--require", "2", cwd=outputs)
+    done = from_a_shell("compare", "outputs", "--seeds", "x", "--require", "1", "--require", "2", cwd=outputs)
     assert done.returncode == 2 and done.stderr.count("error: ") == 3
 
 
