@@ -77,6 +77,23 @@ def test_the_probe_sees_a_heavy_library() -> None:
     assert loaded("import cvxrl.report.curves") >= {"matplotlib", "numpy"}
 
 
+def test_training_starts_without_a_plotting_library_and_with_its_libraries_out_of_the_collectors_sight() -> None:
+    code = (
+        "import gc\n"
+        "from cvxrl.commands.libraries import loading_libraries\n"
+        "with loading_libraries():\n"
+        "    import cvxrl.engine.session\n"
+        "    assert not gc.isenabled()\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000 > len(gc.get_objects())\n"
+        "frozen = gc.get_freeze_count()\n"
+        "with loading_libraries():\n"
+        "    waste = [[]]\n"
+        "    waste.append(waste)\n"
+        "assert gc.isenabled() and gc.get_freeze_count() <= frozen, 'only what lives for good is frozen'"
+    )
+    assert {"torch", "transformers"} <= loaded(code) <= HEAVY - {"matplotlib", "datasets", "math_verify"}
+
+
 def test_the_embedded_policy_is_small_and_in_the_package() -> None:
     folder = PACKAGE / "assets" / "base"
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}

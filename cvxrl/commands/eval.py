@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from cvxrl.commands.eval_options import (
     TopP,
 )
 from cvxrl.commands.exit_codes import INTERRUPTED
+from cvxrl.commands.libraries import loading_libraries
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -118,17 +118,11 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
     from cvxrl.evaluation.plan import make_plan
 
     plan = make_plan(options)  # before the seconds that importing torch takes
-    # A tokenizer's own threads would fight torch's over the cores, and its bars would tear the display.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers.utils import logging as transformers_logging
+    with loading_libraries():
+        from cvxrl.engine.signals import StopRequest
+        from cvxrl.evaluation.progress import BarProgress
+        from cvxrl.evaluation.runner import Exam
 
-    from cvxrl.engine.signals import StopRequest
-    from cvxrl.evaluation.progress import BarProgress
-    from cvxrl.evaluation.runner import Exam
-
-    transformers_logging.disable_progress_bar()
     exam = Exam.prepare(plan, device)
     try:
         with BarProgress(sys.stderr) as progress, StopRequest() as stop:

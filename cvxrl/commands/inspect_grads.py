@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -34,6 +33,7 @@ from cvxrl.commands.inspect_options import (
     Set,
     Step,
 )
+from cvxrl.commands.libraries import loading_libraries
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -105,18 +105,13 @@ def inspect_grads(
 
 
 def _inspect(plan: Plan) -> InspectRecord:
-    # A tokenizer's own threads would fight torch's over the cores, and its bars would tear the display.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from rich.progress import TaskProgressColumn
-    from transformers.utils import logging as transformers_logging
+    with loading_libraries():
+        from rich.progress import TaskProgressColumn
 
-    from cvxrl.engine.signals import StopRequest
-    from cvxrl.inspection.runner import run_inspection
-    from cvxrl.report.progress import ProgressBar
+        from cvxrl.engine.signals import StopRequest
+        from cvxrl.inspection.runner import run_inspection
+        from cvxrl.report.progress import ProgressBar
 
-    transformers_logging.disable_progress_bar()
     with ProgressBar(sys.stderr, TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}") as progress:
         with StopRequest() as stop:
             record = run_inspection(plan, progress, lambda: stop.requested)

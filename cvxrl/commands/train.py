@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvxrl.commands.exit_codes import DIVERGED, DONE, INTERRUPTED
+from cvxrl.commands.libraries import loading_libraries
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -50,16 +50,10 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 
     run_dir = RunDir.of(out, recipe)
     run_dir.check(recipe, entry)  # before the seconds that importing torch takes
-    # A tokenizer's own threads would fight torch's over the cores, and its bars would tear the display.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers.utils import logging as transformers_logging
+    with loading_libraries():
+        from cvxrl.display import make_sink
+        from cvxrl.engine.session import run_training
 
-    from cvxrl.display import make_sink
-    from cvxrl.engine.session import run_training
-
-    transformers_logging.disable_progress_bar()
     try:
         result = run_training(recipe, run_dir, make_sink(sys.stderr if as_json else sys.stdout), entry)
     except UserError:

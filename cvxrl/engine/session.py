@@ -27,7 +27,6 @@ from cvxrl.engine.summary import summary_rows
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.errors import UserError
 from cvxrl.recipe.schema import Recipe
-from cvxrl.report.curves import plot_curves
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import Entry, RunDir
 from cvxrl.runs.files import finite, write_directory, write_json, write_text
@@ -217,6 +216,8 @@ def _close(session: Session, record: RunRecord, status: Status, divergence: Dive
     # The record comes last: once it says `finished`, nothing is missing.
     records = read_records(run_dir.metrics)
     if records:
+        from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
+
         with storage_errors(run_dir.curves):
             plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
     close_record(run_dir, record, status, records, divergence)

@@ -86,7 +86,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Drawing takes longer than all the rest."""
-    monkeypatch.setattr(session, "plot_curves", lambda *_: None)
+    monkeypatch.setattr("cvxrl.report.curves.plot_curves", lambda *_: None)
     yield
 
 
