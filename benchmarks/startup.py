@@ -28,15 +28,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cvxrl", *arguments]
 
 
+def children_s() -> float:
+    """Processor seconds of the children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def whole(*arguments: str) -> Callable[[], tuple[float, float]]:
     """Wall and processor seconds of a whole command."""
 
     def run() -> tuple[float, float]:
-        before, start = os.times(), time.perf_counter()
+        before, start = children_s(), time.perf_counter()
         subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env=ENVIRONMENT)
-        seconds, after = time.perf_counter() - start, os.times()
-        used = after.children_user + after.children_system - before.children_user - before.children_system
-        return seconds, used
+        return time.perf_counter() - start, children_s() - before
 
     return run
 
@@ -45,7 +49,7 @@ def first_step() -> tuple[float, float]:
     """Until the first training step is on disk, the evaluation before training included, the one after it not."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["train", RECIPE, "--out", folder, "--set", "train.steps=2", "--set", "optim.warmup_steps=0"]
-        before, start = os.times(), time.perf_counter()
+        before, start = children_s(), time.perf_counter()
         process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, cwd=ROOT, env=ENVIRONMENT)
         metrics = Path(folder) / "math_grpo" / "seed-0" / "metrics.jsonl"
         while process.poll() is None and not (metrics.is_file() and '"step": 1' in metrics.read_text()):
@@ -54,9 +58,7 @@ def first_step() -> tuple[float, float]:
         assert process.poll() is None
         process.kill()
         process.wait()
-        after = os.times()
-        used = after.children_user + after.children_system - before.children_user - before.children_system
-        return seconds, used
+        return seconds, children_s() - before
 
 
 def main() -> None:

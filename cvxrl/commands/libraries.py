@@ -13,7 +13,7 @@ from contextlib import contextmanager
 def loading_libraries() -> Iterator[None]:
     """Around the imports with which a command begins its work.
 
-    Importing makes a million objects that live as long as the process; looking through them for garbage meanwhile takes
+    Importing makes 640 000 objects that live as long as the process; looking through them for garbage meanwhile takes
     a fifth of the time, and once more later, so they are taken out of the collector's sight. A tokenizer's own threads
     would fight torch's over the cores, and progress bars of the libraries would tear the display.
     """
