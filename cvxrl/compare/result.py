@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from cvxrl.compare.factors import Factor, find_factors, refuse_other_tasks, refuse_undeclared
 from cvxrl.compare.group import Group, check_vary, make_groups
-from cvxrl.compare.notices import notices, too_few_seeds
 from cvxrl.compare.options import Options
 from cvxrl.compare.pair import Pair, compare_pairs
 from cvxrl.compare.run import Run
 from cvxrl.compare.sensitivity import Sensitivity, sensitivities
 from cvxrl.compare.summary import GroupSummary, summarise
+from cvxrl.compare.warnings import notices, too_few_seeds
 from cvxrl.errors import Problem, UserError
 
 _SHARE_OF_BEST = 0.9  # default threshold, as a share of the best value that any run reached

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cvxrl.compare.format import NOTHING, count, number, p_value, short, signed, span
 from cvxrl.compare.group import show_value
-from cvxrl.compare.numbers import NOTHING, count, number, p_value, short, signed, span
 from cvxrl.compare.pair import FEWEST, Pair
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.sensitivity import TOLERANCE, Point, Sensitivity

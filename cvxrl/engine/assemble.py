@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cvxrl.engine.experience import Experience
 from cvxrl.engine.micro_batches import Rows
-from cvxrl.engine.passes import flat
+from cvxrl.engine.readers import flat
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead
 from cvxrl.objectives.statistics import action_log_probs

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from cvxrl.engine.credit import CreditAssigner, SequenceCredit, ValueCredit, VerifierCredit
 from cvxrl.engine.critic import Critic
+from cvxrl.engine.demonstrations import GivenCollector
 from cvxrl.engine.experience import Collector
-from cvxrl.engine.given import GivenCollector
-from cvxrl.engine.passes import Reader
+from cvxrl.engine.readers import Reader
 from cvxrl.engine.rollouts import RolloutCollector
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.load import load_policy

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvxrl.engine.assemble import Memory, hidden_batch
 from cvxrl.engine.experience import Experience
-from cvxrl.engine.passes import Reader
+from cvxrl.engine.readers import Reader
 from cvxrl.objectives.linear import HiddenBatch, linear_objective, linear_statistics
 from cvxrl.objectives.regularizer import penalties
 from cvxrl.recipe.regularizer import RegularizerSpec

@@ -12,7 +12,7 @@ from cvxrl.advantages import candidates, compute_advantages, generalized_advanta
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.experience import Credit
 from cvxrl.engine.micro_batches import Rows, by_length
-from cvxrl.engine.passes import Reader, flat
+from cvxrl.engine.readers import Reader, flat
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GaeAdvantage
 

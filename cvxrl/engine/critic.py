@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cvxrl.engine.micro_batches import Rows
-from cvxrl.engine.passes import Reader
+from cvxrl.engine.readers import Reader
 
 
 class Critic(nn.Module):

@@ -13,7 +13,7 @@ from cvxrl.evaluation.answers import Answer, judge
 from cvxrl.evaluation.estimators import clustered_error
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.generators import generator_for
+from cvxrl.rollout.randomness import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.tasks import Example, Grader, Task
 

@@ -14,7 +14,7 @@ from cvxrl.engine.micro_batches import Limit
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.episode import Episode
-from cvxrl.rollout.generators import generator_for
+from cvxrl.rollout.randomness import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.tasks import Example, Grade, Grader, Task
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.agreement import policy_shift, ratio_deviation
 from cvxrl.engine.allocator import keep_freed_memory
 from cvxrl.engine.build import build_collector, build_critic, build_reference
 from cvxrl.engine.critic import Critic
@@ -17,6 +16,7 @@ from cvxrl.engine.divergence import DivergedError, blame_batch, require_finite_p
 from cvxrl.engine.evaluate import Evaluation, evaluate, held_out_prompts
 from cvxrl.engine.experience import Collector, Experience
 from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.policy_checks import policy_shift, ratio_deviation
 from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater

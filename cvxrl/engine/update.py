@@ -16,11 +16,11 @@ from cvxrl.engine.chunked import chunked_loss
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import blame_batch, require_finite, require_finite_gradients
 from cvxrl.engine.experience import Experience
+from cvxrl.engine.gradient_metrics import gradient_metrics, logit_metrics
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
-from cvxrl.engine.online import gradient_metrics, logit_metrics
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
-from cvxrl.engine.passes import Reader
-from cvxrl.engine.resting import split_resting
+from cvxrl.engine.readers import Reader
+from cvxrl.engine.zero_advantage import split_resting
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
@@ -30,7 +30,7 @@ from cvxrl.objectives.value import value_loss
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.generators import generator_for
+from cvxrl.rollout.randomness import generator_for
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from cvxrl.evaluation.target import renamed
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.load import digest
-from cvxrl.rollout.generators import generator_for
 from cvxrl.rollout.prompts import encode_examples
+from cvxrl.rollout.randomness import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_separately
 from cvxrl.runs.files import write_json
 from cvxrl.tasks import Example, Grader, load_grader

@@ -11,7 +11,7 @@ from torch import Tensor
 from cvxrl.gradients.loss import Loss, Tape, of_logits
 from cvxrl.gradients.probe import Structure, candidates, odds_slopes
 from cvxrl.gradients.select import position_in_unit, take, units, without_vocabulary
-from cvxrl.gradients.survey import Survey, chunks, target_shift
+from cvxrl.gradients.token_positions import Survey, chunks, target_shift
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.objective import ObjectiveSpec

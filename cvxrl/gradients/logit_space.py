@@ -14,7 +14,7 @@ from cvxrl.gradients.loss import Loss, token_weights, weighted_loss
 from cvxrl.gradients.odds_spectrum import extremes, signs
 from cvxrl.gradients.probe import Structure, find_structure
 from cvxrl.gradients.select import take
-from cvxrl.gradients.survey import Survey, chunks, others, survey
+from cvxrl.gradients.token_positions import Survey, chunks, others, survey
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.objective import ObjectiveSpec

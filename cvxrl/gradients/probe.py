@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cvxrl.gradients.loss import Loss, Tape, of_logits
 from cvxrl.gradients.select import fewer_columns, take, two_logits, units
-from cvxrl.gradients.survey import others
+from cvxrl.gradients.token_positions import others
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.objective import ObjectiveSpec
 

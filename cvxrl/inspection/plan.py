@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.inspection.contestants import Contestant, contestants, yardstick
+from cvxrl.inspection.objectives import Contestant, contestants, yardstick
 from cvxrl.inspection.options import Options
 from cvxrl.inspection.source import Snapshot, Source, find_source
 from cvxrl.recipe.advantage import GaeAdvantage, RewardAdvantage

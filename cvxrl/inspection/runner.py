@@ -10,10 +10,10 @@ import torch
 from cvxrl.evaluation.machine import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
-from cvxrl.inspection.in_curvature import LINE_PASSES, measure_curvature, measure_sharpness
-from cvxrl.inspection.in_gradients import BANDS, measure_bands, measure_cosines, measure_gradients
-from cvxrl.inspection.in_logits import measure_logits
-from cvxrl.inspection.in_update import Spoken, kl, measure_update, speak, take_steps
+from cvxrl.inspection.measure_curvature import LINE_PASSES, measure_curvature, measure_sharpness
+from cvxrl.inspection.measure_gradients import BANDS, measure_bands, measure_cosines, measure_gradients
+from cvxrl.inspection.measure_logits import measure_logits
+from cvxrl.inspection.measure_update import Spoken, kl, measure_update, speak, take_steps
 from cvxrl.inspection.options import PARTS, QUICK_PARTS, Part
 from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Plan
 from cvxrl.inspection.reading import verdict

@@ -23,7 +23,7 @@ from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater
 from cvxrl.errors import Problem, UserError
-from cvxrl.inspection.contestants import Contestant
+from cvxrl.inspection.objectives import Contestant
 from cvxrl.inspection.plan import Plan
 from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
 from cvxrl.inspection.source import Snapshot

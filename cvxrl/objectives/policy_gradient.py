@@ -8,7 +8,7 @@ from torch import Tensor
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.groups import sequence_advantages, sequence_log_ratio, to_tokens
 from cvxrl.objectives.statistics import action_log_probs, probability_ratio, sequence_lengths
-from cvxrl.recipe.surrogate import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
+from cvxrl.recipe.policy_gradient import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 
 
 def reinforce(batch: TokenBatch, spec: ReinforceSpec) -> ObjectiveOutput:

@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, LcoSpec
+from cvxrl.recipe.policy_gradient import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 from cvxrl.recipe.preference import DpoSpec, QrmSpec, SftSpec
 from cvxrl.recipe.regression import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
-from cvxrl.recipe.surrogate import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 
 ObjectiveSpec = Annotated[
     LcoKldSpec

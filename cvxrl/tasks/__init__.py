@@ -17,8 +17,8 @@ from cvxrl.tasks import dataset, function
 from cvxrl.tasks.arithmetic import ArithmeticTask
 from cvxrl.tasks.base import Example, Task
 from cvxrl.tasks.grade import CallableGrader, ExactGrader, Grade, Grader
-from cvxrl.tasks.guarded import MathVerifyGrader, ReasoningGymGrader
 from cvxrl.tasks.reasoning_gym import ReasoningGymTask
+from cvxrl.tasks.sandboxed_graders import MathVerifyGrader, ReasoningGymGrader
 
 __all__ = ["Example", "Grade", "Grader", "Task", "load_grader", "load_task"]
 

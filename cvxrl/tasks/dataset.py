@@ -14,7 +14,7 @@ from typing import Any
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.finite import FiniteTask
+from cvxrl.tasks.finite_task import FiniteTask
 
 _FIELDS = ("prompt_field", "answer_field", "demonstration_field", "chosen_field", "rejected_field")
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}

@@ -9,7 +9,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.task import CallableSource
 from cvxrl.tasks import imports
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.finite import FiniteTask
+from cvxrl.tasks.finite_task import FiniteTask
 
 _KEY = "task.source.function"
 _SHAPE = "return a list of {'prompt': ..., 'answer': ...}"

@@ -13,8 +13,8 @@ from cvxrl.recipe.task import CallableReward, ExactReward
 from cvxrl.tasks import imports, judges, worker
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extract import canonical
-from cvxrl.tasks.finder import Finder, Found
-from cvxrl.tasks.guard import Guard, Verdict
+from cvxrl.tasks.extraction import Finder, Found
+from cvxrl.tasks.sandbox import Guard, Verdict
 
 _KEY = "task.reward.function"
 

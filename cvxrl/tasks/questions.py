@@ -8,7 +8,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.task import CallableSource, DatasetSource, TaskSpec
 from cvxrl.tasks import dataset, function, load_task
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.finite import held_out_order
+from cvxrl.tasks.finite_task import held_out_order
 
 
 def load_questions(spec: TaskSpec, count: int | None, *, whole: bool, exactly: bool) -> list[Example]:

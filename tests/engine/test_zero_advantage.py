@@ -14,8 +14,8 @@ from torch.nn.utils import parameters_to_vector
 from cvxrl.engine import update
 from cvxrl.engine.assemble import Memory
 from cvxrl.engine.experience import Credit, Experience
-from cvxrl.engine.resting import split_resting
 from cvxrl.engine.trainer import Trainer
+from cvxrl.engine.zero_advantage import split_resting
 from cvxrl.recipe.schema import Recipe
 
 EXACT = ["optim.max_grad_norm=null"]

@@ -12,11 +12,11 @@ from torch import Tensor
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.gradients.curvature import HessianProduct, double_differentiable, extreme_eigenvalues, hutchinson_trace
 from cvxrl.gradients.sharpness import critical_sharpness
-from cvxrl.inspection.in_gradients import weighted_losses
-from cvxrl.inspection.in_update import next_index, reduced_loss, take_steps
+from cvxrl.inspection.measure_gradients import weighted_losses
+from cvxrl.inspection.measure_update import next_index, reduced_loss, take_steps
 from cvxrl.inspection.record import CurvatureNumbers, SharpnessNumbers
 from cvxrl.inspection.subject import Entrant, Subject
-from cvxrl.rollout.generators import generator_for
+from cvxrl.rollout.randomness import generator_for
 
 LINE_PASSES = 9
 

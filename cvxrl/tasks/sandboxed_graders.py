@@ -9,9 +9,9 @@ from cvxrl.recipe.extract import ExtractSpec, NoExtract
 from cvxrl.recipe.task import MathVerifyReward, ReasoningGymReward, ReasoningGymSource
 from cvxrl.tasks import imports
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.finder import Finder, Found
+from cvxrl.tasks.extraction import Finder, Found
 from cvxrl.tasks.grade import Grade
-from cvxrl.tasks.guard import Guard
+from cvxrl.tasks.sandbox import Guard
 
 
 class MathVerifyGrader:

@@ -14,7 +14,7 @@ from cvxrl.inspection.record import LogitNumbers
 from cvxrl.inspection.subject import Entrant
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.rollout.generators import generator_for
+from cvxrl.rollout.randomness import generator_for
 
 _COLUMNS = (
     "psd_N",

@@ -18,7 +18,7 @@ from cvxrl.recipe.task import ArithmeticSource, DatasetSource, TaskSpec
 from cvxrl.tasks import Example, Task, dataset, load_task
 from cvxrl.tasks.arithmetic import ArithmeticTask, demonstrate
 from cvxrl.tasks.base import draw_example, is_held_out
-from cvxrl.tasks.finite import FiniteTask
+from cvxrl.tasks.finite_task import FiniteTask
 from cvxrl.tasks.template import render
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from cvxrl.engine.session import run_training
 from cvxrl.inspection import reading
-from cvxrl.inspection.contestants import contestants, yardstick
-from cvxrl.inspection.in_update import effective_share, take_steps
+from cvxrl.inspection.measure_update import effective_share, take_steps
+from cvxrl.inspection.objectives import contestants, yardstick
 from cvxrl.inspection.options import Options
 from cvxrl.inspection.plan import make_plan
 from cvxrl.inspection.record import InspectRecord, LogitNumbers, ObjectiveNumbers, SharpnessNumbers

@@ -12,8 +12,8 @@ from cvxrl.engine.assemble import Memory
 from cvxrl.engine.experience import Experience
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec, TopKFillSupport
 from cvxrl.recipe.objective import ObjectiveSpec
+from cvxrl.recipe.policy_gradient import CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.surrogate import CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 
 
 def split_resting(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from cvxrl.engine.experience import Experience
-from cvxrl.engine.passes import Reader
+from cvxrl.engine.readers import Reader
 from cvxrl.objectives.statistics import k3
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_steps import gradient, largest_difference
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
-from cvxrl.engine.agreement import ratio_deviation
-from cvxrl.engine.experience import Credit, Experience
+from cvxrl.engine.experience import Credit
+from cvxrl.engine.policy_checks import ratio_deviation
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
@@ -25,26 +26,6 @@ from cvxrl.runs.metrics import read_records
 
 ON_POLICY = ["math_lco_kld", "math_lco_mse", "math_lco_lch", "math_grpo", "math_reinforce"]
 OF_SEQUENCES = ["math_gspo", "math_tpo", "math_pmd", "math_rebel", "math_gvpo", "pref_dpo", "pref_qrm"]
-
-
-def gradient(recipe: Recipe, experience: Experience) -> dict[str, Tensor]:
-    """Accumulated gradient of one optimizer step, before clipping."""
-    trainer = Trainer.build(recipe)
-    seen: dict[str, Tensor] = {}
-
-    def look(*_: object) -> None:
-        for name, parameter in trainer.policy.model.named_parameters():
-            assert parameter.grad is not None
-            seen[name] = parameter.grad.detach().clone()
-
-    trainer.optimizer.register_step_pre_hook(look)
-    trainer.updater.update(experience, 1)
-    return seen
-
-
-def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    scale = max(float(g.abs().max()) for g in a.values())
-    return max(float((a[k] - b[k]).abs().max()) for k in a) / scale
 
 
 # Every objective, and every reduction, once in the quick set.

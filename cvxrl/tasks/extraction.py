@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cvxrl.recipe.extract import ExtractSpec, RegexExtract
 from cvxrl.tasks.extract import extract
-from cvxrl.tasks.guard import Guard
+from cvxrl.tasks.sandbox import Guard
 
 
 @dataclass(frozen=True)

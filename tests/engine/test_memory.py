@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from engine_steps import gradient, largest_difference
 from helpers import SilentSink, tiny
-from test_engine import gradient, largest_difference
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

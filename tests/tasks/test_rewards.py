@@ -16,7 +16,7 @@ from cvxrl.errors import UserError
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import Example, Grade, Grader, load_grader, load_task
 from cvxrl.tasks.extract import last_boxed, last_group, last_integer, last_number, last_tag
-from cvxrl.tasks.guard import Guard
+from cvxrl.tasks.sandbox import Guard
 from cvxrl.tasks.worker import Judge
 
 

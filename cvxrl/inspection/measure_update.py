@@ -13,8 +13,8 @@ from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.update import Updater
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
-from cvxrl.inspection.in_gradients import finite_or_none, weighted_losses
-from cvxrl.inspection.in_logits import measure_logits
+from cvxrl.inspection.measure_gradients import finite_or_none, weighted_losses
+from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.record import UpdateNumbers
 from cvxrl.inspection.subject import Entrant, Subject
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
