@@ -137,7 +137,7 @@ def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
     prompts, responses = ([range(n) for n in some] for some in (lengths.prompts, lengths.responses))
     share, limit = range(max(1, len(prompts) // recipe.train.minibatches)), Limit.of(recipe.train)
     try:
-        if "groups" in recipe.objective.needs:
+        if recipe.objective.coupling == "group":
             return list(whole_groups(prompts, responses, share, recipe.group_size, limit))
         return list(by_length(prompts, responses, share, limit))
     except UserError:  # where lengths are guessed, the first step is to refuse them

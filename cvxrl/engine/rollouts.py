@@ -68,7 +68,7 @@ class RolloutCollector:
         """
         recipe, new_tokens = self.recipe, self.recipe.rollout.max_new_tokens
         prompts = encode_prompts(recipe, self.policy, examples, new_tokens)
-        together = recipe.group_size if "groups" in recipe.objective.needs else 1
+        together = recipe.coupled_sequences
         Limit.of(recipe.train).require(together, max(map(len, prompts)) + new_tokens)
         return prompts
 

@@ -237,14 +237,14 @@ class Updater:
     def micro_batches(self, experience: Experience, indices: Sequence[int]) -> Iterator[list[int]]:
         """Parts of ``indices`` for one forward pass each; whole groups where the objective compares them."""
         limit, prompts, responses = Limit.of(self.recipe.train), experience.prompts, experience.responses
-        if "groups" in self.recipe.objective.needs:
+        if self.recipe.objective.coupling == "group":
             return whole_groups(prompts, responses, indices, experience.group_size, limit)
         return by_length(prompts, responses, indices, limit)
 
     def _minibatches(self, experience: Experience, step: int, epoch: int) -> Iterator[list[int]]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
         generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
-        unit = experience.group_size if "groups" in self.recipe.objective.needs else 1
+        unit = self.recipe.coupled_sequences
         count = len(experience.responses) // unit
         order: list[int] = torch.randperm(count, generator=generator).tolist()
         size = count // self.recipe.train.minibatches
