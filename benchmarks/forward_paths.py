@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cvxrl.rollout.sampler import Sampling, sample_episodes
 
 from cvxrl.engine.trainer import Trainer
 from cvxrl.policy.forward import shared_prompts, whole_rows
 from cvxrl.policy.packed import packed_rows
 from cvxrl.recipe.load import load_recipe
-from cvxrl.rollout.sampler import Sampling, sample_episodes
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {"packed": packed_rows, "shared": shared_prompts, "whole": whole_rows}

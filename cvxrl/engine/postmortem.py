@@ -16,20 +16,20 @@ def describe_batch(error: DivergedError, policy: Policy) -> Iterator[dict[str, A
     `response_ids`, and, where the policy sampled, `advantages` (first and last token's) and the sampler's
     `logprob_min`.
     """
-    experience = error.experience
-    assert experience is not None
-    for i in error.sequences:
-        prompt, response = policy.decode([experience.prompts[i], experience.responses[i]])
+    sequences = error.sequences
+    assert sequences is not None
+    for i, position in enumerate(sequences.positions):
+        prompt, response = policy.decode([sequences.prompts[i], sequences.responses[i]])
         line: dict[str, Any] = {
-            "sequence": i,
-            "id": experience.ids[i] if experience.ids else None,
+            "sequence": position,
+            "id": sequences.ids[i] or None,
             "prompt": prompt,
             "response": response,
-            "response_ids": experience.responses[i],
+            "response_ids": sequences.responses[i],
         }
-        if experience.credit is not None:
-            advantages = experience.credit.advantages[i]
+        if sequences.advantages is not None:
+            advantages = sequences.advantages[i]
             line["advantages"] = [float(advantages[0]), float(advantages[-1])]
-        if experience.logprobs is not None:
-            line["logprob_min"] = float(experience.logprobs[i].min())
+        if sequences.sampled_logprobs is not None:
+            line["logprob_min"] = float(sequences.sampled_logprobs[i].min())
         yield line

@@ -12,6 +12,7 @@ from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.evaluate import Evaluation
 from cvxrl.engine.guards import Guards, GuardStop
 from cvxrl.engine.postmortem import describe_batch
+from cvxrl.engine.process import StopRequest
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -21,7 +22,6 @@ from cvxrl.engine.records import (
     record_failure,
     resumed_at,
 )
-from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.summary import summary_rows
 from cvxrl.engine.trainer import Hooks, Record, Trainer
@@ -204,7 +204,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     step = error.step if isinstance(error, GuardStop) else session.trainer.position.step + 1
     divergence = describe_divergence(error, step, session.run_dir)
     session.sink.event(f"diverged at step {step}: {error}")
-    if error.experience is not None:
+    if error.sequences is not None:
         text = "".join(json.dumps(finite(line)) + "\n" for line in describe_batch(error, session.trainer.policy))
         write_text(session.run_dir.divergence(step), text)
     return _close(session, record, "diverged", divergence)

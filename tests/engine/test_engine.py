@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from cvxrl.engine.policy_checks import ratio_deviation
+from cvxrl.rollout.sampler import Sampling, draw, nucleus, sample_episodes
 from engine_steps import gradient, largest_difference
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
 from cvxrl.engine.experience import Credit
-from cvxrl.engine.policy_checks import ratio_deviation
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.sampler import Sampling, draw, nucleus, sample_episodes
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.metrics import read_records
 

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cvxrl.engine.assemble import Memory
+from cvxrl.engine.zero_advantage import split_resting
 from helpers import tiny
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from cvxrl.engine import update
-from cvxrl.engine.assemble import Memory
 from cvxrl.engine.experience import Credit, Experience
 from cvxrl.engine.trainer import Trainer
-from cvxrl.engine.zero_advantage import split_resting
 from cvxrl.recipe.schema import Recipe
 
 EXACT = ["optim.max_grad_norm=null"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cvxrl.rollout.sampler import Sampling, sample_episodes
 from helpers import ROOT, SilentSink, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -23,7 +24,6 @@ from cvxrl.objectives.linear import head_of
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import ModelSpec
-from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.runs.directory import RunDir
 
 BASE = "package:cvxrl/assets/base"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.sampler import Sampling, sample_episodes
 from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
@@ -27,9 +29,7 @@ from cvxrl.policy.plain import is_plain
 from cvxrl.policy.pointwise import gated, pad_rows, rms_norm, rotate, unpad_rows
 from cvxrl.rollout import plain_decoder, static_decoder
 from cvxrl.rollout.decoder import TransformersDecoder, decoder_for
-from cvxrl.rollout.episode import Episode
 from cvxrl.rollout.plain_decoder import PlainDecoder
-from cvxrl.rollout.sampler import Sampling, sample_episodes
 from cvxrl.rollout.static_decoder import StaticDecoder
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9]]

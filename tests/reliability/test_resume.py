@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cvxrl.engine.determinism import settle_algorithms
 from helpers import SilentSink, without_times
 from safetensors.torch import load_file
 
 from cvxrl.engine import session
-from cvxrl.engine.determinism import settle_algorithms
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.load import load_recipe
