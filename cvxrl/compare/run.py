@@ -15,7 +15,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.load import digest, load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.record import SCHEMA_VERSION, RunRecord
 
 Array = NDArray[np.float64]

@@ -12,12 +12,12 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.evaluation.machine import provenance_of
 from cvxrl.recipe.load import digest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
-from cvxrl.runs.directory import Entry, RunDir
-from cvxrl.runs.files import finite, write_json
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.entry import Entry
+from cvxrl.runs.files import StorageError, finite, write_json
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
-from cvxrl.runs.storage import StorageError
 
 _FAILURE_LENGTH = 500
 

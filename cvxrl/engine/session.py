@@ -28,14 +28,14 @@ from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.errors import UserError
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
-from cvxrl.runs.directory import Entry, RunDir
-from cvxrl.runs.files import finite, write_directory, write_json, write_text
-from cvxrl.runs.metrics import append_record, forget_after, last_contiguous_step, read_records, sync_records
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.entry import Entry
+from cvxrl.runs.files import finite, storage_errors, write_directory, write_json, write_text
+from cvxrl.runs.jsonl import append_record, forget_after, last_contiguous_step, read_records, sync_records
 from cvxrl.runs.provenance import uncommitted_changes
 from cvxrl.runs.record import Divergence, RunRecord, Status
 from cvxrl.runs.secrets import redact, refuse_secrets
 from cvxrl.runs.sink import Sink
-from cvxrl.runs.storage import storage_errors
 
 
 @dataclass

@@ -108,7 +108,9 @@ class Exam:
             The record, or None if stopped; what has been asked is kept.
         """
         folder, sampling = self.plan.folder, self.settings.sampling
-        with folder.lock():
+        with folder.lock() as held:
+            if not held:
+                progress.note("this file system has no locks: take care that no second process evaluates here")
             done = folder.enter(self.settings, self.plan.entry)
             self._check_same_questions(done)
             pending = _pending(sampling.questions, sampling.samples, done)
