@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import section_at, tags_at
@@ -83,16 +82,14 @@ def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> It
     key, file = ".".join(loc), layers.origin(loc)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        yield Problem("unknown key", key, file, _suggest(loc[-1], section_at(root, layers.values, loc[:-1])))
+        yield Problem("unknown key", key, file, _remedy_for_key(loc[-1], section_at(root, layers.values, loc[:-1])))
     elif kind == "missing":
         yield Problem("missing", key, file, f"add `{loc[-1]}`")
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = tags_at(root, layers.values, loc)
         given = details["input"].get("kind") if isinstance(details["input"], Mapping) else None
-        near = difflib.get_close_matches(str(given), tags, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
         what = "no `kind` given" if given is None else f"unknown kind `{given}`"
-        yield Problem(what, f"{key}.kind", file, f"{hint}choose one of {', '.join(tags)}")
+        yield Problem(what, f"{key}.kind", file, f"{suggest(str(given), tags)}choose one of {', '.join(tags)}")
     elif kind == "value_error":
         for line in message.removeprefix("Value error, ").splitlines():
             yield _own_message(line, key, layers, file)
@@ -125,9 +122,7 @@ def _without_tags(loc: Sequence[str | int], values: Any, root: type[BaseModel]) 
     return tuple(parts)
 
 
-def _suggest(key: str, section: type[BaseModel] | None) -> str:
+def _remedy_for_key(key: str, section: type[BaseModel] | None) -> str:
     known = list(section.model_fields) if section else []
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    return f"known keys here: {', '.join(known)}" if known else "remove it"
+    near = suggest(key, known, cutoff=0.5).strip()
+    return near or (f"known keys here: {', '.join(known)}" if known else "remove it")
