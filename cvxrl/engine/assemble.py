@@ -65,7 +65,7 @@ def token_batch(logits_NV: Tensor, experience: Experience, micro: Sequence[int],
         fields["old_logits_NV"] = old_NV
         if memory.log_probs is None and old_NV is not None:
             fields["old_logprobs_N"] = action_log_probs(old_NV, actions_N)
-    return TokenBatch(logits_NV, actions_N, **fields)
+    return TokenBatch(logits_NV, actions_N=actions_N, **fields)
 
 
 def hidden_batch(
@@ -86,7 +86,7 @@ def hidden_batch(
     frozen = None if old_NH is None or memory.head is None else Frozen(old_NH, memory.head)
     on_policy = experience.credit is not None and frozen is None and memory.log_probs is None
     fields = _fields(experience, micro, memory, device)
-    return HiddenBatch(hidden_NH, head, actions_N, frozen=frozen, on_policy=on_policy, **fields)
+    return HiddenBatch(hidden_NH, head, actions_N=actions_N, frozen=frozen, on_policy=on_policy, **fields)
 
 
 def _fields(experience: Experience, micro: Sequence[int], memory: Memory, device: torch.device) -> dict[str, Any]:
