@@ -13,7 +13,8 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.machine import provenance_of
 from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.load import digest
+from cvxrl.recipe.digest import digest, neutral_differences
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
@@ -90,7 +91,9 @@ def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord
         return _first(trainer, identity, provenance)
     before = run_dir.read_record()
     require_same_origin(before, identity)
-    session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance))
+    settings = neutral_differences(load_recipe(run_dir.recipe), trainer.recipe)
+    changed = {f"recipe: {key}": (str(then), str(now_)) for key, then, now_ in settings}
+    session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance) | changed)
     return before.model_copy(
         update={
             "status": "running",

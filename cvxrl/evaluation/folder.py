@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.record import EvalRecord, Settings
-from cvxrl.recipe.load import leaves
+from cvxrl.recipe.digest import leaves
 from cvxrl.runs.entry import Entry, Found, lock, refuse_if_held, require_same, require_writable
 from cvxrl.runs.files import storage_errors, write_json
 from cvxrl.runs.jsonl import append_lines, read_lines, write_lines

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.load import differences, dump, load_recipe
+from cvxrl.recipe.digest import differences
+from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.entry import LOCK_FILE, Entry, Found, is_held, lock, refuse_if_held, require_same, require_writable
 from cvxrl.runs.files import mend, remove_directory, storage_errors, write_text
