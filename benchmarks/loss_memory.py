@@ -78,7 +78,12 @@ class Work:
         head = LinearHead(self.weight_VH)
         frozen = None if self.on_policy else Frozen(self.old_NH, LinearHead(self.weight_VH.detach()))
         batch = HiddenBatch(
-            self.hidden_NH, head, self.actions_N, self.advantages_N, frozen=frozen, on_policy=self.on_policy
+            self.hidden_NH,
+            head,
+            actions_N=self.actions_N,
+            advantages_N=self.advantages_N,
+            frozen=frozen,
+            on_policy=self.on_policy,
         )
         linear_objective(batch, self.spec, self.weights_N, chunk_tokens=self.chunk).loss.backward()
 
@@ -91,7 +96,13 @@ class Work:
             with torch.no_grad():
                 old_NV = (self.old_NH @ self.weight_VH.T).float()
         old_N = (old_NV.gather(-1, self.actions_N.unsqueeze(-1)) - old_NV.logsumexp(-1, keepdim=True)).squeeze(-1)
-        batch = TokenBatch(logits_NV, self.actions_N, self.advantages_N, old_NV, old_N)
+        batch = TokenBatch(
+            logits_NV,
+            actions_N=self.actions_N,
+            advantages_N=self.advantages_N,
+            old_logits_NV=old_NV,
+            old_logprobs_N=old_N,
+        )
         (self.weights_N * compute(batch, self.spec).loss_N).sum().backward()
 
     def floor(self) -> None:

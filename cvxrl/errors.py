@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -39,6 +40,18 @@ class UserError(Exception):
         """Collect one or more problems; a plain string is a problem without file or key."""
         self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
         super().__init__("\n".join(str(p) for p in self.problems))
+
+
+def suggest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Beginning of a remedy: "did you mean `x`? " for the known word nearest to ``given``, or nothing.
+
+    Args:
+        given: what the user wrote.
+        known: what could have been meant.
+        cutoff: smallest similarity, from 0 (any word) to 1 (equal ones); see `difflib.SequenceMatcher.ratio`.
+    """
+    near = get_close_matches(given, list(known), n=1, cutoff=cutoff)
+    return f"did you mean `{near[0]}`? " if near else ""
 
 
 class Mistakes:

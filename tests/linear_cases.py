@@ -145,7 +145,7 @@ def batch_of(
     return HiddenBatch(
         now.hidden_NH,
         now.head(**head),
-        actions_N,
+        actions_N=actions_N,
         advantages_N=advantages_S[sequence_N],
         frozen=None if on_policy else Frozen(old.hidden_NH, old.head(**head)),
         on_policy=on_policy,
@@ -165,15 +165,15 @@ def full_loss(batch: HiddenBatch, now: Leaves, old: Leaves, spec: ObjectiveSpec,
     old_logprobs_N = torch.log_softmax(old_NV, -1).gather(-1, batch.actions_N.unsqueeze(-1)).squeeze(-1)
     tokens = TokenBatch(
         logits_NV,
-        batch.actions_N,
-        batch.advantages_N,
-        old_NV,
-        old_logprobs_N,
-        batch.reference_logprobs_N,
-        batch.group_advantages_NG,
-        batch.dense,
-        batch.sequence_N,
-        batch.group_S,
+        actions_N=batch.actions_N,
+        advantages_N=batch.advantages_N,
+        old_logits_NV=old_NV,
+        old_logprobs_N=old_logprobs_N,
+        reference_logprobs_N=batch.reference_logprobs_N,
+        group_advantages_NG=batch.group_advantages_NG,
+        dense=batch.dense,
+        sequence_N=batch.sequence_N,
+        group_S=batch.group_S,
     )
     return compute(tokens, spec).loss_N
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 import sys
@@ -34,7 +33,7 @@ from cvxrl.commands.inspect_options import (
     Step,
 )
 from cvxrl.commands.libraries import loading_libraries
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 
 if TYPE_CHECKING:
     from cvxrl.inspection.options import Part
@@ -168,11 +167,8 @@ def _parts(text: str | None) -> tuple[Part, ...] | None:
     problems = []
     for name in asked:
         if name not in PARTS:
-            near = difflib.get_close_matches(name, PARTS, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            problems.append(
-                Problem(f"there is no part `{name}`", "--parts", remedy=f"{hint}choose from {', '.join(PARTS)}")
-            )
+            remedy = f"{suggest(name, PARTS)}choose from {', '.join(PARTS)}"
+            problems.append(Problem(f"there is no part `{name}`", "--parts", remedy=remedy))
     if not asked:
         problems.append(Problem("names no part", "--parts", remedy=f"choose from {', '.join(PARTS)}"))
     if "bands" in asked and "gradients" not in asked:

@@ -8,7 +8,6 @@ unary      := "-" unary | number | "(" sum ")" | P "(" name ">" name ")" | funct
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from cvxrl.compare.pair import difference, improvement
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.summary import GroupSummary
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 
 Term = Callable[[Comparison], float]
 
@@ -111,9 +110,7 @@ def check_names(gate: Gate, comparison: Comparison) -> list[Problem]:
     problems = []
     for name in gate.names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            remedy = f"{hint}methods here: {', '.join(known)}"
+            remedy = f"{suggest(name, known)}methods here: {', '.join(known)}"
             problems.append(Problem(f"`{gate.text}`: no method `{name}`", "--require", remedy=remedy))
     return problems
 
@@ -189,8 +186,8 @@ class _Parser:
             raise self._expected("a number or a function")
         if word not in ("P", "diff", *_ONE):
             self._at = start
-            near = difflib.get_close_matches(word, ["P", "diff", *_ONE], n=1)
-            raise _MalformedError(f"unknown function `{word}`" + (f", did you mean `{near[0]}`?" if near else ""))
+            hint = suggest(word, ["P", "diff", *_ONE]).strip()
+            raise _MalformedError(f"unknown function `{word}`" + (f", {hint}" if hint else ""))
         self._must("(")
         first = self._name()
         if word in ("P", "diff"):

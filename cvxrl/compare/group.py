@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cvxrl.compare.options import Options
 from cvxrl.compare.run import Run
-from cvxrl.errors import Problem
-from cvxrl.recipe.load import differences
+from cvxrl.errors import Problem, suggest
+from cvxrl.recipe.digest import differences
 from cvxrl.recipe.schema import Recipe
 
-# Keys that cannot change a result: they name a run, or say what is written beside the metrics.
-FREE_KEYS = ("name", "seed", "checkpoint.every", "checkpoint.keep", "logging.samples")
+# Keys in which runs of one method may differ, beside those that cannot change a result.
+FREE_KEYS = ("name", "seed")
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,7 @@ def check_vary(runs: Sequence[Run], vary: str) -> Problem | None:
     known = sorted({key for run in runs for key in _leaf_keys(run.recipe.model_dump(mode="json"))})
     if vary in known:
         return None
-    near = difflib.get_close_matches(vary, known, n=1)
-    remedy = f"did you mean `{near[0]}`?" if near else "give a dotted recipe key such as optim.lr"
+    remedy = suggest(vary, known).strip() or "give a dotted recipe key such as optim.lr"
     return Problem(f"no recipe has a key `{vary}`", "--vary", remedy=remedy)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from cvxrl.compare.run import Run
 from cvxrl.compare.sensitivity import Sensitivity, sensitivities
 from cvxrl.compare.summary import GroupSummary, summarise
 from cvxrl.compare.warnings import notices, too_few_seeds
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 
 _SHARE_OF_BEST = 0.9  # default threshold, as a share of the best value that any run reached
 
@@ -109,8 +108,7 @@ def _unscored(groups: Sequence[Group], options: Options) -> list[Problem]:
             Problem(f"has no value of `{options.metric}`", file=str(run.path), remedy="leave it out, or choose another")
             for run in lacking
         ]
-    near = difflib.get_close_matches(options.metric, known, n=1, cutoff=0.4)
-    hint = f"did you mean `{near[0]}`? " if near else ""
+    hint = suggest(options.metric, known, cutoff=0.4)
     raise UserError(
         Problem(f"no run recorded `{options.metric}`", "--metric", remedy=f"{hint}recorded: {', '.join(known)}")
     )
@@ -133,7 +131,6 @@ def _against_baseline(summaries: Sequence[GroupSummary], options: Options) -> li
     bases = {s.value: s for s in summaries if s.method == name}
     if not bases:
         known = list(dict.fromkeys(n for s in summaries for n in (s.method, s.label)))
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        raise UserError(Problem(f"no method `{name}`", "--baseline", remedy=f"{hint}choose one of {', '.join(known)}"))
+        remedy = f"{suggest(name, known)}choose one of {', '.join(known)}"
+        raise UserError(Problem(f"no method `{name}`", "--baseline", remedy=remedy))
     return [(s, bases[s.value]) for s in scored if s.method != name and s.value in bases and bases[s.value].scores]

@@ -1,16 +1,17 @@
-"""A run that stopped making sense: a result, not an error."""
+"""A run that stopped making sense: a result, not an error; how it is found, and the batch it was found at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from cvxrl.engine.sequences import Sequences
+    from cvxrl.policy.model import Policy
 
 
 class DivergedError(Exception):
@@ -77,3 +78,29 @@ def require_finite_parameters(module: nn.Module) -> None:
         return
     for name, parameter in module.named_parameters():
         require_finite(f"parameter {name}", parameter.detach())
+
+
+def describe_batch(error: DivergedError, policy: Policy) -> Iterator[dict[str, Any]]:
+    """One mapping per sequence that the bad tensor was computed from.
+
+    Keys: `sequence` (position within the step), `id` of the example, `prompt` and `response` as text,
+    `response_ids`, and, where the policy sampled, `advantages` (first and last token's) and the sampler's
+    `logprob_min`.
+    """
+    sequences = error.sequences
+    assert sequences is not None
+    for i, position in enumerate(sequences.positions):
+        prompt, response = policy.decode([sequences.prompts[i], sequences.responses[i]])
+        line: dict[str, Any] = {
+            "sequence": position,
+            "id": sequences.ids[i] or None,
+            "prompt": prompt,
+            "response": response,
+            "response_ids": sequences.responses[i],
+        }
+        if sequences.advantages is not None:
+            advantages = sequences.advantages[i]
+            line["advantages"] = [float(advantages[0]), float(advantages[-1])]
+        if sequences.sampled_logprobs is not None:
+            line["logprob_min"] = float(sequences.sampled_logprobs[i].min())
+        yield line

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.evaluation import MOST_SAMPLES, EvalSampling, EvalTask
 from cvxrl.recipe.load import check
 from cvxrl.recipe.merge import Layers, read_layers
@@ -67,9 +66,8 @@ def find_task(given: str | None, own: Recipe | None) -> AskedTask:
         return _of_gym(given.removeprefix(f"{GYM}:"))
     if given.endswith((".yaml", ".yml")) or Path(given).is_file():
         return _of_file(Path(given))
-    near = difflib.get_close_matches(given, [*shipped, GYM], n=1)
-    hint = f"did you mean `{near[0]}`? " if near else ""
-    raise UserError(Problem(f"there is no task `{given}`", _OPTION, remedy=f"{hint}{_choices()}"))
+    remedy = f"{suggest(given, [*shipped, GYM])}{_choices()}"
+    raise UserError(Problem(f"there is no task `{given}`", _OPTION, remedy=remedy))
 
 
 def with_data(task: AskedTask, file: str | None, template: str | None) -> AskedTask:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec, target_of
 from cvxrl.recipe.load import check, load_recipe
@@ -104,8 +103,7 @@ def _enter(name: str, recipe: Recipe) -> Contestant:
             name, _replaced(recipe, {"objective": _spec("grpo", recipe), "advantage": _gae(recipe)}, name), False
         )
     if name not in kinds:
-        near = difflib.get_close_matches(name, [*sorted(map(str, kinds)), PPO], n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
+        hint = suggest(name, [*sorted(map(str, kinds)), PPO])
         known = ", ".join(sorted(map(str, kinds)))
         raise UserError(
             Problem(f"there is no objective `{name}`", _OPTION, remedy=f"{hint}known: {known}, ppo, or a recipe")

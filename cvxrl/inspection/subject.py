@@ -16,9 +16,9 @@ from torch import Tensor
 from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_generator, build_reference
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
-from cvxrl.engine.identity import identify
 from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.records import identify
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,12 @@ ZeroAdvantage = Literal[
     "no gradient on-policy",  # the target is the policy that sampled, which pulls back a policy that has moved
     "gradient",
 ]
+
+
+# Mark of a field that says what is written or shown beside the numbers and cannot change one of them, as in
+# `Annotated[int, NEUTRAL]`; on a section it covers all of it. Digests and comparisons of recipes leave such fields out.
+# A field that changes as much as the last bit of a sum is not one of them.
+NEUTRAL: Final = "cannot change a result"
 
 
 class Section(BaseModel):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import section_at, tags_at
@@ -56,43 +54,20 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def digest(recipe: Recipe) -> str:
-    """SHA-256 of the resolved recipe in canonical form."""
-    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def differences(left: Recipe, right: Recipe) -> list[tuple[str, Any, Any]]:
-    """Dotted keys in which two recipes differ, with both values (None where a side lacks the key)."""
-    a, b = dict(leaves(left.model_dump(mode="json"))), dict(leaves(right.model_dump(mode="json")))
-    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> Iterator[Problem]:
     """Turn one of pydantic's errors into problems in the user's words."""
     loc = _without_tags(details["loc"], layers.values, root)
     key, file = ".".join(loc), layers.origin(loc)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        yield Problem("unknown key", key, file, _suggest(loc[-1], section_at(root, layers.values, loc[:-1])))
+        yield Problem("unknown key", key, file, _remedy_for_key(loc[-1], section_at(root, layers.values, loc[:-1])))
     elif kind == "missing":
         yield Problem("missing", key, file, f"add `{loc[-1]}`")
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = tags_at(root, layers.values, loc)
         given = details["input"].get("kind") if isinstance(details["input"], Mapping) else None
-        near = difflib.get_close_matches(str(given), tags, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
         what = "no `kind` given" if given is None else f"unknown kind `{given}`"
-        yield Problem(what, f"{key}.kind", file, f"{hint}choose one of {', '.join(tags)}")
+        yield Problem(what, f"{key}.kind", file, f"{suggest(str(given), tags)}choose one of {', '.join(tags)}")
     elif kind == "value_error":
         for line in message.removeprefix("Value error, ").splitlines():
             yield _own_message(line, key, layers, file)
@@ -125,9 +100,7 @@ def _without_tags(loc: Sequence[str | int], values: Any, root: type[BaseModel]) 
     return tuple(parts)
 
 
-def _suggest(key: str, section: type[BaseModel] | None) -> str:
+def _remedy_for_key(key: str, section: type[BaseModel] | None) -> str:
     known = list(section.model_fields) if section else []
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    return f"known keys here: {', '.join(known)}" if known else "remove it"
+    near = suggest(key, known, cutoff=0.5).strip()
+    return near or (f"known keys here: {', '.join(known)}" if known else "remove it")

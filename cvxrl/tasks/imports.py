@@ -8,11 +8,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 
 
 def optional(module: str, package: str, extra: str, key: str) -> ModuleType:
@@ -53,7 +52,8 @@ def function(name: str, key: str) -> Callable[..., Any]:
         raise UserError(Problem(message, key=key, remedy="make the module importable on its own")) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UserError(Problem(f"`{module_name}` has no `{attribute}`", key=key, remedy=suggest(part, dir(found))))
+            remedy = near_or_known(part, dir(found))
+            raise UserError(Problem(f"`{module_name}` has no `{attribute}`", key=key, remedy=remedy))
         found = getattr(found, part)
     if not callable(found):
         raise UserError(Problem(f"`{name}` is not a function", key=key, remedy="name something that can be called"))
@@ -67,10 +67,10 @@ def blame(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
-def suggest(word: str, known: Sequence[str]) -> str:
-    """Return `did you mean ...?` for the known words nearest to `word`, or a list of some that there are."""
-    near = get_close_matches(word, known, n=3, cutoff=0.6)
+def near_or_known(word: str, known: Sequence[str]) -> str:
+    """Remedy that names the known word nearest to `word`, or some of those that there are."""
+    near = suggest(word, known).strip()
     if near:
-        return f"did you mean {' or '.join(f'`{n}`' for n in near)}?"
+        return near
     shown = sorted(k for k in known if not k.startswith("_"))
     return "there are: " + ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")

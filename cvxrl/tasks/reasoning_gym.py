@@ -75,7 +75,7 @@ def create(spec: ReasoningGymSource) -> Any:
             Problem(
                 f"reasoning-gym has no data set `{spec.dataset}`",
                 key="task.source.dataset",
-                remedy=imports.suggest(spec.dataset, list(known)),
+                remedy=imports.near_or_known(spec.dataset, list(known)),
             )
         )
     options = [f.name for f in dataclasses.fields(known[spec.dataset][1]) if f.name not in ("seed", "size")]
@@ -86,7 +86,7 @@ def create(spec: ReasoningGymSource) -> Any:
                 Problem(
                     f"`{spec.dataset}` has no option `{o}`",
                     key=f"task.source.config.{o}",
-                    remedy=imports.suggest(o, options),
+                    remedy=imports.near_or_known(o, options),
                 )
                 for o in unknown
             )

@@ -163,7 +163,13 @@ def one_token(advantage: float, logit: float) -> TokenBatch:
     old_NV = torch.zeros(1, 3, dtype=torch.float64)
     logits_NV = torch.tensor([[logit, 0.0, 0.0]], dtype=torch.float64)
     advantages_N = torch.tensor([advantage], dtype=torch.float64)
-    return TokenBatch(logits_NV, torch.tensor([0]), advantages_N, old_NV, torch.log_softmax(old_NV, -1)[:, 0])
+    return TokenBatch(
+        logits_NV,
+        actions_N=torch.tensor([0]),
+        advantages_N=advantages_N,
+        old_logits_NV=old_NV,
+        old_logprobs_N=torch.log_softmax(old_NV, -1)[:, 0],
+    )
 
 
 # Target of A = 5, beta 0.7: probability 0.998; of A = -5: 0.0004.

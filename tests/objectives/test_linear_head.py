@@ -105,10 +105,10 @@ def test_gradients_of_all_parameters_are_those_of_full_logits(family: str) -> No
     advantages_N = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     old_N = torch.full((5,), -3.0, dtype=torch.float64)
     weights_N = torch.full((5,), 0.2, dtype=torch.float64)
-    tokens = TokenBatch(full_logits(model), actions(), advantages_N, old_logprobs_N=old_N)
+    tokens = TokenBatch(full_logits(model), actions_N=actions(), advantages_N=advantages_N, old_logprobs_N=old_N)
     want = torch.autograd.grad((weights_N * compute(tokens, spec).loss_N).sum(), list(model.parameters()))
     hidden_NH = whole_rows(model, PROMPTS, RESPONSES)
-    batch = HiddenBatch(hidden_NH, head_of(model), actions(), advantages_N, old_logprobs_N=old_N)
+    batch = HiddenBatch(hidden_NH, head_of(model), actions_N=actions(), advantages_N=advantages_N, old_logprobs_N=old_N)
     got = torch.autograd.grad(linear_objective(batch, spec, weights_N, chunk_tokens=2).loss, list(model.parameters()))
     for a, b in zip(got, want, strict=True):
         # Some families normalise in fp32 whatever the model's type is, and padding moves their last digits.
@@ -128,11 +128,17 @@ def test_frozen_targets_from_stored_hidden_states_or_a_frozen_policy(kind: Any) 
             parameter += 0.1 * torch.randn_like(parameter)
     other = Frozen(whole_rows(copied, PROMPTS, RESPONSES), head_of(copied))
     advantages_N = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
-    expected_N = compute(TokenBatch(full_logits(model), actions(), advantages_N, old_NV), spec).loss_N
+    expected_N = compute(
+        TokenBatch(full_logits(model), actions_N=actions(), advantages_N=advantages_N, old_logits_NV=old_NV), spec
+    ).loss_N
     assert float(expected_N.detach().abs().min()) > 1e-6
     for frozen in (stored, other):
         batch = HiddenBatch(
-            whole_rows(model, PROMPTS, RESPONSES), head_of(model), actions(), advantages_N, frozen=frozen
+            whole_rows(model, PROMPTS, RESPONSES),
+            head_of(model),
+            actions_N=actions(),
+            advantages_N=advantages_N,
+            frozen=frozen,
         )
         found = linear_objective(batch, spec, torch.ones(5), chunk_tokens=2)
         torch.testing.assert_close(found.loss_N, expected_N, rtol=1e-9, atol=1e-12)
@@ -243,9 +249,11 @@ def test_lora_on_the_head_gives_the_models_logits_and_gradients() -> None:
     assert len(head.low_rank) == 1 and head.low_rank[0].scaling == 1.5
     spec, advantages_N = LcoKldSpec(), torch.ones(5, dtype=torch.float64)
     logits_NV = full_logits(model)
-    tokens = TokenBatch(logits_NV, actions(), advantages_N, logits_NV.detach())
+    tokens = TokenBatch(logits_NV, actions_N=actions(), advantages_N=advantages_N, old_logits_NV=logits_NV.detach())
     want = torch.autograd.grad(compute(tokens, spec).loss_N.sum(), trained)
-    batch = HiddenBatch(whole_rows(inner, PROMPTS, RESPONSES), head, actions(), advantages_N, on_policy=True)
+    batch = HiddenBatch(
+        whole_rows(inner, PROMPTS, RESPONSES), head, actions_N=actions(), advantages_N=advantages_N, on_policy=True
+    )
     got = torch.autograd.grad(linear_objective(batch, spec, torch.ones(5), chunk_tokens=2).loss, trained)
     assert len(got) == 4
     for a, b in zip(got, want, strict=True):

@@ -267,7 +267,9 @@ def test_many_half_precision_gradients_add_up() -> None:
     hidden_NH = torch.ones(1024, 1, dtype=torch.bfloat16)
     weight_VH = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     actions_N = torch.zeros(1024, dtype=torch.long)
-    batch = HiddenBatch(hidden_NH, LinearHead(weight_VH), actions_N, torch.ones(1024), on_policy=True)
+    batch = HiddenBatch(
+        hidden_NH, LinearHead(weight_VH), actions_N=actions_N, advantages_N=torch.ones(1024), on_policy=True
+    )
     for spec, slope in ((ReinforceSpec(), -0.5), (LcoMseSpec(), -2.0)):
         weight_VH.grad = None
         linear_objective(batch, spec, torch.ones(1024), chunk_tokens=2).loss.backward()
@@ -315,8 +317,8 @@ def test_extreme_probabilities_stay_finite_and_exact(
         batch = HiddenBatch(
             hidden_NH,
             LinearHead(weight_VH),
-            torch.tensor([0]),
-            advantages_N,
+            actions_N=torch.tensor([0]),
+            advantages_N=advantages_N,
             frozen=old,
             group_S=torch.tensor([0]),
             **given,
@@ -324,7 +326,13 @@ def test_extreme_probabilities_stay_finite_and_exact(
         found = linear_objective(batch, spec, torch.ones(1, dtype=dtype))
         (mine,) = torch.autograd.grad(found.loss, weight_VH)
         exact_NV = weight_VH.detach().double().T.requires_grad_()
-        tokens = TokenBatch(exact_NV, batch.actions_N, advantages_N.double(), torch.zeros_like(exact_NV), **given)
+        tokens = TokenBatch(
+            exact_NV,
+            actions_N=batch.actions_N,
+            advantages_N=advantages_N.double(),
+            old_logits_NV=torch.zeros_like(exact_NV),
+            **given,
+        )
         loss_N = compute(tokens, spec).loss_N
         (theirs,) = torch.autograd.grad(loss_N.sum(), exact_NV)
         assert mine.isfinite().all() and found.loss.isfinite()
@@ -336,7 +344,7 @@ def test_extreme_probabilities_stay_finite_and_exact(
 def test_the_smaller_probability_keeps_its_digits() -> None:
     """Where p_a = 1 - 1e-30 a difference of probabilities is 0; the true slope of -log p_a is not."""
     weight_VH = torch.tensor([[70.0], [0.0]], dtype=torch.float64, requires_grad=True)
-    batch = HiddenBatch(torch.ones(1, 1, dtype=torch.float64), LinearHead(weight_VH), torch.tensor([0]))
+    batch = HiddenBatch(torch.ones(1, 1, dtype=torch.float64), LinearHead(weight_VH), actions_N=torch.tensor([0]))
     (grad,) = torch.autograd.grad(linear_objective(batch, SftSpec(), torch.ones(1)).loss, weight_VH)
     small = math.exp(-70.0)
     torch.testing.assert_close(grad.squeeze(-1), torch.tensor([-small, small], dtype=torch.float64), rtol=1e-9, atol=0)

@@ -70,10 +70,10 @@ def draw(
     return with_old_log_probs(
         TokenBatch(
             2 * normal(tokens, vocab),
-            torch.randint(vocab, (tokens,), generator=generator),
-            advantages_S[sequence_N],
+            actions_N=torch.randint(vocab, (tokens,), generator=generator),
+            advantages_N=advantages_S[sequence_N],
             # Multiples of 1/32, so that a copy in float16 (`top-k-fill`) says the same.
-            torch.round(32 * 2 * normal(tokens, vocab)) / 32,
+            old_logits_NV=torch.round(32 * 2 * normal(tokens, vocab)) / 32,
             reference_logprobs_N=-normal(tokens).abs(),
             group_advantages_NG=advantages_PG[group_S[sequence_N]],
             dense=DenseAdvantages(ids_NK, normal(tokens, 3)) if dense else None,
@@ -156,9 +156,9 @@ def extreme(old_gap: float, gap: float, advantage: float, dtype: torch.dtype) ->
     return with_old_log_probs(
         TokenBatch(
             torch.tensor([[gap, 0.0], [0.0, gap]], dtype=dtype),
-            torch.tensor([0, 1]),
-            advantages_N,
-            old_NV,
+            actions_N=torch.tensor([0, 1]),
+            advantages_N=advantages_N,
+            old_logits_NV=old_NV,
             reference_logprobs_N=torch.full((2,), math.log(0.5), dtype=dtype),
             group_advantages_NG=advantages_N.expand(2, 2),
             sequence_N=torch.tensor([0, 1]),
@@ -185,7 +185,9 @@ def test_extremes_by_hand(spec: ObjectiveSpec, old_gap: float, gap: float, advan
 @pytest.mark.parametrize("spec", CASES, ids=label)
 def test_all_masked_is_a_clear_error(spec: ObjectiveSpec) -> None:
     with pytest.raises(ValueError, match="no response token: every position is masked"):
-        compute(TokenBatch(torch.empty(0, 5), torch.empty(0, dtype=torch.long), torch.empty(0)), spec)
+        compute(
+            TokenBatch(torch.empty(0, 5), actions_N=torch.empty(0, dtype=torch.long), advantages_N=torch.empty(0)), spec
+        )
 
 
 @pytest.mark.parametrize("off_policy", [False, True])
@@ -209,9 +211,9 @@ def group_average(spec: Any, advantages: list[float], probability: float) -> Ten
     logits_NV = torch.tensor([probability, 0.7 * rest, 1.3 * rest], dtype=torch.float64).log().expand(len(group_N), 3)
     batch = TokenBatch(
         logits_NV.clone().requires_grad_(),
-        torch.zeros(len(group_N), dtype=torch.long),
-        group_N,
-        logits_NV,
+        actions_N=torch.zeros(len(group_N), dtype=torch.long),
+        advantages_N=group_N,
+        old_logits_NV=logits_NV,
         group_advantages_NG=group_N.expand(len(group_N), len(group_N)),
     )
     (gradient_NV,) = torch.autograd.grad(compute(batch, spec).loss_N.sum(), batch.logits_NV)
@@ -254,9 +256,9 @@ def one_token(spec: ObjectiveSpec, z: list[float], old: list[float], action: int
     tensor = {"dtype": torch.float64}
     batch = TokenBatch(
         torch.tensor([z], **tensor),  # type: ignore[arg-type]
-        torch.tensor([action]),
-        torch.tensor([reward], **tensor),  # type: ignore[arg-type]
-        torch.tensor([old], **tensor),  # type: ignore[arg-type]
+        actions_N=torch.tensor([action]),
+        advantages_N=torch.tensor([reward], **tensor),  # type: ignore[arg-type]
+        old_logits_NV=torch.tensor([old], **tensor),  # type: ignore[arg-type]
     )
     return float(compute(batch, spec).loss_N)
 
@@ -325,7 +327,7 @@ def test_kl_estimators_by_hand(estimator: Estimator, expected: float, slope: flo
     assert float(torch.autograd.grad(value_N.sum(), log_ratio_N)[0]) == pytest.approx(slope, rel=1e-12)
     logits_NV = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
     reference_N = torch.tensor([math.log(0.25)], dtype=torch.float64)
-    batch = TokenBatch(logits_NV, torch.tensor([0]), reference_logprobs_N=reference_N)
+    batch = TokenBatch(logits_NV, actions_N=torch.tensor([0]), reference_logprobs_N=reference_N)
     extra_N, _ = regularization(batch, RegularizerSpec(kl_coefficient=3.0, kl_estimator=estimator))
     assert float(extra_N) == pytest.approx(3.0 * expected, rel=1e-12)
 
@@ -338,7 +340,9 @@ def test_unbiased_kl_estimators_average_to_the_kl(estimator: Estimator) -> None:
 
 def test_entropy_is_added_to_the_reward() -> None:
     logits_NV = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
-    extra_N, _ = regularization(TokenBatch(logits_NV, torch.tensor([0])), RegularizerSpec(entropy_coefficient=2.0))
+    extra_N, _ = regularization(
+        TokenBatch(logits_NV, actions_N=torch.tensor([0])), RegularizerSpec(entropy_coefficient=2.0)
+    )
     assert float(extra_N) == pytest.approx(-2.0 * (0.75 * math.log(4 / 3) + 0.25 * math.log(4)), rel=1e-12)
 
 

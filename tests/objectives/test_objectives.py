@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from cvxrl.objectives.batch import TokenBatch
+from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
+from cvxrl.objectives.linear import HiddenBatch, LinearHead
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.target import target_log_probs, target_logits, tilt, tilted_probability
 from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoLchSpec, LcoMseSpec, ObjectiveSpec, ReinforceSpec, SftSpec
@@ -39,7 +41,13 @@ def draw_batch(generator: torch.Generator, tokens: int = 6, vocab: int = 5, spre
 
 def loss_of(batch: TokenBatch, spec: ObjectiveSpec) -> Callable[[Tensor], Tensor]:
     def loss(logits_NV: Tensor) -> Tensor:
-        moved = TokenBatch(logits_NV, batch.actions_N, batch.advantages_N, batch.old_logits_NV, batch.old_logprobs_N)
+        moved = TokenBatch(
+            logits_NV,
+            actions_N=batch.actions_N,
+            advantages_N=batch.advantages_N,
+            old_logits_NV=batch.old_logits_NV,
+            old_logprobs_N=batch.old_logprobs_N,
+        )
         return compute(moved, spec).loss_N
 
     return loss
@@ -55,10 +63,10 @@ def one_token(spec: ObjectiveSpec, advantage: float, logits: list[float], old: l
     old_NV = torch.tensor([old], dtype=torch.float64)
     batch = TokenBatch(
         torch.tensor([logits], dtype=torch.float64),
-        torch.tensor([action]),
-        torch.tensor([advantage], dtype=torch.float64),
-        old_NV,
-        torch.log_softmax(old_NV, -1)[:, action],
+        actions_N=torch.tensor([action]),
+        advantages_N=torch.tensor([advantage], dtype=torch.float64),
+        old_logits_NV=old_NV,
+        old_logprobs_N=torch.log_softmax(old_NV, -1)[:, action],
     )
     return float(compute(batch, spec).loss_N)
 
@@ -141,7 +149,11 @@ def test_on_policy_kld_gradient_is_a_bounded_policy_gradient() -> None:
     batch = draw_batch(torch.Generator().manual_seed(3), tokens=40)
     assert batch.old_logits_NV is not None and batch.old_logprobs_N is not None and batch.advantages_N is not None
     on_policy = TokenBatch(
-        batch.old_logits_NV, batch.actions_N, batch.advantages_N, batch.old_logits_NV, batch.old_logprobs_N
+        batch.old_logits_NV,
+        actions_N=batch.actions_N,
+        advantages_N=batch.advantages_N,
+        old_logits_NV=batch.old_logits_NV,
+        old_logprobs_N=batch.old_logprobs_N,
     )
     grad = gradient(on_policy, LcoKldSpec(beta=1.0))
     p0 = batch.old_logprobs_N.exp()
@@ -161,7 +173,13 @@ def test_loss_and_gradient_vanish_exactly_at_the_target(spec: ObjectiveSpec) -> 
     assert torch.equal(
         at_target.gather(1, batch.actions_N[:, None])[:, 0], target_logits(batch.old_logits_NV, batch.actions_N, moved)
     )
-    there = TokenBatch(at_target, batch.actions_N, batch.advantages_N, batch.old_logits_NV, batch.old_logprobs_N)
+    there = TokenBatch(
+        at_target,
+        actions_N=batch.actions_N,
+        advantages_N=batch.advantages_N,
+        old_logits_NV=batch.old_logits_NV,
+        old_logprobs_N=batch.old_logprobs_N,
+    )
     assert compute(there, spec).loss_N.abs().max() < 1e-14
     assert gradient(there, spec).abs().max() < 1e-14
     assert compute(batch, spec).loss_N.min() > 0
@@ -208,7 +226,11 @@ def test_the_clipped_surrogate_is_neither() -> None:
 def test_kld_ignores_a_constant_and_mse_does_not() -> None:
     batch = draw_batch(torch.Generator().manual_seed(6))
     shifted = TokenBatch(
-        batch.logits_NV + 3.0, batch.actions_N, batch.advantages_N, batch.old_logits_NV, batch.old_logprobs_N
+        batch.logits_NV + 3.0,
+        actions_N=batch.actions_N,
+        advantages_N=batch.advantages_N,
+        old_logits_NV=batch.old_logits_NV,
+        old_logprobs_N=batch.old_logprobs_N,
     )
     torch.testing.assert_close(compute(batch, LCO[0]).loss_N, compute(shifted, LCO[0]).loss_N)
     assert (compute(batch, LCO[1]).loss_N - compute(shifted, LCO[1]).loss_N).abs().min() > 1e-3
@@ -223,7 +245,11 @@ def test_extremes_stay_finite(spec: ObjectiveSpec, dtype: torch.dtype, advantage
     old = torch.tensor([[gap, 0.0]], dtype=dtype)
     logits = torch.tensor([[gap / 2, 0.0]], dtype=dtype, requires_grad=True)
     batch = TokenBatch(
-        logits, torch.tensor([0]), torch.tensor([advantage], dtype=dtype), old, torch.log_softmax(old, -1)[:, 0]
+        logits,
+        actions_N=torch.tensor([0]),
+        advantages_N=torch.tensor([advantage], dtype=dtype),
+        old_logits_NV=old,
+        old_logprobs_N=torch.log_softmax(old, -1)[:, 0],
     )
     loss = compute(batch, spec).loss_N
     (grad,) = torch.autograd.grad(loss.sum(), logits)
@@ -237,11 +263,42 @@ def test_grpo_reports_the_tokens_its_clip_stops() -> None:
     assert torch.equal(gradient(batch, GrpoSpec()).abs().sum(-1) == 0, stopped)
 
 
+def test_some_rows_of_the_tokens() -> None:
+    """Every field that has a row per token is cut to the same rows; sequences only make sense whole."""
+    ids_NK = torch.arange(18).view(6, 3)
+    fields = {name: torch.arange(6.0) + i for i, name in enumerate(("advantages_N", "old_logprobs_N"))}
+    tokens = TokenBatch(
+        torch.zeros(6, 20),
+        actions_N=torch.arange(6),
+        reference_logprobs_N=-torch.arange(6.0),
+        group_advantages_NG=torch.arange(12.0).view(6, 2),
+        dense=DenseAdvantages(ids_NK, -ids_NK.double()),
+        sequence_N=torch.tensor([0, 0, 0, 1, 1, 1]),
+        group_S=torch.tensor([0, 0]),
+        **fields,
+    )
+    part = tokens.rows(slice(2, 4))
+    assert part.actions_N.tolist() == [2, 3] and part.require("reference_logprobs_N").tolist() == [-2, -3]
+    assert part.require("advantages_N").tolist() == [2, 3] and part.require("old_logprobs_N").tolist() == [3, 4]
+    assert part.require("group_advantages_NG").tolist() == [[4, 5], [6, 7]]
+    assert part.dense is not None and part.dense.ids_NK.tolist() == [[6, 7, 8], [9, 10, 11]]
+    assert part.dense.values_NK.tolist() == (-part.dense.ids_NK).tolist()
+    assert part.sequence_N is None and part.group_S is None
+    whole = tokens.rows(slice(None))
+    assert whole.sequence_N is tokens.sequence_N and whole.group_S is tokens.group_S
+
+
 def test_shapes_that_would_broadcast_are_refused() -> None:
     batch = draw_batch(torch.Generator())
-    with pytest.raises(ValueError, match="advantages_N"):
-        TokenBatch(batch.logits_NV, batch.actions_N, torch.ones(1))
-    with pytest.raises(ValueError, match="no response token"):
-        TokenBatch(torch.empty(0, 5), torch.empty(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="actions_N"):
+        TokenBatch(batch.logits_NV, actions_N=batch.actions_N[:1])
     with pytest.raises(ValueError, match="old_logits_NV"):
-        compute(TokenBatch(batch.logits_NV, batch.actions_N, batch.advantages_N), LcoKldSpec())
+        replace(batch, old_logits_NV=batch.logits_NV[:1])
+    with pytest.raises(ValueError, match="old_log_odds_N"):
+        HiddenBatch(batch.logits_NV, LinearHead(torch.eye(5)), actions_N=batch.actions_N, old_log_odds_N=torch.zeros(1))
+    with pytest.raises(ValueError, match="advantages_N"):
+        TokenBatch(batch.logits_NV, actions_N=batch.actions_N, advantages_N=torch.ones(1))
+    with pytest.raises(ValueError, match="no response token"):
+        TokenBatch(torch.empty(0, 5), actions_N=torch.empty(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="old_logits_NV"):
+        compute(TokenBatch(batch.logits_NV, actions_N=batch.actions_N, advantages_N=batch.advantages_N), LcoKldSpec())

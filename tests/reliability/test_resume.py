@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cvxrl.engine.determinism import settle_algorithms
 from helpers import SilentSink, without_times
 from safetensors.torch import load_file
 
 from cvxrl.engine import session
+from cvxrl.engine.process import settle_algorithms
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import ModelSpec, Recipe
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from reliability.harness import reseal, unfinish
 
 STEPS = 3

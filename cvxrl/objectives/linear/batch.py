@@ -1,13 +1,13 @@
-"""What an objective receives where there are hidden states instead of logits."""
+"""What an objective receives where the logits are not formed: tokens with hidden states and the output layer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
+from cvxrl.objectives.batch import DenseAdvantages, TokenBatch, Tokens
 from cvxrl.objectives.linear.head import LinearHead
 from cvxrl.objectives.linear.sweep import Frozen
 from cvxrl.objectives.statistics import action_log_probs
@@ -16,13 +16,12 @@ _ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class HiddenBatch:
-    """A `TokenBatch` whose logits are not formed yet.
+class HiddenBatch(Tokens):
+    """Tokens with the policy's hidden states and output layer, from which logits are formed chunk by chunk.
 
     Attributes:
         hidden_NH: hidden states that predict the sampled tokens, with gradient.
         head: output layer that makes the logits.
-        actions_N: as in `TokenBatch`, and so are the fields not named here.
         frozen: the policy that sampled, where its logits are needed: LCO with target `frozen`, off-policy.
         on_policy: the current policy is the one that sampled: its own logits, detached, are the old ones.
         old_log_odds_N: log-odds of the sampled token under the policy that sampled, for `lco-mse` and `lco-lch` with
@@ -31,17 +30,16 @@ class HiddenBatch:
 
     hidden_NH: Tensor
     head: LinearHead
-    actions_N: Tensor
-    advantages_N: Tensor | None = None
+    _: KW_ONLY
     frozen: Frozen | None = None
     on_policy: bool = False
     old_log_odds_N: Tensor | None = None
-    old_logprobs_N: Tensor | None = None
-    reference_logprobs_N: Tensor | None = None
-    group_advantages_NG: Tensor | None = None
-    dense: DenseAdvantages | None = None
-    sequence_N: Tensor | None = None
-    group_S: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that would broadcast into a wrong number, or read the wrong rows."""
+        super().__post_init__()
+        self._expect_rows(self.hidden_NH.shape[0])
+        self._expect("old_log_odds_N", tuple(self.actions_N.shape))
 
     def require_frozen(self) -> Frozen:
         """Return the frozen policy, or say that it is missing."""
@@ -51,19 +49,11 @@ class HiddenBatch:
 
     def with_logits(self, logits_CV: Tensor, old_CV: Tensor | None, rows: slice = _ALL) -> TokenBatch:
         """The tokens of ``rows`` with these logits; sequences only with all rows."""
-        dense, whole = self.dense, rows == _ALL
-        return TokenBatch(
-            logits_CV,
-            self.actions_N[rows],
-            _part(self.advantages_N, rows),
-            old_CV,
-            self._old_logprobs(logits_CV, self.actions_N[rows], rows),
-            _part(self.reference_logprobs_N, rows),
-            _part(self.group_advantages_NG, rows),
-            None if dense is None else DenseAdvantages(dense.ids_NK[rows], dense.values_NK[rows]),
-            self.sequence_N if whole else None,
-            self.group_S if whole else None,
-        )
+        tokens = self.rows(rows)
+        if self.on_policy and tokens.old_logprobs_N is None:
+            old_logprobs_C = action_log_probs(logits_CV.detach(), tokens.actions_N)
+            tokens = replace(tokens, old_logprobs_N=old_logprobs_C)
+        return TokenBatch(logits_CV, old_logits_NV=old_CV, **vars(tokens))
 
     def with_log_odds(self, log_odds_C: Tensor, rows: slice = _ALL) -> TokenBatch:
         """The tokens of ``rows`` under the two-token policy "the sampled token, or another", without candidates.
@@ -86,12 +76,3 @@ class HiddenBatch:
             dense = DenseAdvantages(ids_NK, dense.values_NK)
         renumbered = replace(self, actions_N=torch.zeros_like(self.actions_N), dense=dense)
         return renumbered.with_logits(logits_CK, old_CK, rows)
-
-    def _old_logprobs(self, logits_CV: Tensor, actions_C: Tensor, rows: slice) -> Tensor | None:
-        if not self.on_policy or self.old_logprobs_N is not None:
-            return _part(self.old_logprobs_N, rows)
-        return action_log_probs(logits_CV.detach(), actions_C)
-
-
-def _part(tensor: Tensor | None, rows: slice) -> Tensor | None:
-    return None if tensor is None else tensor[rows]
