@@ -28,9 +28,8 @@ from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.randomness import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_separately
 from cvxrl.runs.files import write_json
-from cvxrl.tasks import Example, Grader, load_grader
+from cvxrl.tasks import Example, Grader, load_grader, load_questions
 from cvxrl.tasks.base import digest as digest_of
-from cvxrl.tasks.questions import load_questions
 
 # Keys of recipes, as this command's options.
 _OPTIONS = {

@@ -8,8 +8,14 @@ from __future__ import annotations
 import torch
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
-from cvxrl.objectives.groups import by_group, sequence_advantages, sequence_log_ratio, to_tokens
-from cvxrl.objectives.statistics import action_log_probs, per_sequence
+from cvxrl.objectives.statistics import (
+    action_log_probs,
+    by_group,
+    per_sequence,
+    sequence_advantages,
+    sequence_log_ratio,
+    to_tokens,
+)
 from cvxrl.recipe.regression import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
 
 
