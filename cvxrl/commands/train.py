@@ -82,7 +82,8 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 def _print_plan(recipe: Recipe, as_json: bool) -> None:
     """What `--dry-run` shows."""
     from cvxrl.engine.plan import describe
-    from cvxrl.recipe.load import digest, dump
+    from cvxrl.recipe.digest import digest
+    from cvxrl.recipe.load import dump
 
     plan = describe(recipe)
     if as_json:

@@ -10,7 +10,8 @@ from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.identity import Identity, identify, require_same
 from cvxrl.engine.trainer import Trainer
 from cvxrl.evaluation.machine import provenance_of
-from cvxrl.recipe.load import digest
+from cvxrl.recipe.digest import digest, neutral_differences
+from cvxrl.recipe.load import load_recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import Entry, RunDir
 from cvxrl.runs.files import finite, write_json
@@ -33,7 +34,9 @@ def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord
         return _first(trainer, identity, provenance)
     before = run_dir.read_record()
     require_same(before, identity)
-    session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance))
+    settings = neutral_differences(load_recipe(run_dir.recipe), trainer.recipe)
+    changed = {f"recipe: {key}": (str(then), str(now_)) for key, then, now_ in settings}
+    session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance) | changed)
     return before.model_copy(
         update={
             "status": "running",

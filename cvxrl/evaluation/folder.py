@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.record import EvalRecord, Settings
-from cvxrl.recipe.load import leaves
+from cvxrl.recipe.digest import leaves
 from cvxrl.runs.files import finite, write_json
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -23,7 +23,7 @@ from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.load import digest
+from cvxrl.recipe.digest import digest
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.randomness import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_separately

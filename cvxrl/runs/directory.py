@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.load import differences, dump, load_recipe
+from cvxrl.recipe.digest import differences
+from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.files import mend, remove_directory, write_text
 from cvxrl.runs.lock import LOCK_FILE, is_held, lock, refuse_if_held
