@@ -21,7 +21,7 @@ from cvxrl.recipe.regularizer import RegularizerSpec
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as what, and how much work is done.
+    """Thresholds of the columns, and how much work is done.
 
     Attributes:
         vanishing: a gradient is gone at this fraction of its norm at the rollout policy.

@@ -1,4 +1,4 @@
-"""Learning from demonstrations and from preference pairs."""
+"""Objectives on demonstrations (SFT) and on pairs of a chosen and a rejected reply (DPO, QRM)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regression onto the KL-regularised optimum by other means: LCO's neighbours.
+"""Objectives that regress the policy's log-ratios onto the KL-regularised optimum: TPO, PMD, DRO, REBEL, GVPO.
 
 All but DRO are defined per sequence; their papers average over sequences, which is reduction `sequence-mean`.
 """

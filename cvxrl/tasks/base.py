@@ -1,4 +1,4 @@
-"""What a task is: numbered examples, some for training and others, never the same, held out."""
+"""Tasks as numbered examples: some for training, others, never with the same prompt, held out."""
 
 from __future__ import annotations
 

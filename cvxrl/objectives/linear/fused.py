@@ -73,7 +73,7 @@ def fused_loss(
 
 @dataclass
 class _Job:
-    """A sweep to do, and the per-token values that it found."""
+    """The arguments of a sweep, and the per-token values that it returned."""
 
     head: LinearHead
     kernel: Kernel

@@ -1,4 +1,7 @@
-"""One pass over the tokens in chunks: logits, what is made of them, and gradients, without an [N, V] tensor."""
+"""One pass over the tokens in chunks: each chunk's logits go to a kernel, its gradients are added up in place.
+
+No [N, V] tensor exists. Matrix products are written into given buffers and accumulated in fp32 or better.
+"""
 
 from __future__ import annotations
 
@@ -179,9 +182,9 @@ def sweep(
 
 
 def _old_inputs(frozen: Frozen, num_tokens: int, vocab: int) -> Inputs:
-    given = (frozen.hidden_NH.shape[0], frozen.head.vocab)
-    if given != (num_tokens, vocab):
-        raise ValueError(f"the frozen policy must say {vocab} logits at {num_tokens} tokens, got {given[::-1]}")
+    shape = (frozen.hidden_NH.shape[0], frozen.head.vocab)
+    if shape != (num_tokens, vocab):
+        raise ValueError(f"the frozen policy must say {vocab} logits at {num_tokens} tokens, got {shape[::-1]}")
     return Inputs.detached(frozen.head, Inputs.of(frozen.head, frozen.hidden_NH).tensors)
 
 
