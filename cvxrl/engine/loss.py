@@ -17,11 +17,11 @@ from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.world import SingleProcess, World, sum_metrics
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import HiddenBatch, linear_objective, linear_statistics
+from cvxrl.objectives.policy_gradient import value_loss
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.regularizer import penalties, regularization
 from cvxrl.objectives.statistics import action_log_probs, entropy
-from cvxrl.objectives.value import value_loss
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe

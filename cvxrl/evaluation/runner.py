@@ -29,9 +29,8 @@ from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.files import write_json
-from cvxrl.tasks import Example, Grader, load_grader
+from cvxrl.tasks import Example, Grader, load_grader, load_questions
 from cvxrl.tasks.base import digest as digest_of
-from cvxrl.tasks.questions import load_questions
 
 # Keys of recipes, as this command's options.
 _OPTIONS = {

@@ -33,8 +33,7 @@ from cvxrl.policy.load import load_policy
 from cvxrl.recipe.schema import ModelSpec
 from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.directory import RunDir
-from cvxrl.tasks import load_grader
-from cvxrl.tasks.questions import load_questions
+from cvxrl.tasks import load_grader, load_questions
 
 BASE = "package:cvxrl/assets/base"
 
