@@ -9,7 +9,9 @@ import typer
 
 _TRAIN, _READ, _JUDGE, _WRITE = "Training what is missing", "Reading runs", "Judging", "Output"
 
-Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs or recipes.")]
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names.")
+]
 Seeds = Annotated[
     str | None, typer.Option(metavar="0-4", help="Keep these seeds; with recipes, train those that are missing.")
 ]
