@@ -6,71 +6,101 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cvxrl.commands import compare_options as option
 from cvxrl.commands.exit_codes import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands.options import with_options, writable_file, writable_folder
+from cvxrl.compare.options import Options, split_vary
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.compare.gate import Gate, Verdict
-    from cvxrl.compare.options import Options
     from cvxrl.compare.result import Comparison
 
+_TRAIN, _JUDGE, _WRITE = "Training what is missing", "Judging", "Output"
 
+
+@dataclass(frozen=True)
+class Training:
+    """How missing runs are made."""
+
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_TRAIN),
+    ] = field(default_factory=list)
+    out: Annotated[Path, typer.Option(help="Output folder of the runs.", rich_help_panel=_TRAIN)] = Path("outputs")
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; changes no number.", rich_help_panel=_TRAIN)] = 1
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processor threads of each run, which decide the last bits of sums; none means OMP_NUM_THREADS, or 1.",
+            rich_help_panel=_TRAIN,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and where."""
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=_WRITE)
+    ] = False
+    csv: Annotated[
+        Path | None, typer.Option(parser=writable_file, help="Write one line per run.", rich_help_panel=_WRITE)
+    ] = None
+    md: Annotated[Path | None, typer.Option(parser=writable_file, help="Write the tables.", rich_help_panel=_WRITE)] = (
+        None
+    )
+    html: Annotated[
+        Path | None, typer.Option(parser=writable_file, help="Write one page with figures.", rich_help_panel=_WRITE)
+    ] = None
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            parser=writable_folder,
+            metavar="FOLDER",
+            help="Write each figure as SVG and PNG.",
+            rich_help_panel=_WRITE,
+        ),
+    ] = None
+
+
+def _gate(text: str) -> Gate:
+    from cvxrl.compare.gate import parse_gate  # brings NumPy, which --help does without
+
+    return parse_gate(text)
+
+
+@with_options
 def compare(
-    paths: option.Paths,
-    seeds: option.Seeds = None,
-    set_: option.Set = None,
-    out: option.Out = Path("outputs"),
-    jobs: option.Jobs = 1,
-    threads: option.Threads = None,
-    metric: option.Metric = "eval/accuracy",
-    window: option.Window = None,
-    vary: option.Vary = None,
-    allow_diff: option.AllowDiff = False,
-    baseline: option.Baseline = None,
-    threshold: option.Threshold = None,
-    collapse: option.Collapse = 0.5,
-    spike: option.Spike = 5.0,
-    diverged_as: option.DivergedAs = "0",
-    confidence: option.Confidence = 0.95,
-    require: option.Require = None,
-    as_json: option.Json = False,
-    csv: option.Csv = None,
-    md: option.Markdown = None,
-    html: option.Html = None,
-    figures: option.Figures = None,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names.")
+    ],
+    training: Training,
+    options: Options,
+    output: Output,
+    require: Annotated[
+        list[Any] | None,
+        typer.Option(
+            parser=_gate,
+            metavar="EXPR",
+            help='Exit with 3 unless it holds, e.g. "P(a > b) > 0.9"; repeatable.',
+            rich_help_panel=_JUDGE,
+        ),
+    ] = None,
 ) -> None:
     """Compare methods over training seeds; with recipes and --seeds, train first what is missing."""
-    from cvxrl.compare.arguments import parse_arguments
-    from cvxrl.compare.options import Options
-    from cvxrl.compare.plan import split_vary
-
-    key, values = split_vary(vary)
-    asked = parse_arguments(
-        seeds, require or [], diverged_as, [f for f in (csv, md, html) if f], [figures] if figures else []
-    )
-    options = Options(
-        metric=metric,
-        window=window,
-        baseline=baseline,
-        vary=key,
-        threshold=threshold,
-        collapse=collapse,
-        spike=spike,
-        diverged_as=asked.diverged_as,
-        confidence=confidence,
-        allow_diff=allow_diff,
-        seeds=asked.seeds,
-    )
-    comparison = _compare(paths, options, (set_ or [], values), out, (jobs, threads))
-    verdicts = _judge(comparison, asked.gates)
-    written = _write(comparison, verdicts, csv, md, html) + (_draw(comparison, figures) if figures else [])
-    if as_json:
+    key, values = split_vary(options.vary)
+    comparison = _compare(paths, replace(options, vary=key), values, training)
+    verdicts = _judge(comparison, require or [])
+    written = _write(comparison, verdicts, output)
+    if output.as_json:
         from cvxrl.compare.export import to_document
 
         typer.echo(json.dumps(to_document(comparison, verdicts)))
@@ -81,35 +111,28 @@ def compare(
     _leave(comparison, verdicts, written)
 
 
-def _compare(
-    paths: Sequence[str],
-    options: Options,
-    overrides: tuple[Sequence[str], Sequence[str]],
-    out: Path,
-    at_work: tuple[int, int | None],
-) -> Comparison:
+def _compare(paths: Sequence[str], options: Options, values: Sequence[str], training: Training) -> Comparison:
     """Find the runs, train those that are missing, read all, compare.
 
     Args:
-        paths: run directories, folders, globs or recipes.
+        paths: run directories, folders, globs, recipes or their names.
         options: how to compare.
-        overrides: of recipe keys: the same for all runs, and values of the varied key.
-        out: output folder.
-        at_work: runs at a time, and threads of each.
+        values: of the varied key, for which recipes are trained.
+        training: how.
     """
     from cvxrl.compare.discover import discover
     from cvxrl.compare.plan import plan_runs
     from cvxrl.compare.result import build
     from cvxrl.compare.run import read_run
 
-    found, (sets, values) = discover(paths), overrides
+    found, sets = discover(paths), training.set_
     if not found.recipes:
         wrong = [text for text, given in (("--set", sets), ("--vary KEY=A,B", values)) if given]
         found.problems += [Problem("is for training recipes", text, remedy="give recipes as PATH") for text in wrong]
     elif values and options.seeds is None:
         found.problems.append(Problem("trains, so it needs seeds", "--vary KEY=A,B", remedy="add --seeds 0-4"))
     try:
-        plan = plan_runs(found.recipes, sets, options.seeds, out, (options.vary, values))
+        plan = plan_runs(found.recipes, sets, options.seeds, training.out, (options.vary, values))
     except UserError as error:
         raise UserError(*found.problems, *error.problems) from None
     if plan.jobs and found.problems:
@@ -119,7 +142,7 @@ def _compare(
         from cvxrl.compare.watch import make_watcher
 
         with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-            found.problems += train_all(plan.jobs, *at_work, watcher)
+            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher)
     failed = {problem.file for problem in found.problems}
     runs = []
     for path in dict.fromkeys([*plan.runs, *found.runs]):
@@ -140,34 +163,29 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
     return [judge(gate, comparison) for gate in gates]
 
 
-def _write(
-    comparison: Comparison, verdicts: Sequence[Verdict], csv: Path | None, md: Path | None, html: Path | None
-) -> list[Path]:
-    """Write the files that were asked for."""
+def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
+    """Write the files that were asked for; the figures stand beside whatever else is in their folder."""
     from cvxrl.compare.export import to_csv, to_markdown_page
     from cvxrl.runs.files import write_text
 
     command = shlex.join(["cvxrl", *sys.argv[1:]])
-    if csv:
-        write_text(csv, to_csv(comparison))
-    if md:
-        write_text(md, to_markdown_page(comparison, command))
-    if html:
+    if output.csv:
+        write_text(output.csv, to_csv(comparison))
+    if output.md:
+        write_text(output.md, to_markdown_page(comparison, command))
+    if output.html:
         from cvxrl.compare.page import make_page
 
-        write_text(html, make_page(comparison, verdicts, command))
-    return [file for file in (csv, md, html) if file]
+        write_text(output.html, make_page(comparison, verdicts, command))
+    pictures: dict[Path, bytes] = {}
+    if output.figures:
+        from cvxrl.compare.figures.gallery import figure_files
 
-
-def _draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write every figure into a folder, beside whatever else is there."""
-    from cvxrl.compare.figures.gallery import figure_files
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = figure_files(comparison)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return [folder / name for name in files]
+        output.figures.mkdir(parents=True, exist_ok=True)
+        pictures = {output.figures / name: content for name, content in figure_files(comparison).items()}
+    for file, content in pictures.items():
+        file.write_bytes(content)
+    return [*(file for file in (output.csv, output.md, output.html) if file), *pictures]
 
 
 def _leave(comparison: Comparison, verdicts: Sequence[Verdict], written: Sequence[Path]) -> None:

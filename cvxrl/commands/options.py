@@ -19,10 +19,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command as Typer wants it: every parameter that is a dataclass is replaced by the options of its fields.
 
     A field `Annotated[T, typer.Option(...)] = default` becomes an option; a field without a `typer.Option` or
-    `typer.Argument` keeps its default and can be set from Python only. With `typer.Option(parser=f)` the option is of
-    the type of f's first parameter, and f is called, for each text of a list on its own, once Typer has read the whole
-    command line: so the mistakes (`UserError`) of several options are told together. Parameters that are no dataclass
-    stay what they are.
+    `typer.Argument` keeps its default and can be set from Python only. With `typer.Option(parser=f)` the option is a
+    text (a path, where the field is one), and f is called with it, or with each of a list, once Typer has read the
+    whole command line: so the mistakes (`UserError`) of several options are told together. Parameters that are no
+    dataclass stay what they are.
 
     Args:
         command: a function whose annotations can be resolved when this is called.
@@ -110,10 +110,11 @@ def _option(name: str, hint: Any, default: Any) -> _Option:
     if info is None or info.parser is None:
         return _Option(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint))
     kind = get_args(hint)[0]
-    many = any(get_origin(each) is list for each in (kind, *get_args(kind)))
+    kinds = (kind, *get_args(kind))
+    many = any(get_origin(each) is list for each in kinds)
     parse, unparsed = info.parser, copy(info)
     unparsed.parser = None
-    text: Any = next(iter(get_type_hints(parse).values()))
+    text: Any = Path if Path in kinds else str
     given: Any = list[text] if many else text
     shown = Annotated[given | None, unparsed]
     written = f"{default:g}" if isinstance(default, float) else default

@@ -18,7 +18,7 @@ from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.recipe.schema import Recipe
-    from cvxrl.runs.directory import Entry
+    from cvxrl.runs.entry import Entry
 
 
 def train(

@@ -1,49 +1,155 @@
-"""What a comparison can be asked: every number that its results depend on."""
+"""What a comparison can be asked: every number that its results depend on, and the command-line option that sets it."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
+
+from cvxrl.errors import Problem, UserError
+
+DivergedAs = float | Literal["last", "omit"]
 
 FEW_SEEDS = 5  # below this many, a warning is printed (Henderson et al. 2018 and others advise at least 5)
+
+_READ, _JUDGE = "Reading runs", "Judging"
+_MOST_SEEDS = 1000  # more is a typing mistake
+_SEED_PART = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0-4`, `0,2` or `0-2,7` as increasing seeds, each once.
+
+    Raises:
+        UserError: it is written otherwise, runs backwards, or names more than a thousand.
+    """
+    seeds: set[int] = set()
+    for part in text.split(","):
+        found = _SEED_PART.fullmatch(part.strip())
+        if found is None:
+            raise _wrong_seeds(f"`{text}` is not a list of seeds")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise _wrong_seeds(f"`{part.strip()}` runs backwards")
+        if last - first >= _MOST_SEEDS:
+            raise _wrong_seeds(f"`{part.strip()}` names more than {_MOST_SEEDS} seeds")
+        seeds.update(range(first, last + 1))
+    return tuple(sorted(seeds))
+
+
+def parse_diverged_as(text: str) -> DivergedAs:
+    """A finite number, `last` or `omit`.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if text == "last":
+        return "last"
+    if text == "omit":
+        return "omit"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        what = f"`{text}` is neither a number nor last or omit"
+        raise UserError(Problem(what, "--diverged-as", remedy="write 0, last or omit"))
+    return value
+
+
+def split_vary(vary: str | None) -> tuple[str | None, list[str]]:
+    """`optim.lr=1e-4,1e-3` as key and values; without values the list is empty.
+
+    Raises:
+        UserError: a value cannot be part of a folder's name.
+    """
+    if vary is None:
+        return None, []
+    key, equals, text = vary.partition("=")
+    values = [value.strip() for value in text.split(",")] if equals else []
+    if not key.strip() or (equals and not all(_PLAIN_VALUE.fullmatch(v) for v in values)):
+        raise UserError(
+            Problem(f"`{vary}` is not KEY or KEY=A,B,...", "--vary", remedy="write --vary optim.lr=1e-4,1e-3")
+        )
+    return key.strip(), list(dict.fromkeys(values))
+
+
+def _well_formed_vary(text: str) -> str:
+    split_vary(text)
+    return text
 
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of a comparison.
+    """Settings of a comparison; the help text of a field is its description.
 
     Attributes:
-        metric: key of metrics.jsonl whose final value is the score of a run.
-        window: how many of its last values are averaged; None means 1 for `eval/...` and 10 for others.
-        baseline: label or method that the others are held against; None means the first.
-        vary: recipe key in which runs of one method may differ, or None.
-        threshold: score to reach, in steps and tokens; None means 90% of the best that any run reached.
-        collapse: a finished run has collapsed if its score is below this share of the best it reached.
-        spike: a gradient-norm spike is a norm above this many times the running median.
-        diverged_as: score of a diverged run: a number, its last value, or left out.
-        confidence: of intervals; one minus it is the level of the verdicts.
+        vary: of the key alone; the values that the command line takes with it are for training.
+        diverged_as: of a diverged run: a number, its last value, or left out.
         power: chance of finding the observed difference for which the needed seeds are computed.
         resamples: bootstrap draws, and relabelings where they cannot be enumerated.
         statistics_seed: seed of the bootstrap.
-        allow_diff: compare although methods differ in more than the declared factor.
-        seeds: keep only these training seeds; None keeps all.
     """
 
-    metric: str = "eval/accuracy"
-    window: int | None = None
-    baseline: str | None = None
-    vary: str | None = None
-    threshold: float | None = None
-    collapse: float = 0.5
-    spike: float = 5.0
-    diverged_as: float | Literal["last", "omit"] = 0.0
-    confidence: float = 0.95
+    metric: Annotated[
+        str, typer.Option(help="Key of metrics.jsonl whose final value is the score.", rich_help_panel=_READ)
+    ] = "eval/accuracy"
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Last values averaged; none means 1 of eval/..., else 10.", rich_help_panel=_READ),
+    ] = None
+    baseline: Annotated[
+        str | None, typer.Option(help="Method to compare with; none means the first.", rich_help_panel=_JUDGE)
+    ] = None
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            parser=_well_formed_vary,
+            metavar="KEY[=A,B]",
+            help="Recipe key in which runs of a method differ; with values and recipes, train each.",
+            rich_help_panel=_READ,
+        ),
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(help="Score to reach; none means 90% of the best.", rich_help_panel=_JUDGE)
+    ] = None
+    collapse: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Collapsed: finished below this share of its best.", rich_help_panel=_JUDGE),
+    ] = 0.5
+    spike: Annotated[
+        float, typer.Option(min=1, help="Spike: gradient norm above this many running medians.", rich_help_panel=_JUDGE)
+    ] = 5.0
+    diverged_as: Annotated[
+        DivergedAs,
+        typer.Option(
+            parser=parse_diverged_as,
+            metavar="NUMBER|last|omit",
+            help="Score of a diverged run.",
+            rich_help_panel=_JUDGE,
+        ),
+    ] = 0.0
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Of intervals and verdicts.", rich_help_panel=_JUDGE)
+    ] = 0.95
     power: float = 0.8
     resamples: int = 10_000
     statistics_seed: int = 0
-    allow_diff: bool = False
-    seeds: tuple[int, ...] | None = None
+    allow_diff: Annotated[
+        bool, typer.Option("--allow-diff", help="Compare although other keys differ.", rich_help_panel=_READ)
+    ] = False
+    seeds: Annotated[
+        tuple[int, ...] | None,
+        typer.Option(
+            parser=parse_seeds,
+            metavar="0-4",
+            help="Keep these seeds; with recipes, train those that are missing.",
+        ),
+    ] = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -59,3 +165,7 @@ class Options:
 def is_quality(metric: str) -> bool:
     """Whether a metric measures how good a policy is, larger being better."""
     return metric == "eval/accuracy" or metric in ("reward/mean", "reward/correct")
+
+
+def _wrong_seeds(message: str) -> UserError:
+    return UserError(Problem(message, "--seeds", remedy="write e.g. 0-4, or 0,1,5-7"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,6 @@ from cvxrl.recipe.digest import differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
-
-_PLAIN_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
 @dataclass(frozen=True)
@@ -60,23 +57,6 @@ class Plan:
 
     runs: list[Path] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
-
-
-def split_vary(vary: str | None) -> tuple[str | None, list[str]]:
-    """`optim.lr=1e-4,1e-3` as key and values; without values the list is empty.
-
-    Raises:
-        UserError: a value cannot be part of a folder's name.
-    """
-    if vary is None:
-        return None, []
-    key, equals, text = vary.partition("=")
-    values = [value.strip() for value in text.split(",")] if equals else []
-    if not key.strip() or (equals and not all(_PLAIN_VALUE.fullmatch(v) for v in values)):
-        raise UserError(
-            Problem(f"`{vary}` is not KEY or KEY=A,B,...", "--vary", remedy="write --vary optim.lr=1e-4,1e-3")
-        )
-    return key.strip(), list(dict.fromkeys(values))
 
 
 def plan_runs(

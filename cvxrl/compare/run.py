@@ -16,7 +16,7 @@ from cvxrl.recipe.digest import digest, digests_as_written
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.record import SCHEMA_VERSION, RunRecord
 
 Array = NDArray[np.float64]
