@@ -8,7 +8,8 @@ from pathlib import Path
 
 from helpers import ROOT
 
-from cvxrl.recipe.load import digest, dump, load_recipe
+from cvxrl.recipe.digest import digest
+from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.provenance import Provenance
 from cvxrl.runs.record import Divergence, RunRecord, Status

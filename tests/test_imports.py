@@ -45,6 +45,48 @@ def test_our_own_code_is_imported_in_one_form() -> None:
     assert not {path: found for path, found in hidden.items() if found}
 
 
+# Standard modules that Windows lacks.
+POSIX = {"fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog"}
+
+
+def unguarded_posix(source: str) -> list[str]:
+    """Imports of modules that Windows lacks: outside of a function, or without a way on where there is none."""
+    tree = ast.parse(source)
+    inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    guarded = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.Try) and any("ImportError" in ast.dump(h.type) for h in block.handlers if h.type)
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    found = []
+    for node in ast.walk(tree):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found += [name for name in names if name in POSIX and not (node in inside and node in guarded)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import fcntl", ["fcntl"]),
+        ("from resource import getrlimit", ["resource"]),
+        ("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None", ["fcntl"]),
+        ("def f():\n    import resource", ["resource"]),
+        ("def f():\n    try:\n        import resource\n    except (ImportError, OSError):\n        return", []),
+    ],
+)
+def test_the_check_for_portability_finds(source: str, found: list[str]) -> None:
+    assert unguarded_posix(source) == found
+
+
+def test_the_package_can_be_imported_where_there_is_no_posix() -> None:
+    found = {str(path.relative_to(ROOT)): unguarded_posix(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    assert not {path: names for path, names in found.items() if names}
+
+
 def loaded(code: str) -> set[str]:
     """Heavy libraries in memory after running ``code`` in a fresh interpreter."""
     probe = f"import sys\n{code}\nprint('loaded:', *({HEAVY!r} & sys.modules.keys()))"

@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.recipe.schema import Recipe
-    from cvxrl.runs.directory import Entry
+    from cvxrl.runs.entry import Entry
 
 
 def train(
@@ -82,7 +82,8 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 def _print_plan(recipe: Recipe, as_json: bool) -> None:
     """What `--dry-run` shows."""
     from cvxrl.engine.plan import describe
-    from cvxrl.recipe.load import digest, dump
+    from cvxrl.recipe.digest import digest
+    from cvxrl.recipe.load import dump
 
     plan = describe(recipe)
     if as_json:

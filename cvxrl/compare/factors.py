@@ -9,7 +9,7 @@ from typing import Any
 from cvxrl.compare.group import FREE_KEYS, Group, show_value
 from cvxrl.compare.options import Options
 from cvxrl.errors import Problem
-from cvxrl.recipe.load import differences
+from cvxrl.recipe.digest import differences
 
 # What "method" means where no other factor is declared.
 METHOD_KEYS = ("objective", "advantage", "reduction")

@@ -9,11 +9,11 @@ from typing import Any
 from cvxrl.compare.options import Options
 from cvxrl.compare.run import Run
 from cvxrl.errors import Problem, suggest
-from cvxrl.recipe.load import differences
+from cvxrl.recipe.digest import differences
 from cvxrl.recipe.schema import Recipe
 
-# Keys that cannot change a result: they name a run, or say what is written beside the metrics.
-FREE_KEYS = ("name", "seed", "checkpoint.every", "checkpoint.keep", "logging.samples")
+# Keys in which runs of one method may differ, beside those that cannot change a result.
+FREE_KEYS = ("name", "seed")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from cvxrl.compare.discover import runs_below
 from cvxrl.compare.group import FREE_KEYS
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.load import differences, load_recipe
+from cvxrl.recipe.digest import differences
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 

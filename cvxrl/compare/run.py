@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.load import digest, load_recipe
+from cvxrl.recipe.digest import digest, digests_as_written
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.record import SCHEMA_VERSION, RunRecord
 
 Array = NDArray[np.float64]
@@ -102,7 +103,8 @@ def read_run(path: Path) -> Run:
 
 def is_as_trained(run: Run) -> bool:
     """Whether recipe.yaml has the digest in run.json; it has not if it was edited since, or by another version."""
-    return digest(run.recipe) == run.record.digest
+    written = run.record.digest
+    return written == digest(run.recipe) or written in digests_as_written(RunDir(run.path).recipe)
 
 
 def _check_records(records: list[dict[str, float]]) -> None:

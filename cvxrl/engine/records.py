@@ -1,25 +1,83 @@
-"""What run.json says at the start, after a resume, and at the end of a session."""
+"""What run.json says at the start, after a resume and at the end of a session, and the table of a run's numbers."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cvxrl.engine.divergence import DivergedError
-from cvxrl.engine.identity import Identity, identify, require_same
 from cvxrl.engine.trainer import Trainer
+from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.machine import provenance_of
-from cvxrl.recipe.load import digest
+from cvxrl.policy.identity import hash_tokenizer, hash_weights
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.digest import digest, neutral_differences
+from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
-from cvxrl.runs.directory import Entry, RunDir
-from cvxrl.runs.files import finite, write_json
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.entry import Entry
+from cvxrl.runs.files import StorageError, finite, write_json
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
-from cvxrl.runs.storage import StorageError
+from cvxrl.runs.sink import Row
+from cvxrl.tasks import Task
 
 _FAILURE_LENGTH = 500
+_SHOWN = 12  # hexadecimal digits of a digest that a message repeats
+# Averaging the first and last steps keeps one lucky batch from being the headline.
+_WINDOW = 10
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Digests of what training starts from.
+
+    Attributes:
+        task: the examples.
+        model: every parameter and buffer, before the first step.
+        tokenizer: vocabulary, rules and chat template.
+        revision: commit of a policy from the Hub, or None.
+    """
+
+    task: str
+    model: str
+    tokenizer: str
+    revision: str | None
+
+
+def identify(policy: Policy, task: Task) -> Identity:
+    """Digests of a policy that has not been trained yet, and of its task."""
+    revision = getattr(policy.model.config, "_commit_hash", None)
+    return Identity(task.fingerprint, hash_weights(policy.model), hash_tokenizer(policy.tokenizer), revision)
+
+
+def require_same_origin(record: RunRecord, now: Identity) -> None:
+    """Refuse to resume on other data or another model.
+
+    Raises:
+        UserError: one problem for each part that changed.
+    """
+    revision = f"; its commit was {record.model_revision}, is now {now.revision}" if record.model_revision else ""
+    parts = (
+        ("the data set", "task.source", record.task_fingerprint, now.task, ""),
+        ("the policy's initial weights", "model", record.model_hash, now.model, revision),
+        ("the tokenizer", "model", record.tokenizer_hash, now.tokenizer, ""),
+    )
+    problems = [
+        Problem(
+            f"{what} changed since the run began: digest was {then[:_SHOWN]}, is now {found[:_SHOWN]}{more}",
+            key,
+            remedy="restore what the run began with, or start anew with --overwrite or another --out",
+        )
+        for what, key, then, found, more in parts
+        if then is not None and then != found
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord:
@@ -32,8 +90,10 @@ def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord
     if entry != "resume" or not run_dir.record.is_file():  # killed before it wrote one
         return _first(trainer, identity, provenance)
     before = run_dir.read_record()
-    require_same(before, identity)
-    session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance))
+    require_same_origin(before, identity)
+    settings = neutral_differences(load_recipe(run_dir.recipe), trainer.recipe)
+    changed = {f"recipe: {key}": (str(then), str(now_)) for key, then, now_ in settings}
+    session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance) | changed)
     return before.model_copy(
         update={
             "status": "running",
@@ -116,6 +176,35 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe: Recipe) -> list[Row]:
+    """Rows (name, start, end): accuracy with its standard error and n, and averages over the first and last steps."""
+    rows: list[Row] = []
+    evaluated = [r for r in records if r.get("eval/accuracy") is not None]
+    if evaluated:
+        name = f"held-out accuracy, {recipe.eval.prompts} x {recipe.eval.samples} samples"
+        rows.append((name, _accuracy(evaluated[0]), _accuracy(evaluated[-1])))
+    steps = [r for r in records if r["step"] > 0]
+    window = min(_WINDOW, max(1, len(steps) // 2))
+    for key, name, form in (
+        ("reward/mean", "training reward", ".3f"),
+        ("loss", "loss", ".3g"),
+        ("policy/entropy", "entropy (nats)", ".3f"),
+        ("policy/kl", "KL per step (nats)", ".2e"),
+        ("grad/norm", "gradient norm before clipping", ".3g"),
+        ("response/length", "response length (tokens)", ".1f"),
+    ):
+        if steps and key in steps[0]:
+            ends = (_mean(part, key) for part in (steps[:window], steps[-window:]))
+            first, last = (format(value, form) for value in ends)
+            rows.append((name, first, last))
+    if steps:
+        last_step = steps[-1]
+        rows.append(("tokens trained on", "", f"{int(last_step['tokens/total']):,}"))
+        rows.append(("training time (s)", "", f"{last_step['time/total_s']:.0f}"))
+    rows.append(("run directory", "", str(run_dir.path)))
+    return rows
+
+
 def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunRecord:
     return RunRecord(
         status="running",
@@ -129,3 +218,13 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
         provenance=provenance,
         started=now(),
     )
+
+
+def _accuracy(record: Mapping[str, float]) -> str:
+    error = record.get("eval/stderr")  # null in the file where there is a single question
+    return f"{record['eval/accuracy']:.3f} ± {'n/a' if error is None else f'{error:.3f}'}"
+
+
+def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
+    values = [r[key] for r in records if r.get(key) is not None]
+    return sum(values) / len(values) if values else float("nan")

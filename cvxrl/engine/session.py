@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cvxrl.engine.divergence import DivergedError
+from cvxrl.engine.divergence import DivergedError, describe_batch
 from cvxrl.engine.evaluate import Evaluation
 from cvxrl.engine.guards import Guards, GuardStop
-from cvxrl.engine.postmortem import describe_batch
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -20,22 +18,29 @@ from cvxrl.engine.records import (
     opening_record,
     record_failure,
     resumed_at,
+    summary_rows,
 )
 from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position, load_state, save_state
-from cvxrl.engine.summary import summary_rows
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.errors import UserError
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
-from cvxrl.runs.directory import Entry, RunDir
-from cvxrl.runs.files import finite, write_directory, write_json, write_text
-from cvxrl.runs.metrics import append_record, forget_after, last_contiguous_step, read_records, sync_records
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.entry import Entry
+from cvxrl.runs.files import finite, storage_errors, write_directory, write_json, write_text
+from cvxrl.runs.jsonl import (
+    append_record,
+    forget_after,
+    last_contiguous_step,
+    read_records,
+    sync_records,
+    write_lines,
+)
 from cvxrl.runs.provenance import uncommitted_changes
 from cvxrl.runs.record import Divergence, RunRecord, Status
 from cvxrl.runs.secrets import redact, refuse_secrets
 from cvxrl.runs.sink import Sink
-from cvxrl.runs.storage import storage_errors
 
 
 @dataclass
@@ -85,8 +90,7 @@ class Session:
         )
         if recipe.logging.samples:
             shown = result.samples[: recipe.logging.samples]
-            text = "".join(json.dumps(finite(sample), ensure_ascii=False) + "\n" for sample in shown)
-            write_text(self.run_dir.samples(step), text)
+            write_lines(self.run_dir.samples(step), shown)
 
     def checkpoint(self, position: Position) -> None:
         """Save policy, optimizer and position, after the records that lead to them; remove what is not to be kept."""
@@ -205,8 +209,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     divergence = describe_divergence(error, step, session.run_dir)
     session.sink.event(f"diverged at step {step}: {error}")
     if error.experience is not None:
-        text = "".join(json.dumps(finite(line)) + "\n" for line in describe_batch(error, session.trainer.policy))
-        write_text(session.run_dir.divergence(step), text)
+        write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
     return _close(session, record, "diverged", divergence)
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.record import EvalRecord, Settings
-from cvxrl.recipe.load import leaves
-from cvxrl.runs.files import finite, write_json
+from cvxrl.recipe.digest import leaves
+from cvxrl.runs.entry import Entry, Found, lock, refuse_if_held, require_same, require_writable
+from cvxrl.runs.files import storage_errors, write_json
+from cvxrl.runs.jsonl import append_lines, read_lines, write_lines
 
 _Model = TypeVar("_Model", bound=BaseModel)
-Entry = Literal["new", "resume", "overwrite"]
+_SAME = "resume needs the same settings, of which only --samples may grow; --overwrite starts again"
+_WAIT = "another process is evaluating here: wait for it or stop it, or choose another --out"
 # What may differ when an evaluation is resumed: names of places, and more samples than before.
-_SAME = "resume needs the same settings; --overwrite starts again"
 _FREE = ("checkpoint.path", "checkpoint.policy", "sampling.samples")
 
 
@@ -68,84 +67,71 @@ class EvalDir:
         return self.path / "samples.jsonl"
 
     def check(self, entry: Entry) -> None:
-        """Refuse what `enter` could not do, without writing anything.
+        """Refuse what `enter` could not do, without writing anything that stays.
 
         Raises:
-            UserError: there is an evaluation already, or none to resume, or the folder cannot be written.
+            UserError: the folder is in use or cannot be written, there is an evaluation already, or none to resume.
         """
-        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(Problem("cannot write here", file=str(nearest), remedy="choose another --out"))
-        there = self.record.exists() or self.settings.exists() or self.samples.exists()
-        if there and entry == "new":
-            state = "finished" if self.record.exists() else "unfinished"
-            raise UserError(
-                Problem(
-                    f"holds {'a' if state == 'finished' else 'an'} {state} evaluation",
-                    file=str(self.path),
-                    remedy="--resume to go on, --overwrite to start again, --out for another folder",
-                )
-            )
-        if entry == "resume" and not self.settings.is_file():
-            raise UserError(
-                Problem("there is no evaluation to resume", file=str(self.path), remedy="start it without --resume")
-            )
+        refuse_if_held(self.path, _WAIT)
+        self._check_entry(entry)
+        require_writable(self.path)
+
+    def lock(self) -> AbstractContextManager[bool]:
+        """Make the folder and keep other processes out of it for the length of the block; see `lock`.
+
+        Raises:
+            UserError: another process is evaluating here, or the folder cannot be made.
+        """
+        return lock(self.path, _WAIT)
 
     def enter(self, settings: Settings, entry: Entry) -> list[Sample]:
-        """Write the settings; return the completions of an earlier session (`resume`) or remove them.
+        """Write the settings into the locked folder; return the completions of an earlier session, or remove them.
 
         Raises:
-            UserError: the earlier settings differ, or its files are damaged.
+            UserError: another process has changed the folder since `check`, the earlier settings differ, or its files
+                are damaged or cannot be written.
         """
+        self._check_entry(entry)
         done: list[Sample] = []
         if entry == "resume":
             self._check_same(settings)
             done = read_samples(self.samples)
         else:
-            for file in (self.record, self.samples):
-                file.unlink(missing_ok=True)
+            with storage_errors(self.path):
+                for file in (self.record, self.samples):
+                    file.unlink(missing_ok=True)
         write_json(self.settings, settings.model_dump(mode="json"))
         # The torn last line of a crash must not stay in front of what is appended.
-        lines = (json.dumps(s.model_dump(), ensure_ascii=False) + "\n" for s in done)
-        self.samples.write_text("".join(lines), encoding="utf-8")
+        write_lines(self.samples, (s.model_dump() for s in done))
         return done
 
     def append(self, samples: Sequence[Sample]) -> None:
-        """Add completions and hand them to the operating system."""
-        with self.samples.open("a", encoding="utf-8") as stream:
-            for sample in samples:
-                stream.write(json.dumps(finite(sample.model_dump()), ensure_ascii=False) + "\n")
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes out until this one leaves or ends.
+        """Add completions and hand them to the operating system.
 
         Raises:
-            UserError: another process is evaluating here.
+            StorageError: the disk is full.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    Problem("another process is evaluating here", file=str(self.path), remedy="wait, or stop it")
-                ) from None
-            yield
+        append_lines(self.samples, (s.model_dump() for s in samples))
+
+    def _check_entry(self, entry: Entry) -> None:
+        said = None
+        if self.record.exists():
+            said = "holds a finished evaluation"
+        elif self.settings.exists() or self.samples.exists():
+            said = "holds an unfinished evaluation"
+        found = Found("evaluation", said, resumable=self.settings.is_file(), elsewhere="--out for another folder")
+        found.require(self.path, entry)
 
     def _check_same(self, settings: Settings) -> None:
-        before = dict(leaves(_read(self.settings, Settings).model_dump(mode="json")))
+        then = dict(leaves(_read(self.settings, Settings).model_dump(mode="json")))
         now = dict(leaves(settings.model_dump(mode="json")))
-        problems = [
-            Problem(f"was {before.get(key)!r}, is now {now.get(key)!r}", key, str(self.settings), _SAME)
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key) and key not in _FREE
+        samples = "sampling.samples"
+        changed = [
+            (key, then.get(key), now.get(key))
+            for key in sorted({*then, *now})
+            if then.get(key) != now.get(key) and (key not in _FREE or (key == samples and now[key] < then[key]))
         ]
-        if settings.sampling.samples < before["sampling.samples"]:
-            message = f"was {before['sampling.samples']}, is now {settings.sampling.samples}"
-            problems.append(Problem(message, "sampling.samples", str(self.settings), "--samples may only grow"))
-        if problems:
-            raise UserError(*problems)
+        require_same(changed, self.settings, _SAME)
 
 
 def read_record(path: Path) -> EvalRecord:
@@ -163,20 +149,7 @@ def read_samples(path: Path) -> list[Sample]:
     Raises:
         UserError: another line is damaged.
     """
-    if not path.is_file() or path.stat().st_size == 0:
-        return []
-    # Not splitlines(): a completion may hold any of the other characters that it takes for the end of a line.
-    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
-    samples = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            samples.append(Sample.model_validate_json(line))
-        except ValidationError:
-            if number < len(lines):
-                raise UserError(
-                    Problem(f"line {number} is damaged", file=str(path), remedy="--overwrite starts again")
-                ) from None
-    return samples
+    return read_lines(path, Sample.model_validate_json, "--overwrite starts again")
 
 
 def _read(path: Path, kind: type[_Model]) -> _Model:

@@ -8,12 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cvxrl.errors import Mistakes, Problem, UserError
-from cvxrl.evaluation.folder import Entry, EvalDir
+from cvxrl.evaluation.folder import EvalDir
 from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
 from cvxrl.recipe.evaluation import EvalSampling
 from cvxrl.recipe.schema import ModelSpec
+from cvxrl.runs.entry import Entry
 
 _NAMES = {"ks": "k", "entry": "resume or --overwrite"}
 _SAMPLING = ("questions", "samples", "temperature", "top_p", "max_new_tokens")

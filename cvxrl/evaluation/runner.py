@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,16 +20,16 @@ from cvxrl.evaluation.plan import Plan
 from cvxrl.evaluation.record import CheckpointInfo, EvalRecord, QuestionRecord, SamplingInfo, Settings, TaskInfo
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
+from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.load import digest
+from cvxrl.recipe.digest import digest
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.randomness import generator_for
 from cvxrl.rollout.sampler import Sampling, sample_separately
 from cvxrl.runs.files import write_json
-from cvxrl.tasks import Example, Grader, load_grader
+from cvxrl.tasks import Example, Grader, load_grader, load_questions
 from cvxrl.tasks.base import digest as digest_of
-from cvxrl.tasks.questions import load_questions
 
 # Keys of recipes, as this command's options.
 _OPTIONS = {
@@ -108,7 +107,9 @@ class Exam:
             The record, or None if stopped; what has been asked is kept.
         """
         folder, sampling = self.plan.folder, self.settings.sampling
-        with folder.lock():
+        with folder.lock() as held:
+            if not held:
+                progress.note("this file system has no locks: take care that no second process evaluates here")
             done = folder.enter(self.settings, self.plan.entry)
             self._check_same_questions(done)
             pending = _pending(sampling.questions, sampling.samples, done)
@@ -231,7 +232,7 @@ def _settings(plan: Plan, policy: Policy, examples: Sequence[Example]) -> Settin
             policy=plan.target.path,
             dtype=plan.model.dtype,
             parameters=sum(p.numel() for p in policy.model.parameters()),
-            sha256=_fingerprint(policy),
+            sha256=hash_weights(policy.model),
             recipe=digest(recipe) if recipe else None,
             seed=recipe.seed if recipe else None,
         ),
@@ -244,12 +245,3 @@ def _settings(plan: Plan, policy: Policy, examples: Sequence[Example]) -> Settin
         ),
         sampling=SamplingInfo(**{**plan.sampling.model_dump(), "questions": len(examples), "seed": plan.seed}),
     )
-
-
-def _fingerprint(policy: Policy) -> str:
-    """SHA-256 of the parameters' names and bytes: equal for equal policies, wherever they are stored."""
-    total = hashlib.sha256()
-    for name, values in sorted(policy.model.state_dict().items()):
-        total.update(name.encode())
-        total.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

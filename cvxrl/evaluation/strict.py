@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtract, NoExtract
-from cvxrl.tasks.extract import last_boxed
+from cvxrl.tasks.extraction import last_boxed
 
 # A number that ends the reply, after a space, `=`, `:` or `$`. Replies can be hostile: nothing in it can be matched in
 # two ways, so that it takes time proportional to the reply.

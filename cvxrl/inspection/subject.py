@@ -18,8 +18,8 @@ from cvxrl.engine.build import build_assigner, build_collector, build_critic, bu
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
 from cvxrl.engine.experience import Experience
-from cvxrl.engine.identity import identify
 from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.records import identify
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater
 from cvxrl.errors import Problem, UserError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,12 @@ Need = Literal[
     "reference_logprobs",  # of the tokens, by the policy that training started from
     "sequences",  # which token belongs to which response
 ]
+
+
+# Mark of a field that says what is written or shown beside the numbers and cannot change one of them, as in
+# `Annotated[int, NEUTRAL]`; on a section it covers all of it. Digests and comparisons of recipes leave such fields out.
+# A field that changes as much as the last bit of a sum is not one of them.
+NEUTRAL: Final = "cannot change a result"
 
 
 class Section(BaseModel):

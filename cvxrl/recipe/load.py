@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,27 +52,6 @@ def check(root: type[_Root], layers: Layers) -> _Root:
 def dump(recipe: Recipe) -> str:
     """Resolved recipe as YAML; loading it gives a recipe with the same digest."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-
-
-def digest(recipe: Recipe) -> str:
-    """SHA-256 of the resolved recipe in canonical form."""
-    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def differences(left: Recipe, right: Recipe) -> list[tuple[str, Any, Any]]:
-    """Dotted keys in which two recipes differ, with both values (None where a side lacks the key)."""
-    a, b = dict(leaves(left.model_dump(mode="json"))), dict(leaves(right.model_dump(mode="json")))
-    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested mappings."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from cvxrl.recipe.digest import neutral_keys
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import kind_of, section_classes
 
@@ -22,6 +23,9 @@ Generated from the schema by `python -m cvxrl.recipe.reference > docs/recipe.md`
 A recipe is a YAML mapping. `extends: other.yaml` (or a list) lays it over other recipes: mappings merge key by
 key, anything else replaces, and a section whose `kind` changes replaces the inherited one whole.
 `--set section.key=value` is laid over the file. Unknown keys are errors.
+
+A field marked ° cannot change a result: it says what is saved, logged or shown. Such fields are no part of the recipe's
+digest; `--resume` accepts other values of them, and `compare` pools runs that differ in them.
 """
 
 
@@ -35,7 +39,8 @@ def _section(section: type[BaseModel], title: str, prefix: str) -> Iterator[str]
     yield f"\n## {title}\n\n{_first_paragraph(section)}\n\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|\n"
     for name, field in section.model_fields.items():
-        cells = (f"`{prefix}{name}`", _type(field.annotation), _default(field), field.description or "")
+        mark = " °" if any(f"{prefix}{name}.".startswith(f"{key}.") for key in neutral_keys()) else ""
+        cells = (f"`{prefix}{name}`{mark}", _type(field.annotation), _default(field), field.description or "")
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     for name, field in section.model_fields.items():
         for inner in section_classes(field.annotation):

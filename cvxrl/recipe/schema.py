@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
-from cvxrl.recipe.base import Section
+from cvxrl.recipe.base import NEUTRAL, Section
 from cvxrl.recipe.conflicts import conflicts
 from cvxrl.recipe.guards import GuardsSpec
 from cvxrl.recipe.lora import LoraSpec
@@ -168,11 +168,15 @@ class CheckpointSpec(Section):
 class LoggingSpec(Section):
     """What is written besides metrics."""
 
-    samples: NonNegativeInt = Field(4, description="Readable completions stored with every evaluation.")
-    kl_sequences: NonNegativeInt = Field(
-        32, description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never."
+    samples: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        4, description="Readable completions stored with every evaluation."
     )
-    gradients: NonNegativeInt = Field(
+    kl_sequences: NonNegativeInt = Field(
+        32,
+        description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never. That "
+        "estimate is what `guards.kl` reads.",
+    )
+    gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
         0,
         description="Every N steps, log gradient norms by kind of module and, for one group of completions, the shares "
         "of tokens that are convex, pull away from their target or are frozen (docs/inspect.md); 0 is never.",
@@ -204,7 +208,7 @@ class Recipe(Section):
     optim: OptimSpec = Field(AdamwSpec(), description="Optimizer.")
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
-    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Checkpoints.")
+    checkpoint: Annotated[CheckpointSpec, NEUTRAL] = Field(CheckpointSpec(), description="Checkpoints.")
     guards: GuardsSpec = Field(GuardsSpec(), description="Rules that warn or stop.")
     logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
 

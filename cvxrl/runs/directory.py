@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.load import differences, dump, load_recipe
+from cvxrl.recipe.digest import differences
+from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.schema import Recipe
-from cvxrl.runs.files import mend, remove_directory, write_text
-from cvxrl.runs.lock import LOCK_FILE, is_held, lock, refuse_if_held
+from cvxrl.runs.entry import LOCK_FILE, Entry, Found, is_held, lock, refuse_if_held, require_same, require_writable
+from cvxrl.runs.files import mend, remove_directory, storage_errors, write_text
 from cvxrl.runs.record import RunRecord, read_run_record
-from cvxrl.runs.storage import storage_errors
 
-Entry = Literal["new", "resume", "overwrite"]
+_WAIT = "wait for it or stop it, or choose another --out or --seed"
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,9 @@ class RunDir:
         Raises:
             UserError: the directory is in use, exists, belongs to another recipe, or cannot be written.
         """
-        refuse_if_held(self.path)
+        refuse_if_held(self.path, _WAIT)
         self._check_entry(recipe, entry)
-        self._check_writable()
+        require_writable(self.path)
 
     def lock(self) -> AbstractContextManager[bool]:
         """Make the directory and keep other processes out of it for the length of the block; see `lock`.
@@ -120,9 +119,7 @@ class RunDir:
         Raises:
             UserError: another process trains here, or the directory cannot be made.
         """
-        with storage_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        return lock(self.path)
+        return lock(self.path, _WAIT)
 
     def enter(self, recipe: Recipe, entry: Entry) -> None:
         """Prepare the locked directory: mend it (`resume`), empty it (`overwrite`), write the resolved recipe.
@@ -150,44 +147,21 @@ class RunDir:
                     entry.unlink(missing_ok=True)
 
     def _check_entry(self, recipe: Recipe, entry: Entry) -> None:
-        if self.path.exists() and not self._is_run():
-            if self.path.is_dir() and all(p.name.startswith(".") for p in self.path.iterdir()):
-                if entry == "resume":
-                    raise self._nothing_to_resume()
-                return  # empty, but for what a killed process left
+        is_run = self.recipe.is_file() or self.record.is_file()
+        # Names with a dot are what a killed process left.
+        if not is_run and self.path.exists() and not (self.path.is_dir() and not any(self._visible())):
             raise UserError(
                 Problem("exists and is not a run directory", file=str(self.path), remedy="choose another --out")
             )
-        if self._is_run() and entry == "new":
-            raise UserError(
-                Problem(
-                    "this run exists already",
-                    file=str(self.path),
-                    remedy="--resume to go on, --overwrite to start again, --seed or --out for another run",
-                )
-            )
+        found = Found(
+            noun="run",
+            said="this run exists already" if is_run else None,
+            resumable=self.recipe.is_file(),
+            elsewhere="--seed or --out for another run",
+        )
+        found.require(self.path, entry)
         if entry == "resume":
-            self._check_same_recipe(recipe)
+            require_same(differences(load_recipe(self.recipe), recipe), self.recipe, "resume needs the same recipe")
 
-    def _is_run(self) -> bool:
-        return self.recipe.is_file() or self.record.is_file()
-
-    def _check_same_recipe(self, recipe: Recipe) -> None:
-        if not self.recipe.is_file():
-            raise self._nothing_to_resume()
-        changed = differences(load_recipe(self.recipe), recipe)
-        if changed:
-            raise UserError(
-                *(
-                    Problem(f"was {old!r}, is now {new!r}", key, str(self.recipe), "resume needs the same recipe")
-                    for key, old, new in changed
-                )
-            )
-
-    def _nothing_to_resume(self) -> UserError:
-        return UserError(Problem("there is no run to resume", file=str(self.path), remedy="start it without --resume"))
-
-    def _check_writable(self) -> None:
-        nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(Problem("cannot write here", file=str(nearest), remedy="choose another --out"))
+    def _visible(self) -> Iterator[Path]:
+        return (p for p in self.path.iterdir() if not p.name.startswith("."))

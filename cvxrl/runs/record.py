@@ -43,7 +43,8 @@ class Resumption(BaseModel):
     Attributes:
         at: UTC time, ISO 8601.
         step: last step that the earlier sessions had finished and saved.
-        changed: what differs from the first session's provenance: name -> (then, now).
+        changed: what differs from the first session's provenance, and which settings of the recipe that cannot change
+            a result: name -> (then, now).
     """
 
     at: str
@@ -57,7 +58,7 @@ class RunRecord(BaseModel):
     Attributes:
         schema_version: version of this layout.
         status: how the run stands.
-        digest: SHA-256 of the resolved recipe.
+        digest: SHA-256 of the resolved recipe, see `cvxrl.recipe.digest`.
         seed: training seed.
         task_fingerprint: digest of the training data.
         parameters: number of parameters of the policy.

@@ -22,7 +22,7 @@ from cvxrl.compare.plan import Job
 from cvxrl.compare.train import train_all
 from cvxrl.compare.watch import Lines
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 
 GRPO, LCO = "math_grpo", "math_lco_kld"
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

@@ -22,7 +22,7 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.sampler import Sampling, draw, nucleus, sample_episodes
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 
 ON_POLICY = ["math_lco_kld", "math_lco_mse", "math_lco_lch", "math_grpo", "math_reinforce"]
 OF_SEQUENCES = ["math_gspo", "math_tpo", "math_pmd", "math_rebel", "math_gvpo", "pref_dpo", "pref_qrm"]

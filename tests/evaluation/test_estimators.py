@@ -15,7 +15,7 @@ from cvxrl.evaluation.record import QuestionRecord
 from cvxrl.evaluation.strict import strictly_correct
 from cvxrl.evaluation.summary import default_ks, parse_ks, summarize
 from cvxrl.recipe.extract import BoxedExtract, ExtractSpec, LastIntegerExtract, NoExtract, TagExtract
-from cvxrl.tasks.extract import extract
+from cvxrl.tasks.extraction import extract
 
 
 def test_one_of_four_correct() -> None:

@@ -12,7 +12,8 @@ from helpers import ROOT, SilentSink, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cvxrl.engine.session import run_training
-from cvxrl.recipe.load import digest, dump, load_recipe
+from cvxrl.recipe.digest import digest
+from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.reference import reference
 from cvxrl.runs.directory import RunDir
 

@@ -109,7 +109,7 @@ def turn_back_the_clock() -> None:
     import time
 
     import cvxrl.engine.records as records
-    import cvxrl.runs.lock as lock
+    import cvxrl.runs.entry as lock
 
     now = time.time()
     days = 0

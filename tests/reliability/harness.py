@@ -21,7 +21,7 @@ import torch
 from helpers import ROOT, STAND_INS, TINY, without_times
 from safetensors.torch import load_file
 
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 
 # In the environment of every process that these tests start; must never be found in a file.
 SECRET = "correcthorsebatterystaple"

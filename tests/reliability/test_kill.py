@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import ROOT
 
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from reliability.harness import (
     KILLED,
     MANY,

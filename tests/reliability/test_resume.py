@@ -25,7 +25,7 @@ from cvxrl.policy.load import load_policy
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import ModelSpec, Recipe
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from reliability.harness import reseal, unfinish
 
 STEPS = 3

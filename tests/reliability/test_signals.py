@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.metrics import read_records
+from cvxrl.runs.jsonl import read_records
 from reliability.harness import USUAL, ForkServer, Spawner, Whole, assert_same_run
 
 

@@ -1,4 +1,4 @@
-"""Files of a run: whole or absent, torn lines, checksums, the lock, plan and schedule."""
+"""Files of a run: whole or absent, checksums, plan and schedule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cvxrl.recipe.optim import AdamwSpec
 from cvxrl.runs.checkpoint import list_checkpoints, prune, save_checkpoint, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.files import write_directory, write_json
-from cvxrl.runs.metrics import append_record, forget_after, read_records
+from cvxrl.runs.jsonl import read_records
 
 
 def test_a_failed_write_leaves_the_old_directory(tmp_path: Path) -> None:
@@ -41,19 +41,6 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, None, 1.5]}
 
 
-def test_torn_last_line_is_left_out_and_damage_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    for step in (1, 2, 3):
-        append_record(path, {"step": step})
-    path.write_text(path.read_text() + '{"step": 4, "lo')
-    assert [r["step"] for r in read_records(path)] == [1, 2, 3]
-    forget_after(path, 2)
-    assert [r["step"] for r in read_records(path)] == [1, 2]
-    path.write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 1"):
-        read_records(path)
-
-
 def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, fill=lambda d: (d / "w").write_text("weights") and None)
@@ -64,14 +51,6 @@ def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
     (kept[1] / "w").write_text("weightz")
     with pytest.raises(UserError, match="damaged"):
         verify_checkpoint(kept[1])
-
-
-def test_lock_names_its_holder(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path)
-    with run_dir.lock(), pytest.raises(UserError, match="in use by process"), run_dir.lock():
-        pass
-    with run_dir.lock():
-        pass
 
 
 def test_learning_rate_schedule() -> None:

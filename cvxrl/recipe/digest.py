@@ -1,0 +1,94 @@
+"""Which recipe a number came from: a digest of the fields that can change a result, and in what two recipes differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from cvxrl.recipe.base import NEUTRAL
+from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.sections import section_classes
+from cvxrl.recipe.yaml_file import read_mapping
+
+Difference = tuple[str, Any, Any]
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of the fields that can change a result, in canonical form."""
+    return _digest(_without_neutral(recipe.model_dump(mode="json")))
+
+
+def digests_as_written(path: Path) -> tuple[str, str]:
+    """Digests of a run's `recipe.yaml` as it stands, whatever fields the schema has gained since it was written.
+
+    Returns:
+        That of the fields that can change a result, and that of all fields, which version 0.1 recorded.
+
+    Raises:
+        UserError: the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    values = read_mapping(path)
+    return _digest(_without_neutral(values)), _digest(values)
+
+
+def differences(left: Recipe, right: Recipe) -> list[Difference]:
+    """Dotted keys that can change a result and in which two recipes differ, with both values.
+
+    A value is None where a side lacks the key.
+    """
+    return _unlike(*(_without_neutral(side.model_dump(mode="json")) for side in (left, right)))
+
+
+def neutral_differences(left: Recipe, right: Recipe) -> list[Difference]:
+    """Dotted keys that cannot change a result and in which two recipes differ, with both values."""
+    a, b = (side.model_dump(mode="json") for side in (left, right))
+    counted = {key for key, _, _ in differences(left, right)}
+    return [difference for difference in _unlike(a, b) if difference[0] not in counted]
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@cache
+def neutral_keys() -> frozenset[str]:
+    """Dotted keys of the fields and sections that are marked as unable to change a result."""
+    return frozenset(_marked(Recipe, ""))
+
+
+def _marked(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        if NEUTRAL in field.metadata:
+            yield f"{prefix}{name}"
+            continue
+        for inner in section_classes(field.annotation):
+            yield from _marked(inner, f"{prefix}{name}.")
+
+
+def _without_neutral(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    kept = {}
+    for key, value in values.items():
+        if f"{prefix}{key}" not in neutral_keys():
+            kept[key] = _without_neutral(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+    return kept
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _unlike(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
+    a, b = dict(leaves(left)), dict(leaves(right))
+    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
