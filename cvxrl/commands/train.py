@@ -58,8 +58,8 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
     run_dir = RunDir.of(out, recipe)
     run_dir.check(recipe, entry)  # before the seconds that importing torch takes
     with loading_libraries():
-        from cvxrl.display import make_sink
         from cvxrl.engine.session import run_training
+        from cvxrl.report.display import make_sink
 
     try:
         result = run_training(recipe, run_dir, make_sink(sys.stderr if as_json else sys.stdout), entry)
