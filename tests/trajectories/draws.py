@@ -8,6 +8,8 @@ batch, how calls are cut into batches, and what other prompts are asked has no p
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +30,10 @@ class Draws:
 
     def rows(self, prompts: Sequence[Sequence[int]]) -> Numbers:
         """For one more completion of every entry (a prompt may come repeatedly): position -> [rows], float64."""
-        keys = [self._next(tuple(map(int, prompt))) for prompt in prompts]
+        keys = [self.next(tuple(map(int, prompt))) for prompt in prompts]
         return lambda position: torch.tensor([uniform(key, position) for key in keys], dtype=torch.float64)
 
-    def _next(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+    def next(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
         self._answered[prompt] += 1
         return (*prompt, self._answered[prompt] - 1)
 
@@ -42,19 +44,45 @@ def uniform(key: Sequence[int], position: int) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
+class DrawnKey:
+    """Stands where the generator expects the stream of one completion."""
+
+    def __init__(self, key: tuple[int, ...]) -> None:
+        self._key = key
+
+    def uniform(self, count: int) -> Tensor:
+        return torch.tensor([uniform(self._key, position) for position in range(count)], dtype=torch.float64)
+
+
 @contextmanager
 def replace_draws() -> Iterator[Draws]:
     """Within the block, every completion of this process is drawn from `Draws`; the count starts at its beginning."""
-    from cvxrl.rollout import sampler
-
     draws = Draws()
-    replace = _in_version_01 if hasattr(sampler, "_sample_chunk") else _in_generate
-    with replace(sampler, draws):
+    with _replaced(draws):
         yield draws
 
 
-def _in_version_01(sampler: Any, draws: Draws) -> Any:
+def _replaced(draws: Draws) -> Any:
+    """What asks for numbers: version 0.1's sampler by position, every later one by the key of each completion."""
+    if importlib.util.find_spec("cvxrl.rollout.sampler") is not None:
+        return _in_version_01(draws)
+    from cvxrl.rollout.local_generator import LocalGenerator
+
+    original = LocalGenerator.generate
+
+    def generate(self: Any, prompts: Sequence[list[int]], keys: Sequence[Sequence[Any]], sampling: Any) -> list[Any]:
+        drawn = [
+            [DrawnKey(draws.next(tuple(prompt))) for _ in streams]
+            for prompt, streams in zip(prompts, keys, strict=True)
+        ]
+        return original(self, prompts, drawn, sampling)  # type: ignore[arg-type]
+
+    return mock.patch.object(LocalGenerator, "generate", generate)
+
+
+def _in_version_01(draws: Draws) -> Any:
     """Both entrances, `sample_episodes` and `sample_separately`, end in `_sample_chunk`, which is given its numbers."""
+    sampler = importlib.import_module("cvxrl.rollout.sampler")
     original = sampler._sample_chunk
 
     def sample_chunk(
@@ -63,8 +91,3 @@ def _in_version_01(sampler: Any, draws: Draws) -> Any:
         return original(policy, prompts, samples, sampling, draws.rows([p for p in prompts for _ in range(samples)]))
 
     return mock.patch.object(sampler, "_sample_chunk", sample_chunk)
-
-
-def _in_generate(sampler: Any, draws: Draws) -> Any:
-    """The place for a sampler with a key per completion: its numbers must come from `draws.rows`, in row order."""
-    raise NotImplementedError("say here where this version's sampler takes its numbers from")
