@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvxrl.engine.experience import encode_prompts
+from cvxrl.engine.collectors import encode_prompts
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.answers import Answer, judge
 from cvxrl.evaluation.estimators import clustered_error

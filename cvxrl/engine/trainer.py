@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import torch
 
 from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
 from cvxrl.engine.evaluate import Evaluation, evaluate, held_out_prompts
-from cvxrl.engine.experience import Collector
 from cvxrl.engine.loss import Loss
-from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import StopRequest, keep_freed_memory, settle_algorithms
+from cvxrl.engine.readers import policy_shift, ratio_deviation
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import Position
-from cvxrl.engine.step_metrics import policy_shift, ratio_deviation
-from cvxrl.engine.update import Updater
+from cvxrl.engine.update import Updater, build_optimizer
 from cvxrl.errors import Mistakes, UserError
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.update import learning_rate, optimizer_steps
 from cvxrl.gradients.curvature import (
     HessianProduct,
     critical_sharpness,
