@@ -1,16 +1,20 @@
-"""Pictures of an inspection."""
+"""Pictures of an inspection, and the self-contained HTML page that holds them with its words and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.inspection.record import InspectRecord, ObjectiveNumbers, Snapshot
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
+from cvxrl.inspection.tables import all_tables
 from cvxrl.report.figure import GREY, legend, method_style, new_figure
+from cvxrl.report.page import figure_section, head
+from cvxrl.report.table import to_html
 
 _COLUMNS = 3
 
@@ -40,8 +44,8 @@ class _Line:
     """A curve over training: of the policy, or one per objective."""
 
     name: str
-    policy: Callable[[Snapshot], float | None] | None = None
-    objective: Callable[[ObjectiveNumbers], float | None] | None = None
+    policy: Callable[[CheckpointMetrics], float | None] | None = None
+    objective: Callable[[ObjectiveMetrics], float | None] | None = None
     log: bool = False
     from_zero: bool = False
     mark: float | None = None
@@ -130,7 +134,7 @@ def _single(record: InspectRecord) -> Shown:
     return Shown("Side by side", figure, caption)
 
 
-def _signs(axis: Axes, snapshot: Snapshot) -> None:
+def _signs(axis: Axes, snapshot: CheckpointMetrics) -> None:
     """Share of tokens by the signs of their Hessian's eigenvalues."""
     shown = [o for o in snapshot.objectives if o.logits is not None]
     left = np.zeros(len(shown))
@@ -145,7 +149,7 @@ def _signs(axis: Axes, snapshot: Snapshot) -> None:
     axis.set_xlabel("share of tokens, by their logits Hessian")
 
 
-def _pulls(axis: Axes, snapshot: Snapshot) -> None:
+def _pulls(axis: Axes, snapshot: CheckpointMetrics) -> None:
     """Share of tokens that pull away from the target or are frozen far from it."""
     shown = [o for o in snapshot.objectives if o.logits is not None]
     for row, o in enumerate(shown):
@@ -170,7 +174,7 @@ def _pulls(axis: Axes, snapshot: Snapshot) -> None:
     axis.set_xlabel("share of tokens that have a target")
 
 
-def _bands(axis: Axes, snapshot: Snapshot) -> None:
+def _bands(axis: Axes, snapshot: CheckpointMetrics) -> None:
     """Share of the gradient's norm by the probability of the sampled token."""
     for index, o in enumerate(snapshot.objectives):
         if o.gradients is None or not o.gradients.bands:
@@ -186,7 +190,7 @@ def _bands(axis: Axes, snapshot: Snapshot) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _layers(axis: Axes, snapshot: Snapshot) -> None:
+def _layers(axis: Axes, snapshot: CheckpointMetrics) -> None:
     """Gradient norm by layer."""
     for index, o in enumerate(snapshot.objectives):
         if o.gradients is None:
@@ -216,7 +220,7 @@ def _size(index: int) -> float:
     return max(3.0, 8.0 - 1.5 * index)
 
 
-def _rows(axis: Axes, shown: list[ObjectiveNumbers]) -> None:
+def _rows(axis: Axes, shown: list[ObjectiveMetrics]) -> None:
     axis.set_yticks(range(len(shown)), [o.label for o in shown], fontsize="small")
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.grid(False, axis="y")
@@ -224,3 +228,20 @@ def _rows(axis: Axes, shown: list[ObjectiveNumbers]) -> None:
 
 def _values(found: list[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in found]
+
+
+def make_page(record: InspectRecord, command: str) -> str:
+    """The page as text: what it says first, then pictures, then tables."""
+    title = f"Gradients of {record.recipe}"
+    parts = [head(title), f"<h1>{escape(title)}</h1>", f"<pre>{escape(command)}</pre>"]
+    parts.append(f"<p class='note'>Target: {escape(record.target)}</p>")
+    parts += [f"<p class='warning'>{escape(note)}</p>" for note in record.notes]
+    for objective in record.snapshots[-1].objectives:
+        sentences = "".join(f"<li>{escape(line)}</li>" for line in objective.verdict[1:])
+        heading = f"{escape(objective.label)}: {escape(objective.verdict[0])}"
+        parts.append(
+            f"<section>\n<h2>{heading}</h2>\n<pre>{escape(objective.equation)}</pre>\n<ul>{sentences}</ul>\n</section>"
+        )
+    parts += [figure_section(s.title, s.figure, s.caption) for s in all_figures(record)]
+    parts += [to_html(table) for table in all_tables(record)]
+    return "\n".join([*parts, "</body>\n</html>\n"])

@@ -19,7 +19,7 @@ from cvxrl.gradients.curvature import (
 )
 from cvxrl.inspection.measure_gradients import weighted_losses
 from cvxrl.inspection.measure_update import next_index, reduced_loss, take_steps
-from cvxrl.inspection.record import CurvatureNumbers, SharpnessNumbers
+from cvxrl.inspection.record import CurvatureMetrics, SharpnessMetrics
 from cvxrl.inspection.subject import Entrant, Subject
 from cvxrl.rollout.randomness import generator_for
 
@@ -33,7 +33,7 @@ def measure_curvature(
     lanczos: int,
     probes: int,
     tick: Callable[[int], None],
-) -> CurvatureNumbers:
+) -> CurvatureMetrics:
     """Extreme eigenvalues and trace of the Hessian at the policy that sampled, on the sequences ``indices``."""
     updater, seed = entrant.updater, entrant.contestant.recipe.seed
 
@@ -50,7 +50,7 @@ def measure_curvature(
         trace = hutchinson_trace(
             hessian, generator_for(seed, "trace"), samples=probes, progress=lambda *_: tick(len(indices))
         )
-    return CurvatureNumbers(
+    return CurvatureMetrics(
         largest=ends.largest,
         largest_error=ends.largest_error,
         smallest=ends.smallest,
@@ -62,7 +62,7 @@ def measure_curvature(
     )
 
 
-def measure_sharpness(subject: Subject, entrant: Entrant, passes: int, tick: Callable[[int], None]) -> SharpnessNumbers:
+def measure_sharpness(subject: Subject, entrant: Entrant, passes: int, tick: Callable[[int], None]) -> SharpnessMetrics:
     """Line search of the objective's loss along the step that its optimizer takes.
 
     Args:
@@ -88,7 +88,7 @@ def measure_sharpness(subject: Subject, entrant: Entrant, passes: int, tick: Cal
         found = critical_sharpness(loss_at, evaluations=passes)
     rate = learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train))
     room = None if math.isinf(found.high) else 2.0 / found.value
-    return SharpnessNumbers(
+    return SharpnessMetrics(
         room=room,
         searched=found.low if room is None else found.high,
         critical=None if room is None else 2.0 / (room * rate) if room > 0 else None,

@@ -11,7 +11,7 @@ from torch import Tensor
 from cvxrl.engine.assemble import Memory
 from cvxrl.gradients.gram import Gram, SignSplit, cosines, mean_pairwise_cosine, noise_scale, sign_split
 from cvxrl.gradients.parameters import Norms, norms
-from cvxrl.inspection.record import Band, GradientNumbers, Interval
+from cvxrl.inspection.record import GradientMetrics, NoiseScaleInterval, ProbabilityBand
 from cvxrl.inspection.subject import Entrant, Subject
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
@@ -25,7 +25,7 @@ LEVEL = 0.95  # coverage of the noise scale's interval
 
 def measure_gradients(
     subject: Subject, entrant: Entrant, count: int, keep: torch.dtype | None, tick: Callable[[int], None]
-) -> tuple[GradientNumbers, Named]:
+) -> tuple[GradientMetrics, Named]:
     """One pass over the rollouts in ``count`` minibatches of whole prompts; also returns the whole gradient.
 
     Args:
@@ -55,11 +55,11 @@ def measure_gradients(
     return _numbers(entrant, norms(total), sign_split(both.matrix()), parts.matrix(), count), total
 
 
-def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor, count: int) -> GradientNumbers:
+def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor, count: int) -> GradientMetrics:
     prompts = len(entrant.everything) // entrant.experience.group_size
     moving = bool((matrix_KK.diagonal() > 0).all())
     noise = noise_scale(matrix_KK, prompts / count, level=LEVEL) if sizes.total > 0 else None
-    return GradientNumbers(
+    return GradientMetrics(
         norm=sizes.total,
         qkv=finite_or_none(sizes.attention_mean),
         by_module=dict(sizes.by_module),
@@ -70,7 +70,7 @@ def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor
         negative_share=finite_or_none(signs.negative_mass),
         minibatch_cosine=mean_pairwise_cosine(matrix_KK) if moving else None,
         snr=finite_or_none(noise.snr * count) if noise else None,
-        noise_scale=Interval(
+        noise_scale=NoiseScaleInterval(
             value=finite_or_none(noise.value) if noise else None,
             low=noise.low if noise else None,
             high=finite_or_none(noise.high) if noise else None,
@@ -83,7 +83,7 @@ def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor
 
 def measure_bands(
     subject: Subject, entrant: Entrant, indices: Sequence[int], at_once: int, tick: Callable[[int], None]
-) -> list[Band]:
+) -> list[ProbabilityBand]:
     """Norm of the gradient that the tokens of each tenth of probability make, on the sequences ``indices``.
 
     Args:
@@ -102,7 +102,7 @@ def measure_bands(
         tick(len(indices) * len(tenths))
     tokens, whole = sum(map(sum, counts)), sum(sizes)
     return [
-        Band(
+        ProbabilityBand(
             low=tenth / BANDS,
             high=(tenth + 1) / BANDS,
             tokens=sum(counts[tenth]) / tokens,

@@ -10,7 +10,7 @@ from torch import Tensor
 from cvxrl.engine.assemble import Memory
 from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import Rules, logit_space
-from cvxrl.inspection.record import LogitNumbers
+from cvxrl.inspection.record import LogitMetrics
 from cvxrl.inspection.subject import Entrant
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 def measure_logits(
     entrant: Entrant, memory: Memory, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
-) -> LogitNumbers:
+) -> LogitMetrics:
     """Look at every token of an objective at the policy as it now is.
 
     Args:
@@ -66,14 +66,14 @@ def measure_logits(
     return summarize({name: torch.cat(parts) for name, parts in found.items()}, structure)
 
 
-def summarize(columns: dict[str, Tensor], structure: str) -> LogitNumbers:
-    """Shares and extremes of per-token columns; see `LogitNumbers`."""
+def summarize(columns: dict[str, Tensor], structure: str) -> LogitMetrics:
+    """Shares and extremes of per-token columns; see `LogitMetrics`."""
     known_N, directed_N = columns["known_N"], columns["directed_N"]
     convex_N, concave_N = columns["psd_N"] & known_N, columns["nsd_N"] & known_N
     reason_N, cosine_N = columns["reason_N"], columns["cosine_N"]
     has_cosine_N = ~cosine_N.isnan()
     flat_N = convex_N & concave_N  # the Hessian is zero
-    return LogitNumbers(
+    return LogitMetrics(
         tokens=known_N.numel(),
         directed=int(directed_N.sum()),
         structure=structure,

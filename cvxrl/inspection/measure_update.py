@@ -15,7 +15,7 @@ from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
 from cvxrl.inspection.measure_gradients import finite_or_none, weighted_losses
 from cvxrl.inspection.measure_logits import measure_logits
-from cvxrl.inspection.record import UpdateNumbers
+from cvxrl.inspection.record import UpdateMetrics
 from cvxrl.inspection.subject import Entrant, Subject
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
@@ -98,7 +98,7 @@ def measure_update(
     target: LcoKldSpec,
     rules: Rules | None,
     tick: Callable[[int], None],
-) -> UpdateNumbers:
+) -> UpdateMetrics:
     """Take one step of the objective, look, and take it back.
 
     Args:
@@ -121,7 +121,7 @@ def measure_update(
         logits = None if rules is None else measure_logits(entrant, memory, target, rules, tick)
     recipe = entrant.contestant.recipe
     whole, by_module = update_ratio(change, weights)
-    return UpdateNumbers(
+    return UpdateMetrics(
         optimizer="fresh" if entrant.saved is None else "saved",
         learning_rate=learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train)),
         update_to_weight=finite_or_none(whole),

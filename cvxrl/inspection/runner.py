@@ -10,14 +10,14 @@ import torch
 from cvxrl.evaluation.machine import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
+from cvxrl.inspection.findings import verdict
 from cvxrl.inspection.measure_curvature import LINE_PASSES, measure_curvature, measure_sharpness
 from cvxrl.inspection.measure_gradients import BANDS, measure_bands, measure_cosines, measure_gradients
 from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.measure_update import Spoken, kl, measure_update, speak, take_steps
 from cvxrl.inspection.options import PARTS, QUICK_PARTS, Part
 from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Plan
-from cvxrl.inspection.reading import verdict
-from cvxrl.inspection.record import InspectRecord, LogitNumbers, ObjectiveNumbers, Snapshot
+from cvxrl.inspection.record import InspectRecord, LogitMetrics, ObjectiveMetrics, Snapshot
 from cvxrl.inspection.source import Snapshot as SnapshotSource
 from cvxrl.inspection.subject import Entrant, Subject, load_subject
 from cvxrl.recipe.lco import LcoKldSpec
@@ -161,12 +161,12 @@ def _snapshot(plan: Plan, scope: Scope, subject: Subject, source: SnapshotSource
     own = subject.entrants[0]
     spoken = speak(own)
     found = {
-        entrant.label: ObjectiveNumbers(
+        entrant.label: ObjectiveMetrics(
             label=entrant.label, own=entrant.contestant.own, equation=entrant.contestant.recipe.equation
         )
         for entrant in subject.entrants
     }
-    displaced: dict[str, LogitNumbers] = {}
+    displaced: dict[str, LogitMetrics] = {}
     displaced_kl = None
     if "logits" in scope.parts and plan.options.drift:
         displaced, displaced_kl = _displaced(plan, scope, subject, spoken, meter)
@@ -200,10 +200,10 @@ def _measure(
     subject: Subject,
     entrant: Entrant,
     spoken: Spoken,
-    numbers: ObjectiveNumbers,
+    numbers: ObjectiveMetrics,
     totals: Gram,
     meter: _Meter,
-) -> ObjectiveNumbers:
+) -> ObjectiveMetrics:
     """All parts of one objective at the policy that sampled."""
     options = plan.options
     part = _telling(subject, scope.minibatches)
@@ -243,7 +243,7 @@ def _telling(subject: Subject, count: int) -> list[int]:
 
 def _displaced(
     plan: Plan, scope: Scope, subject: Subject, spoken: Spoken, meter: _Meter
-) -> tuple[dict[str, LogitNumbers], float]:
+) -> tuple[dict[str, LogitMetrics], float]:
     """Every objective in logit space at one policy that has moved on, and how far that policy is."""
     own = subject.entrants[0]
     memories = {entrant.label: subject.remembered(entrant) for entrant in subject.entrants}

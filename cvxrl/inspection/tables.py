@@ -1,10 +1,14 @@
-"""The numbers of an inspection as tables."""
+"""An inspection in text: its numbers as tables, and the whole of it on the terminal or plain in a pipe."""
 
 from __future__ import annotations
 
-from cvxrl.inspection.reading import headline
-from cvxrl.inspection.record import InspectRecord, Interval, LogitNumbers, SharpnessNumbers, Snapshot
+import textwrap
+from typing import TextIO
+
+from cvxrl.inspection.findings import headline
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, NoiseScaleInterval, SharpnessMetrics
 from cvxrl.report.table import Table
+from cvxrl.report.terminal import WIDTH, print_report
 
 _NONE = "-"
 
@@ -56,7 +60,7 @@ def trajectory(record: InspectRecord) -> Table:
     return Table("Over training", columns, rows, note)
 
 
-def _logits(snapshot: Snapshot, drift: int) -> Table:
+def _logits(snapshot: CheckpointMetrics, drift: int) -> Table:
     rows = []
     for o in snapshot.objectives:
         for where, n in (("sampled", o.logits), ("moved", o.displaced)):
@@ -78,7 +82,7 @@ def _logits(snapshot: Snapshot, drift: int) -> Table:
     return Table("In logit space", columns, rows, note)
 
 
-def _logit_cells(n: LogitNumbers) -> list[str]:
+def _logit_cells(n: LogitMetrics) -> list[str]:
     frozen = n.frozen_by
     return [
         _share(n.convex),
@@ -92,7 +96,7 @@ def _logit_cells(n: LogitNumbers) -> list[str]:
     ]
 
 
-def _parameters(snapshot: Snapshot) -> Table:
+def _parameters(snapshot: CheckpointMetrics) -> Table:
     rows = []
     prompts = 0
     for o in snapshot.objectives:
@@ -119,7 +123,7 @@ def _parameters(snapshot: Snapshot) -> Table:
     return Table("In the parameters", columns, rows, note)
 
 
-def _bands(snapshot: Snapshot) -> Table:
+def _bands(snapshot: CheckpointMetrics) -> Table:
     measured = [o for o in snapshot.objectives if o.gradients is not None and o.gradients.bands]
     if not measured:
         return Table("", ())
@@ -134,7 +138,7 @@ def _bands(snapshot: Snapshot) -> Table:
     return Table("Which tokens make the gradient", columns, rows, note)
 
 
-def _updates(snapshot: Snapshot) -> Table:
+def _updates(snapshot: CheckpointMetrics) -> Table:
     rows = []
     for o in snapshot.objectives:
         u, s = o.update, o.sharpness
@@ -162,7 +166,7 @@ def _updates(snapshot: Snapshot) -> Table:
     return Table("One optimizer step", columns, rows, note)
 
 
-def _curvature(snapshot: Snapshot) -> Table:
+def _curvature(snapshot: CheckpointMetrics) -> Table:
     rows = []
     for o in snapshot.objectives:
         c = o.curvature
@@ -179,7 +183,7 @@ def _curvature(snapshot: Snapshot) -> Table:
     return Table("Curvature", ("<objective", "largest", "smallest", "trace"), rows, note)
 
 
-def _cosines(snapshot: Snapshot) -> Table:
+def _cosines(snapshot: CheckpointMetrics) -> Table:
     labels = list(snapshot.cosines)
     rows = [[a, *(_signed(snapshot.cosines[a][b]) for b in labels)] for a in labels]
     return Table("Cosines between the gradients", ("<objective", *labels), rows if len(labels) > 1 else [])
@@ -195,7 +199,7 @@ def _number(value: float | None) -> str:
     return _NONE if value is None else f"{value:.3g}"
 
 
-def _room(numbers: SharpnessNumbers | None) -> str:
+def _room(numbers: SharpnessMetrics | None) -> str:
     if numbers is None:
         return _NONE
     if numbers.room is None:
@@ -207,9 +211,41 @@ def _signed(value: float | None) -> str:
     return _NONE if value is None else f"{value:+.2f}"
 
 
-def _interval(value: Interval) -> str:
+def _interval(value: NoiseScaleInterval) -> str:
     if value.value is None:
         return "not measurable"
     low = _NONE if value.low is None else f"{value.low:.3g}"
     high = "inf" if value.high is None else f"{value.high:.3g}"
     return f"{value.value:.3g} [{low}, {high}]"
+
+
+def print_record(record: InspectRecord, stream: TextIO) -> None:
+    """Write a header, every table, and what the numbers of the last checkpoint say."""
+    last = record.snapshots[-1]
+    print_report([*_header(record, last), ""], all_tables(record), _verdicts(last), stream)
+
+
+def _header(record: InspectRecord, last: CheckpointMetrics) -> list[str]:
+    where = "" if last.step is None else f", step {last.step}"
+    lines = [
+        f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
+        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {100 * last.correct:.1f}% right",
+        f"target    {record.target}",
+        *(f"note      {note}" for note in record.notes),
+    ]
+    # The path stays on one line, where it can be copied.
+    return [f"policy    {record.path}{where}", *(part for line in lines for part in _wrapped(line, "", " " * 10))]
+
+
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=later)
+
+
+def _verdicts(last: CheckpointMetrics) -> list[str]:
+    lines = []
+    for objective in last.objectives:
+        own = " (the run's own)" if objective.own else ""
+        lines.append(f"{objective.label}{own}: {objective.verdict[0]}")
+        for sentence in objective.verdict[1:]:
+            lines += _wrapped(sentence, "  - ", "    ")
+    return lines

@@ -19,7 +19,7 @@ from cvxrl.inspection.measure_update import effective_share, take_steps
 from cvxrl.inspection.objectives import contestants, yardstick
 from cvxrl.inspection.options import Options
 from cvxrl.inspection.plan import make_plan
-from cvxrl.inspection.record import InspectRecord, LogitNumbers, ObjectiveNumbers, SharpnessNumbers
+from cvxrl.inspection.record import InspectRecord, LogitMetrics, ObjectiveMetrics, SharpnessMetrics
 from cvxrl.inspection.subject import Subject, load_subject
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
@@ -246,17 +246,17 @@ def test_planted_defects_change_the_verdict(
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def logits(**changes: Any) -> LogitNumbers:
+def logits(**changes: Any) -> LogitMetrics:
     plain = {
         "tokens": 100, "directed": 100, "structure": "odds", "convex": 1.0, "concave": 0.0, "indefinite": 0.0,
         "smallest": 0.0, "largest": 1.0, "away": 0.0, "cosine": 0.9, "frozen": 0.0, "frozen_by": {}, "distance": 0.1,
         "gradient": 0.1,
     }  # fmt: skip
-    return LogitNumbers.model_validate(plain | changes)
+    return LogitMetrics.model_validate(plain | changes)
 
 
-def numbers(**parts: Any) -> ObjectiveNumbers:
-    return ObjectiveNumbers(label="x", own=False, equation="L", **parts)
+def numbers(**parts: Any) -> ObjectiveMetrics:
+    return ObjectiveMetrics(label="x", own=False, equation="L", **parts)
 
 
 @pytest.mark.parametrize(
@@ -267,10 +267,10 @@ def numbers(**parts: Any) -> ObjectiveNumbers:
         ({"logits": logits(), "displaced": logits(frozen=0.12)}, "partly frozen"),
         ({"logits": logits(), "displaced": logits(away=0.31, frozen=0.12)}, "pulls away"),
         (
-            {"logits": logits(away=0.31), "sharpness": SharpnessNumbers(room=0.5, searched=1, critical=2, passes=3)},
+            {"logits": logits(away=0.31), "sharpness": SharpnessMetrics(room=0.5, searched=1, critical=2, passes=3)},
             "overshoots",
         ),
-        ({"sharpness": SharpnessNumbers(room=None, searched=8, critical=None, passes=3)}, "steady"),
+        ({"sharpness": SharpnessMetrics(room=None, searched=8, critical=None, passes=3)}, "steady"),
     ],
 )
 def test_headlines(parts: dict[str, Any], expected: str) -> None:

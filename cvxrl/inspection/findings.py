@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cvxrl.inspection.record import (
-    CurvatureNumbers,
-    GradientNumbers,
-    LogitNumbers,
-    ObjectiveNumbers,
-    SharpnessNumbers,
-    UpdateNumbers,
+    CurvatureMetrics,
+    GradientMetrics,
+    LogitMetrics,
+    ObjectiveMetrics,
+    SharpnessMetrics,
+    UpdateMetrics,
 )
 
 # A share of tokens below this is mentioned but decides nothing.
@@ -17,7 +17,7 @@ NOTABLE = 0.05
 JUMP = 0.1
 
 
-def headline(numbers: ObjectiveNumbers) -> str:
+def headline(numbers: ObjectiveMetrics) -> str:
     """One or two words: the worst thing that was found, in the order in which it hurts."""
     off = numbers.displaced or numbers.logits
     if numbers.update is not None and numbers.update.kl > JUMP:
@@ -33,7 +33,7 @@ def headline(numbers: ObjectiveNumbers) -> str:
     return "steady"
 
 
-def verdict(numbers: ObjectiveNumbers, drift: int, own: str, displaced_kl: float | None) -> list[str]:
+def verdict(numbers: ObjectiveMetrics, drift: int, own: str, displaced_kl: float | None) -> list[str]:
     """Sentences; the first is the headline.
 
     Args:
@@ -60,14 +60,14 @@ def verdict(numbers: ObjectiveNumbers, drift: int, own: str, displaced_kl: float
     return lines
 
 
-def _convexity(n: LogitNumbers) -> str:
+def _convexity(n: LogitMetrics) -> str:
     if n.convex == 1:
         return "convex in the logits of every token"
     bent = f"{_percent(n.indefinite)} indefinite, {_percent(n.concave)} concave"
     return f"convex in the logits of {_percent(n.convex)} of the tokens ({bent}; smallest eigenvalue {n.smallest:.2g})"
 
 
-def _direction(n: LogitNumbers, where: str) -> str:
+def _direction(n: LogitMetrics, where: str) -> str:
     if not n.directed:
         return f"{where}: no token has a target other than where it is"
     pulls = f"{_percent(n.away)} of the tokens pull away from their target" if n.away else "no token pulls away"
@@ -79,7 +79,7 @@ def _direction(n: LogitNumbers, where: str) -> str:
     return f"{where}: {pulls}; {frozen}"
 
 
-def _gradients(n: GradientNumbers) -> str:
+def _gradients(n: GradientMetrics) -> str:
     text = f"gradient norm {n.norm:.3g}"
     if n.negative_share is not None and n.sign_cosine is not None:
         text += (
@@ -94,11 +94,11 @@ def _gradients(n: GradientNumbers) -> str:
     return text
 
 
-def _bounds(n: GradientNumbers) -> list[tuple[str, float | None]]:
+def _bounds(n: GradientMetrics) -> list[tuple[str, float | None]]:
     return [("at least", n.noise_scale.low), ("at most", n.noise_scale.high)]
 
 
-def _update(n: UpdateNumbers) -> str:
+def _update(n: UpdateMetrics) -> str:
     return (
         f"one step (lr {n.learning_rate:.2g}, {n.optimizer} optimizer state) moves the policy by KL {n.kl:.2g}, its "
         f"surrogate by {n.surrogate:+.2g}, entropy {n.entropy_before:.3g} to {n.entropy_after:.3g}, "
@@ -106,7 +106,7 @@ def _update(n: UpdateNumbers) -> str:
     )
 
 
-def _sharpness(n: SharpnessNumbers) -> str:
+def _sharpness(n: SharpnessMetrics) -> str:
     if n.room is None:
         return f"its step can be stretched {n.searched:g} times and more before its loss rises"
     if n.room == 0:
@@ -116,7 +116,7 @@ def _sharpness(n: SharpnessNumbers) -> str:
     return f"its step can be stretched {n.room:.2g} times before its loss is back at its start"
 
 
-def _curvature(n: CurvatureNumbers) -> str:
+def _curvature(n: CurvatureMetrics) -> str:
     return f"Hessian from {n.smallest:.2g} to {n.largest:.2g}, trace {n.trace:.3g} ± {n.trace_error:.1g}"
 
 
