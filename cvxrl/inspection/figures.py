@@ -115,28 +115,28 @@ def _finish(axis: Axes, line: _Line) -> None:
 
 
 def _single(record: InspectRecord) -> Shown:
-    snapshot = record.snapshots[-1]
+    checkpoint = record.snapshots[-1]
     figure, grid = new_figure(2, 2, 6.4)
     (signs, pulls), (bands, layers) = grid
-    _signs(signs, snapshot)
-    _pulls(pulls, snapshot)
-    _bands(bands, snapshot)
-    _layers(layers, snapshot)
+    _signs(signs, checkpoint)
+    _pulls(pulls, checkpoint)
+    _bands(bands, checkpoint)
+    _layers(layers, checkpoint)
     legend(figure, [bands, layers])
-    where = "" if snapshot.step is None else f" after {snapshot.step} steps"
+    where = "" if checkpoint.step is None else f" after {checkpoint.step} steps"
     moved = ""
-    if snapshot.displaced_kl is not None:
+    if checkpoint.displaced_kl is not None:
         moved = (
-            f" Hatched: at a policy {record.drift} optimizer steps of {snapshot.objectives[0].label} further on "
-            f"(KL {snapshot.displaced_kl:.2g} nats per token)."
+            f" Hatched: at a policy {record.drift} optimizer steps of {checkpoint.objectives[0].label} further on "
+            f"(KL {checkpoint.displaced_kl:.2g} nats per token)."
         )
-    caption = f"{record.recipe}{where}; {snapshot.prompts} x {snapshot.samples} completions.{moved}"
+    caption = f"{record.recipe}{where}; {checkpoint.prompts} x {checkpoint.samples} completions.{moved}"
     return Shown("Side by side", figure, caption)
 
 
-def _signs(axis: Axes, snapshot: CheckpointMetrics) -> None:
+def _signs(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of tokens by the signs of their Hessian's eigenvalues."""
-    shown = [o for o in snapshot.objectives if o.logits is not None]
+    shown = [o for o in checkpoint.objectives if o.logits is not None]
     left = np.zeros(len(shown))
     for name, colour in (("convex", "#009E73"), ("indefinite", "#E69F00"), ("concave", "#D55E00")):
         width = np.array([getattr(o.logits, name) for o in shown])
@@ -149,18 +149,18 @@ def _signs(axis: Axes, snapshot: CheckpointMetrics) -> None:
     axis.set_xlabel("share of tokens, by their logits Hessian")
 
 
-def _pulls(axis: Axes, snapshot: CheckpointMetrics) -> None:
+def _pulls(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of tokens that pull away from the target or are frozen far from it."""
-    shown = [o for o in snapshot.objectives if o.logits is not None]
+    shown = [o for o in checkpoint.objectives if o.logits is not None]
     for row, o in enumerate(shown):
-        for offset, numbers, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
-            if numbers is not None:
-                axis.barh(row + offset, numbers.away, 0.32, color="#D55E00", hatch=hatch, edgecolor="white")
+        for offset, metrics, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
+            if metrics is not None:
+                axis.barh(row + offset, metrics.away, 0.32, color="#D55E00", hatch=hatch, edgecolor="white")
                 axis.barh(
                     row + offset,
-                    numbers.frozen,
+                    metrics.frozen,
                     0.32,
-                    left=numbers.away,
+                    left=metrics.away,
                     color="#56B4E9",
                     hatch=hatch,
                     edgecolor="white",
@@ -174,9 +174,9 @@ def _pulls(axis: Axes, snapshot: CheckpointMetrics) -> None:
     axis.set_xlabel("share of tokens that have a target")
 
 
-def _bands(axis: Axes, snapshot: CheckpointMetrics) -> None:
+def _bands(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of the gradient's norm by the probability of the sampled token."""
-    for index, o in enumerate(snapshot.objectives):
+    for index, o in enumerate(checkpoint.objectives):
         if o.gradients is None or not o.gradients.bands:
             continue
         middle = [0.5 * (b.low + b.high) for b in o.gradients.bands]
@@ -190,9 +190,9 @@ def _bands(axis: Axes, snapshot: CheckpointMetrics) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _layers(axis: Axes, snapshot: CheckpointMetrics) -> None:
+def _layers(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Gradient norm by layer."""
-    for index, o in enumerate(snapshot.objectives):
+    for index, o in enumerate(checkpoint.objectives):
         if o.gradients is None:
             continue
         colour, dash, marker = method_style(index)

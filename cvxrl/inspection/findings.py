@@ -1,4 +1,4 @@
-"""What the numbers of an objective say, in words with the number behind each. No torch here."""
+"""The findings on an objective: its metrics in words, with the number behind each. No torch here."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ NOTABLE = 0.05
 JUMP = 0.1
 
 
-def headline(numbers: ObjectiveMetrics) -> str:
+def headline(metrics: ObjectiveMetrics) -> str:
     """One or two words: the worst thing that was found, in the order in which it hurts."""
-    off = numbers.displaced or numbers.logits
-    if numbers.update is not None and numbers.update.kl > JUMP:
+    off = metrics.displaced or metrics.logits
+    if metrics.update is not None and metrics.update.kl > JUMP:
         return "jumps"
-    if numbers.sharpness is not None and numbers.sharpness.room is not None and numbers.sharpness.room < 1:
+    if metrics.sharpness is not None and metrics.sharpness.room is not None and metrics.sharpness.room < 1:
         return "overshoots"
     if off is not None and off.away >= NOTABLE:
         return "pulls away"
     if off is not None and off.frozen >= NOTABLE:
         return "partly frozen"
-    if numbers.logits is not None and numbers.logits.convex < 1:
+    if metrics.logits is not None and metrics.logits.convex < 1:
         return "not convex"
     return "steady"
 
 
-def verdict(numbers: ObjectiveMetrics, drift: int, own: str, displaced_kl: float | None) -> list[str]:
+def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: float | None) -> list[str]:
     """Sentences; the first is the headline.
 
     Args:
-        numbers: of one objective.
+        metrics: of one objective.
         drift: optimizer steps to the displaced policy.
         own: label of the objective that took them.
         displaced_kl: how far that policy is, nats per token.
     """
-    lines = [headline(numbers)]
-    if numbers.logits is not None:
-        lines.append(_convexity(numbers.logits))
-        lines.append(_direction(numbers.logits, "where it was sampled"))
-    if numbers.displaced is not None and displaced_kl is not None:
+    lines = [headline(metrics)]
+    if metrics.logits is not None:
+        lines.append(_convexity(metrics.logits))
+        lines.append(_direction(metrics.logits, "where it was sampled"))
+    if metrics.displaced is not None and displaced_kl is not None:
         where = f"after {drift} steps of {own} (KL {displaced_kl:.2g})"
-        lines.append(_direction(numbers.displaced, where))
+        lines.append(_direction(metrics.displaced, where))
     for text in (
-        numbers.gradients and _gradients(numbers.gradients),
-        numbers.update and _update(numbers.update),
-        numbers.sharpness and _sharpness(numbers.sharpness),
-        numbers.curvature and _curvature(numbers.curvature),
+        metrics.gradients and _gradients(metrics.gradients),
+        metrics.update and _update(metrics.update),
+        metrics.sharpness and _sharpness(metrics.sharpness),
+        metrics.curvature and _curvature(metrics.curvature),
     ):
         if text:
             lines.append(text)

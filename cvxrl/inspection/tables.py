@@ -31,17 +31,17 @@ def all_tables(record: InspectRecord) -> list[Table]:
 def trajectory(record: InspectRecord) -> Table:
     """One row per checkpoint and objective."""
     rows = []
-    for snapshot in record.snapshots:
-        for number, o in enumerate(snapshot.objectives):
+    for checkpoint in record.snapshots:
+        for number, o in enumerate(checkpoint.objectives):
             g, u, s = o.gradients, o.update, o.sharpness
             off = o.displaced or o.logits
             first = number == 0
             rows.append(
                 [
-                    str(snapshot.step) if first else "",
-                    _share(snapshot.correct) if first else "",
-                    f"{snapshot.entropy:.3f}" if first else "",
-                    f"{snapshot.probability:.3f}" if first else "",
+                    str(checkpoint.step) if first else "",
+                    _share(checkpoint.correct) if first else "",
+                    f"{checkpoint.entropy:.3f}" if first else "",
+                    f"{checkpoint.probability:.3f}" if first else "",
                     o.label,
                     _number(g.qkv if g else None),
                     _share(off.away if off else None),
@@ -50,7 +50,7 @@ def trajectory(record: InspectRecord) -> Table:
                     headline(o),
                 ]
             )
-    columns = ("step", "right", "entropy", "p(a)", "<objective", "grad qkv", "away", "step KL", "room", "<reading")
+    columns = ("step", "right", "entropy", "p(a)", "<objective", "grad qkv", "away", "step KL", "room", "<finding")
     note = (
         "p(a): mean probability of the sampled tokens. grad qkv: mean norm over query, key and value projections. "
         "away: tokens whose descent direction points away from their target"
@@ -60,18 +60,17 @@ def trajectory(record: InspectRecord) -> Table:
     return Table("Over training", columns, rows, note)
 
 
-def _logits(snapshot: CheckpointMetrics, drift: int) -> Table:
+def _logits(checkpoint: CheckpointMetrics, drift: int) -> Table:
     rows = []
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         for where, n in (("sampled", o.logits), ("moved", o.displaced)):
             if n is not None:
                 rows.append([o.label, where, *_logit_cells(n)])
     columns = ("<objective", "<at", "convex", "smallest", "away", "clip", "p>0", "p>1", "cosine", "distance")
     moved = ""
-    if snapshot.displaced_kl is not None:
-        moved = (
-            f" moved: after {drift} steps of {snapshot.objectives[0].label}, KL {snapshot.displaced_kl:.2g} per token."
-        )
+    if checkpoint.displaced_kl is not None:
+        own, distance = checkpoint.objectives[0].label, checkpoint.displaced_kl
+        moved = f" moved: after {drift} steps of {own}, KL {distance:.2g} per token."
     note = (
         "Shares of the tokens that have a target. convex: the logits Hessian has no negative eigenvalue. smallest: "
         "smallest eigenvalue of any token. "
@@ -96,10 +95,10 @@ def _logit_cells(n: LogitMetrics) -> list[str]:
     ]
 
 
-def _parameters(snapshot: CheckpointMetrics) -> Table:
+def _parameters(checkpoint: CheckpointMetrics) -> Table:
     rows = []
     prompts = 0
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         g = o.gradients
         if g is not None:
             prompts = g.prompts
@@ -123,8 +122,8 @@ def _parameters(snapshot: CheckpointMetrics) -> Table:
     return Table("In the parameters", columns, rows, note)
 
 
-def _bands(snapshot: CheckpointMetrics) -> Table:
-    measured = [o for o in snapshot.objectives if o.gradients is not None and o.gradients.bands]
+def _bands(checkpoint: CheckpointMetrics) -> Table:
+    measured = [o for o in checkpoint.objectives if o.gradients is not None and o.gradients.bands]
     if not measured:
         return Table("", ())
     first = measured[0].gradients
@@ -138,9 +137,9 @@ def _bands(snapshot: CheckpointMetrics) -> Table:
     return Table("Which tokens make the gradient", columns, rows, note)
 
 
-def _updates(snapshot: CheckpointMetrics) -> Table:
+def _updates(checkpoint: CheckpointMetrics) -> Table:
     rows = []
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         u, s = o.update, o.sharpness
         if u is not None:
             rows.append(
@@ -166,9 +165,9 @@ def _updates(snapshot: CheckpointMetrics) -> Table:
     return Table("One optimizer step", columns, rows, note)
 
 
-def _curvature(snapshot: CheckpointMetrics) -> Table:
+def _curvature(checkpoint: CheckpointMetrics) -> Table:
     rows = []
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         c = o.curvature
         if c is not None:
             rows.append(
@@ -183,9 +182,9 @@ def _curvature(snapshot: CheckpointMetrics) -> Table:
     return Table("Curvature", ("<objective", "largest", "smallest", "trace"), rows, note)
 
 
-def _cosines(snapshot: CheckpointMetrics) -> Table:
-    labels = list(snapshot.cosines)
-    rows = [[a, *(_signed(snapshot.cosines[a][b]) for b in labels)] for a in labels]
+def _cosines(checkpoint: CheckpointMetrics) -> Table:
+    labels = list(checkpoint.cosines)
+    rows = [[a, *(_signed(checkpoint.cosines[a][b]) for b in labels)] for a in labels]
     return Table("Cosines between the gradients", ("<objective", *labels), rows if len(labels) > 1 else [])
 
 
