@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvxrl.evaluation.record import Estimate, EvalRecord, Results
+from cvxrl.report.format import fixed, percent, with_error
 
 _WIDTH = 80
 
@@ -44,14 +45,14 @@ def _quality(results: Results) -> Table:
     total = f"{results.questions} x {results.samples}"
     rows = (
         (f"accuracy (avg@{results.samples})", _estimate(results.accuracy)),
-        ("truncated at the length limit", _share(results.truncated)),
-        ("grader errors (count as wrong)", _share(results.grader_errors)),
-        ("no answer found", _share(results.no_answer)),
+        ("truncated at the length limit", percent(results.truncated)),
+        ("grader errors (count as wrong)", percent(results.grader_errors)),
+        ("no answer found", percent(results.no_answer)),
         ("accuracy, strict grader", _estimate(results.strict_accuracy)),
-        ("graders disagree", _share(results.disagreement)),
-        ("  right for the task's grader only", _share(results.strict_missed)),
-        ("  right for the strict grader only", _share(results.strict_only)),
-        ("mean length (tokens)", f"{results.mean_tokens:.1f}"),
+        ("graders disagree", percent(results.disagreement)),
+        ("  right for the task's grader only", percent(results.strict_missed)),
+        ("  right for the strict grader only", percent(results.strict_only)),
+        ("mean length (tokens)", fixed(results.mean_tokens, 1)),
     )
     for name, value in rows:
         table.add_row(Text(name), Text(value), Text(total))
@@ -84,9 +85,4 @@ def _footnotes(results: Results) -> list[str]:
 
 
 def _estimate(estimate: Estimate) -> str:
-    error = "n/a" if estimate.stderr is None else f"{estimate.stderr:.3f}"
-    return f"{estimate.value:.3f} ± {error}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
+    return with_error(estimate.value, estimate.stderr)

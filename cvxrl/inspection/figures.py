@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
 from cvxrl.inspection.tables import all_tables
-from cvxrl.report.figure import GREY, legend, method_style, new_figure
-from cvxrl.report.page import figure_section, head
-from cvxrl.report.table import to_html
+from cvxrl.report.document import Page
+from cvxrl.report.figure import (
+    BLACK,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    SKY,
+    VERMILION,
+    Shown,
+    legend,
+    method_style,
+    new_figure,
+    not_measured,
+)
+from cvxrl.report.format import percent, short
 
 _COLUMNS = 3
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure and the words around it."""
-
-    title: str
-    figure: Figure
-    caption: str
 
 
 def main_figure(record: InspectRecord) -> Shown:
@@ -73,9 +75,7 @@ def _trajectory(record: InspectRecord) -> Shown:
     steps = [float(s.step or 0) for s in record.snapshots]
     for axis, line in zip(axes, _OVER_TRAINING, strict=True):
         if line.policy is not None:
-            axis.plot(
-                steps, _values([line.policy(s) for s in record.snapshots]), color="black", marker=".", markersize=4
-            )
+            axis.plot(steps, _values([line.policy(s) for s in record.snapshots]), color=BLACK, marker=".", markersize=4)
         for index, label in enumerate(labels if line.objective is not None else ()):
             assert line.objective is not None
             found = [
@@ -111,7 +111,7 @@ def _finish(axis: Axes, line: _Line) -> None:
     if line.from_zero:
         axis.set_ylim(bottom=0)
     if not np.isfinite(drawn).any():
-        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
+        not_measured(axis)
 
 
 def _single(record: InspectRecord) -> Shown:
@@ -128,7 +128,7 @@ def _single(record: InspectRecord) -> Shown:
     if checkpoint.displaced_kl is not None:
         moved = (
             f" Hatched: at a policy {record.drift} optimizer steps of {checkpoint.objectives[0].label} further on "
-            f"(KL {checkpoint.displaced_kl:.2g} nats per token)."
+            f"(KL {short(checkpoint.displaced_kl, 2)} nats per token)."
         )
     caption = f"{record.recipe}{where}; {checkpoint.prompts} x {checkpoint.samples} completions.{moved}"
     return Shown("Side by side", figure, caption)
@@ -138,10 +138,10 @@ def _signs(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of tokens by the signs of their Hessian's eigenvalues."""
     shown = [o for o in checkpoint.objectives if o.logits is not None]
     left = np.zeros(len(shown))
-    for name, colour in (("convex", "#009E73"), ("indefinite", "#E69F00"), ("concave", "#D55E00")):
+    for name, colour in (("convex", GREEN), ("indefinite", ORANGE), ("concave", VERMILION)):
         width = np.array([getattr(o.logits, name) for o in shown])
         bars = axis.barh(range(len(shown)), width, left=left, color=colour, height=0.6)
-        labels = [f"{name} {100 * w:.0f}%" if w > 0.2 else "" for w in width]
+        labels = [f"{name} {percent(w, 0)}" if w > 0.2 else "" for w in width]
         axis.bar_label(bars, labels, label_type="center", fontsize="small", color="white")
         left += width
     _rows(axis, shown)
@@ -155,19 +155,19 @@ def _pulls(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     for row, o in enumerate(shown):
         for offset, metrics, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
             if metrics is not None:
-                axis.barh(row + offset, metrics.away, 0.32, color="#D55E00", hatch=hatch, edgecolor="white")
+                axis.barh(row + offset, metrics.away, 0.32, color=VERMILION, hatch=hatch, edgecolor="white")
                 axis.barh(
                     row + offset,
                     metrics.frozen,
                     0.32,
                     left=metrics.away,
-                    color="#56B4E9",
+                    color=SKY,
                     hatch=hatch,
                     edgecolor="white",
                 )
     if shown:
-        axis.barh(0, 0, color="#D55E00", label="pulls away from the target")
-        axis.barh(0, 0, color="#56B4E9", label="gradient gone far from the target")
+        axis.barh(0, 0, color=VERMILION, label="pulls away from the target")
+        axis.barh(0, 0, color=SKY, label="gradient gone far from the target")
         axis.legend(fontsize="small", frameon=False, loc="best")
     _rows(axis, shown)
     axis.set_xlim(left=0)
@@ -181,7 +181,7 @@ def _bands(axis: Axes, checkpoint: CheckpointMetrics) -> None:
             continue
         middle = [0.5 * (b.low + b.high) for b in o.gradients.bands]
         if index == 0:
-            axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color="#D0D0D0", label="tokens")
+            axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color=PALE, label="tokens")
         colour, dash, marker = method_style(index)
         shares = [b.share for b in o.gradients.bands]
         axis.plot(middle, shares, color=colour, linestyle=dash, marker=marker, markersize=_size(index), label=o.label)
@@ -232,16 +232,14 @@ def _values(found: list[float | None]) -> list[float]:
 
 def make_page(record: InspectRecord, command: str) -> str:
     """The page as text: what it says first, then pictures, then tables."""
-    title = f"Gradients of {record.recipe}"
-    parts = [head(title), f"<h1>{escape(title)}</h1>", f"<pre>{escape(command)}</pre>"]
-    parts.append(f"<p class='note'>Target: {escape(record.target)}</p>")
-    parts += [f"<p class='warning'>{escape(note)}</p>" for note in record.notes]
+    page = Page(f"Gradients of {record.recipe}", command)
+    page.note(f"Target: {record.target}")
+    for note in record.notes:
+        page.warning(note)
     for objective in record.snapshots[-1].objectives:
-        sentences = "".join(f"<li>{escape(line)}</li>" for line in objective.verdict[1:])
-        heading = f"{escape(objective.label)}: {escape(objective.verdict[0])}"
-        parts.append(
-            f"<section>\n<h2>{heading}</h2>\n<pre>{escape(objective.equation)}</pre>\n<ul>{sentences}</ul>\n</section>"
-        )
-    parts += [figure_section(s.title, s.figure, s.caption) for s in all_figures(record)]
-    parts += [to_html(table) for table in all_tables(record)]
-    return "\n".join([*parts, "</body>\n</html>\n"])
+        page.section(f"{objective.label}: {objective.verdict[0]}", objective.equation, objective.verdict[1:])
+    for shown in all_figures(record):
+        page.figure(shown)
+    for table in all_tables(record):
+        page.table(table)
+    return page.html()

@@ -41,7 +41,9 @@ class InspectOptions:
     ]
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Recipe, for a PATH that belongs to no run.", rich_help_panel=_WHAT),
+        typer.Option(
+            metavar="RECIPE", help="Recipe file or name, for a PATH that belongs to no run.", rich_help_panel=_WHAT
+        ),
     ] = None
     sets: Annotated[
         list[str],
@@ -52,8 +54,8 @@ class InspectOptions:
         typer.Option(
             parser=split_commas,
             metavar="A,B",
-            help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...) or recipe files. Default: the run's "
-            "own, lco-kld, lco-mse, grpo, reinforce, and ppo where there is a critic.",
+            help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...) or recipes. Default: the run's own, "
+            "lco-kld, lco-mse, grpo, reinforce, and ppo where there is a critic.",
             rich_help_panel=_WHAT,
         ),
     ] = None

@@ -7,10 +7,8 @@ from typing import TextIO
 
 from cvxrl.inspection.findings import headline
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, NoiseScaleInterval, SharpnessMetrics
-from cvxrl.report.table import Table
-from cvxrl.report.terminal import WIDTH, print_report
-
-_NONE = "-"
+from cvxrl.report.document import WIDTH, Table, print_report
+from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed
 
 
 def all_tables(record: InspectRecord) -> list[Table]:
@@ -39,13 +37,13 @@ def trajectory(record: InspectRecord) -> Table:
             rows.append(
                 [
                     str(checkpoint.step) if first else "",
-                    _share(checkpoint.correct) if first else "",
-                    f"{checkpoint.entropy:.3f}" if first else "",
-                    f"{checkpoint.probability:.3f}" if first else "",
+                    share(checkpoint.correct) if first else "",
+                    fixed(checkpoint.entropy) if first else "",
+                    fixed(checkpoint.probability) if first else "",
                     o.label,
-                    _number(g.qkv if g else None),
-                    _share(off.away if off else None),
-                    _number(u.kl if u else None),
+                    short(g.qkv if g else None),
+                    share(off.away if off else None),
+                    short(u.kl if u else None),
                     _room(s),
                     headline(o),
                 ]
@@ -69,8 +67,8 @@ def _logits(checkpoint: CheckpointMetrics, drift: int) -> Table:
     columns = ("<objective", "<at", "convex", "smallest", "away", "clip", "p>0", "p>1", "cosine", "distance")
     moved = ""
     if checkpoint.displaced_kl is not None:
-        own, distance = checkpoint.objectives[0].label, checkpoint.displaced_kl
-        moved = f" moved: after {drift} steps of {own}, KL {distance:.2g} per token."
+        own, far = checkpoint.objectives[0].label, short(checkpoint.displaced_kl, 2)
+        moved = f" moved: after {drift} steps of {own}, KL {far} per token."
     note = (
         "Shares of the tokens that have a target. convex: the logits Hessian has no negative eigenvalue. smallest: "
         "smallest eigenvalue of any token. "
@@ -84,14 +82,14 @@ def _logits(checkpoint: CheckpointMetrics, drift: int) -> Table:
 def _logit_cells(n: LogitMetrics) -> list[str]:
     frozen = n.frozen_by
     return [
-        _share(n.convex),
-        f"{n.smallest:.2g}",
-        _share(n.away),
-        _share(frozen.get("clip", 0.0)),
-        _share(frozen.get("improbable", 0.0)),
-        _share(frozen.get("certain", 0.0)),
-        _NONE if n.cosine is None else f"{n.cosine:.2f}",
-        f"{n.distance:.2g}",
+        share(n.convex),
+        short(n.smallest, 2),
+        share(n.away),
+        share(frozen.get("clip", 0.0)),
+        share(frozen.get("improbable", 0.0)),
+        share(frozen.get("certain", 0.0)),
+        fixed(n.cosine, 2),
+        short(n.distance, 2),
     ]
 
 
@@ -105,11 +103,11 @@ def _parameters(checkpoint: CheckpointMetrics) -> Table:
             rows.append(
                 [
                     o.label,
-                    _number(g.norm),
-                    _number(g.qkv),
-                    _share(g.negative_share),
-                    _signed(g.sign_cosine),
-                    _signed(g.minibatch_cosine),
+                    short(g.norm),
+                    short(g.qkv),
+                    share(g.negative_share),
+                    signed(g.sign_cosine, 2),
+                    signed(g.minibatch_cosine, 2),
                     _interval(g.noise_scale),
                 ]
             )
@@ -131,7 +129,7 @@ def _bands(checkpoint: CheckpointMetrics) -> Table:
     rows = []
     for index, band in enumerate(first.bands):
         shares = [o.gradients.bands[index].share for o in measured if o.gradients is not None]
-        rows.append([f"{band.low:.1f} to {band.high:.1f}", _share(band.tokens), *map(_share, shares)])
+        rows.append([f"{band.low:.1f} to {band.high:.1f}", share(band.tokens), *map(share, shares)])
     columns = ("<probability", "tokens", *(o.label for o in measured))
     note = f"Share of the gradient's norm by the sampled token's probability, on {first.band_completions} completions."
     return Table("Which tokens make the gradient", columns, rows, note)
@@ -146,13 +144,13 @@ def _updates(checkpoint: CheckpointMetrics) -> Table:
                 [
                     o.label,
                     u.optimizer,
-                    _NONE if u.update_to_weight is None else f"{u.update_to_weight:.1e}",
-                    f"{u.kl:.1e}",
-                    f"{u.ratio['p99']:.3g}",
-                    _share(u.clipped),
-                    _share(u.ess_sequences),
-                    f"{u.surrogate:+.1e}",
-                    f"{u.entropy_after - u.entropy_before:+.1e}",
+                    scientific(u.update_to_weight),
+                    scientific(u.kl),
+                    short(u.ratio["p99"]),
+                    share(u.clipped),
+                    share(u.ess_sequences),
+                    scientific(u.surrogate, sign=True),
+                    scientific(u.entropy_after - u.entropy_before, sign=True),
                     _room(s),
                 ]
             )
@@ -173,9 +171,9 @@ def _curvature(checkpoint: CheckpointMetrics) -> Table:
             rows.append(
                 [
                     o.label,
-                    f"{c.largest:.3g} ± {c.largest_error:.0e}",
-                    f"{c.smallest:.3g} ± {c.smallest_error:.0e}",
-                    f"{c.trace:.3g} ± {c.trace_error:.2g}",
+                    f"{short(c.largest)} ± {scientific(c.largest_error, 0)}",
+                    f"{short(c.smallest)} ± {scientific(c.smallest_error, 0)}",
+                    f"{short(c.trace)} ± {short(c.trace_error, 2)}",
                 ]
             )
     note = "Hessian of the loss in the parameters; ± bound of the eigenvalue, standard error of the trace."
@@ -184,38 +182,24 @@ def _curvature(checkpoint: CheckpointMetrics) -> Table:
 
 def _cosines(checkpoint: CheckpointMetrics) -> Table:
     labels = list(checkpoint.cosines)
-    rows = [[a, *(_signed(checkpoint.cosines[a][b]) for b in labels)] for a in labels]
+    rows = [[a, *(signed(checkpoint.cosines[a][b], 2) for b in labels)] for a in labels]
     return Table("Cosines between the gradients", ("<objective", *labels), rows if len(labels) > 1 else [])
-
-
-def _share(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{100 * value:.0f}%" if value in (0, 1) else f"{100 * value:.1f}%"
-
-
-def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3g}"
 
 
 def _room(numbers: SharpnessMetrics | None) -> str:
     if numbers is None:
-        return _NONE
+        return NOTHING
     if numbers.room is None:
         return f">{numbers.searched:g}"
-    return f"{numbers.room:.2g}" if numbers.room else f"<{numbers.searched:.1g}"
-
-
-def _signed(value: float | None) -> str:
-    return _NONE if value is None else f"{value:+.2f}"
+    return short(numbers.room, 2) if numbers.room else f"<{short(numbers.searched, 1)}"
 
 
 def _interval(value: NoiseScaleInterval) -> str:
     if value.value is None:
         return "not measurable"
-    low = _NONE if value.low is None else f"{value.low:.3g}"
-    high = "inf" if value.high is None else f"{value.high:.3g}"
-    return f"{value.value:.3g} [{low}, {high}]"
+    low = short(value.low)
+    high = "inf" if value.high is None else short(value.high)
+    return f"{short(value.value)} [{low}, {high}]"
 
 
 def print_record(record: InspectRecord, stream: TextIO) -> None:
@@ -228,7 +212,7 @@ def _header(record: InspectRecord, last: CheckpointMetrics) -> list[str]:
     where = "" if last.step is None else f", step {last.step}"
     lines = [
         f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
-        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {100 * last.correct:.1f}% right",
+        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {percent(last.correct)} right",
         f"target    {record.target}",
         *(f"note      {note}" for note in record.notes),
     ]

@@ -32,7 +32,7 @@ RESPONSES = [[2] * 5, [2] * 1, [2] * 2, [2] * 6]
 
 def test_sequences_are_packed_by_length_up_to_the_budget() -> None:
     def packed(tokens: int) -> list[list[int]]:
-        return list(by_length(PROMPTS, RESPONSES, range(4), Limit(tokens=tokens)))
+        return list(by_length(PROMPTS, RESPONSES, Limit(tokens=tokens)))
 
     assert packed(16) == [[1, 0], [2], [3]]  # 2 x 8; 11; 15
     assert packed(30) == [[1, 0], [2, 3]]  # three would be 3 x 11
@@ -43,10 +43,10 @@ def test_sequences_are_packed_by_length_up_to_the_budget() -> None:
 
 
 def test_groups_stay_together_in_the_budget() -> None:
-    assert list(whole_groups(PROMPTS, RESPONSES, range(4), 2, Limit(tokens=30))) == [[0, 1], [2, 3]]
-    assert list(whole_groups(PROMPTS, RESPONSES, range(4), 2, Limit(sequences=1))) == [[0, 1], [2, 3]]
+    assert list(whole_groups(PROMPTS, RESPONSES, [0, 0, 1, 1], Limit(tokens=30))) == [[0, 1], [2, 3]]
+    assert list(whole_groups(PROMPTS, RESPONSES, [0, 0, 1, 1], Limit(sequences=1))) == [[0, 1], [2, 3]]
     with pytest.raises(UserError, match="a group of 2 x 15 tokens"):
-        list(whole_groups(PROMPTS, RESPONSES, range(4), 2, Limit(tokens=29)))
+        list(whole_groups(PROMPTS, RESPONSES, [0, 0, 1, 1], Limit(tokens=29)))
 
 
 @pytest.mark.parametrize("name", ["math_grpo", "math_lco_kld", "math_gspo", "math_ppo"])

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from cvxrl.cli import main
 from cvxrl.engine.plan import describe
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
@@ -138,7 +139,8 @@ def test_the_reference_is_the_policy_without_its_adapter() -> None:
     moved(trainer.policy)
     plain = Trainer.build(tiny("math_lco_kld", "regularizer.kl_coefficient=0.1")).updater.loss.reference
     assert plain is not None
-    found, expected = (r.log_probs(PROMPTS, RESPONSES) for r in (reference, plain))
+    sequences = Sequences.of(PROMPTS, RESPONSES, 1)
+    found, expected = (r.log_probs(sequences) for r in (reference, plain))
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
     assert all(p.requires_grad for p in trainer.policy.trained) and len(trainer.policy.trained) == 56
 

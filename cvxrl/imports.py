@@ -14,7 +14,7 @@ from typing import Any
 from cvxrl.errors import Problem, UserError, suggest
 
 
-def optional(module: str, package: str, extra: str, key: str) -> ModuleType:
+def import_optional(module: str, package: str, extra: str, key: str) -> ModuleType:
     """Import a package that only some recipes need.
 
     Raises:
@@ -31,7 +31,7 @@ def require_installed(module: str, package: str, extra: str, key: str) -> None:
         raise UserError(Problem(f"this needs the package {package}, which is not installed", key=key, remedy=remedy))
 
 
-def function(name: str, key: str) -> Callable[..., Any]:
+def import_function(name: str, key: str) -> Callable[..., Any]:
     """Return what `module:function` names; the working directory is searched after the installed packages.
 
     Raises:
