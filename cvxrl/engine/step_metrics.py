@@ -1,14 +1,18 @@
-"""A cheap part of `cvxrl inspect-grads`, logged while training."""
+"""What is logged of a step beside its loss: gradient norms, the logits' geometry, and how far the policy moved."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import nn
 
+from cvxrl.engine.readers import Reader
+from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
-from cvxrl.objectives.statistics import action_log_probs
+from cvxrl.objectives.statistics import action_log_probs, k3
 from cvxrl.recipe.lco import target_of
 from cvxrl.recipe.schema import Recipe
 
@@ -41,3 +45,29 @@ def logit_metrics(batch: TokenBatch, recipe: Recipe) -> dict[str, float]:
         shares = (("convex", space.psd_N), ("away", space.away_N), ("frozen", space.frozen_N))
         metrics |= {f"logits/{name}": int((chosen_N & directed_N).sum()) / count for name, chosen_N in shares}
     return metrics
+
+
+def policy_shift(reader: Reader, sequences: Sequences, num_sequences: int) -> dict[str, float]:
+    """KL(rollout policy || policy now), estimated with k3 on the tokens of the first ``num_sequences``."""
+    if sequences.sampled_logprobs is None or num_sequences == 0:
+        return {}
+    few = sequences.select(range(min(num_sequences, len(sequences))))
+    assert few.sampled_logprobs is not None
+    new = torch.cat(reader.log_probs(few)).cpu()
+    return {"policy/kl": float(k3(new - torch.cat(few.sampled_logprobs)).mean())}
+
+
+def ratio_deviation(reader: Reader, sequences: Sequences, num_sequences: int = 32) -> float:
+    """Largest |ratio - 1| between the sampler's and the trainer's probabilities before any update.
+
+    All sequences are checked at the configured micro-batch size, the first ones also at sizes 1 and 4.
+    """
+    few = sequences.select(range(min(num_sequences, len(sequences))))
+    worst = 0.0
+    four, one = (replace(reader.limit, sequences=size) for size in (4, 1))
+    for part, limit in ((sequences, reader.limit), (few, four), (few, one)):
+        assert part.sampled_logprobs is not None
+        read = replace(reader, limit=limit).log_probs(part)
+        difference = torch.cat(read).cpu() - torch.cat(part.sampled_logprobs)
+        worst = max(worst, float(torch.expm1(difference).abs().max()))
+    return worst
