@@ -107,7 +107,7 @@ def _inspect(plan: Plan) -> InspectRecord:
     with loading_libraries():
         from rich.progress import TaskProgressColumn
 
-        from cvxrl.engine.signals import StopRequest
+        from cvxrl.engine.process import StopRequest
         from cvxrl.inspection.runner import run_inspection
         from cvxrl.report.progress import ProgressBar
 

@@ -13,8 +13,8 @@ from cvxrl.evaluation.answers import Answer, judge
 from cvxrl.evaluation.estimators import clustered_error
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.randomness import generator_for
-from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.rollout.generator import Generator, Sampling
+from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grader, Task
 
 # What a readable sample shows, in this order.
@@ -58,7 +58,7 @@ class Evaluation:
         return clustered_error(self.correct_PG.mean(dim=1).numpy())
 
 
-def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Evaluation:
+def evaluate(recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader) -> Evaluation:
     """Sample and grade the recipe's held-out prompts; draws nothing from any training generator.
 
     Raises:
@@ -66,8 +66,9 @@ def evaluate(recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> Eval
     """
     spec, rollout = recipe.eval, recipe.rollout
     examples, prompts = held_out_prompts(recipe, policy, task)
-    sampling = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, rollout.batch, rollout.engine)
-    episodes = sample_episodes(policy, prompts, spec.samples, sampling, generator_for(spec.seed, "evaluation"))
+    sampling = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p)
+    keys = completion_keys(spec.seed, "evaluation", prompts=range(len(prompts)), samples=spec.samples)
+    episodes = generator.generate(prompts, keys, sampling)
     each = [example for example in examples for _ in range(spec.samples)]
     return Evaluation.of(judge(recipe.task, policy, grader, each, episodes), spec.samples)
 

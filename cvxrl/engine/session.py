@@ -10,6 +10,7 @@ from pathlib import Path
 from cvxrl.engine.divergence import DivergedError, describe_batch
 from cvxrl.engine.evaluate import Evaluation
 from cvxrl.engine.guards import Guards, GuardStop
+from cvxrl.engine.process import StopRequest
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -20,7 +21,6 @@ from cvxrl.engine.records import (
     resumed_at,
     summary_rows,
 )
-from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.errors import UserError
@@ -208,7 +208,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     step = error.step if isinstance(error, GuardStop) else session.trainer.position.step + 1
     divergence = describe_divergence(error, step, session.run_dir)
     session.sink.event(f"diverged at step {step}: {error}")
-    if error.experience is not None:
+    if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
     return _close(session, record, "diverged", divergence)
 

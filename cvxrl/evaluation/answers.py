@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cvxrl.evaluation.strict import strictly_correct
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.task import TaskSpec
-from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example, Grader
 
 

@@ -24,9 +24,10 @@ from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest
+from cvxrl.rollout.generator import Sampling
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples
-from cvxrl.rollout.randomness import generator_for
-from cvxrl.rollout.sampler import Sampling, sample_separately
+from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.files import write_json
 from cvxrl.tasks import Example, Grader, load_grader, load_questions
 from cvxrl.tasks.base import digest as digest_of
@@ -134,14 +135,14 @@ class Exam:
             return record
 
     def _ask(self, batch: Sequence[tuple[int, list[int]]]) -> list[Sample]:
-        """Sample and grade; completion s of question q draws from a generator made of (seed, q, s)."""
+        """Sample and grade; completion s of question q draws from the stream of (seed, q, s)."""
         start = time.perf_counter()
         wanted = self.settings.sampling
         each = [(q, s) for q, samples in batch for s in samples]
-        generators = [generator_for(wanted.seed, "evaluation", q, s) for q, s in each]
+        keys = [[StreamKey(wanted.seed, "evaluation", (q, s)) for s in samples] for q, samples in batch]
         prompts = [self.prompts[q] for q, _ in batch]
         how = Sampling(wanted.max_new_tokens, wanted.temperature, wanted.top_p)
-        episodes = sample_separately(self.policy, prompts, generators, how)
+        episodes = LocalGenerator(self.policy).generate(prompts, keys, how)
         answers = judge(self.plan.task.spec, self.policy, self.grader, [self.examples[q] for q, _ in each], episodes)
         seconds = (time.perf_counter() - start) / len(each)
         return [

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
+from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.curvature import (
     HessianProduct,
     critical_sharpness,
@@ -35,13 +36,13 @@ def measure_curvature(
     tick: Callable[[int], None],
 ) -> CurvatureNumbers:
     """Extreme eigenvalues and trace of the Hessian at the policy that sampled, on the sequences ``indices``."""
-    updater, seed = entrant.updater, entrant.contestant.recipe.seed
+    seed = entrant.contestant.recipe.seed
 
-    def loss(micro: Sequence[int]) -> Tensor:
-        share_N, _ = weighted_losses(entrant, entrant.on_policy, micro, indices)
+    def loss(micro: Sequences) -> Tensor:
+        share_N, _ = weighted_losses(entrant, micro)
         return share_N.sum()
 
-    micros = list(updater.micro_batches(entrant.experience, indices))
+    micros = list(entrant.passes(entrant.loss.weigh(entrant.on_policy.select(indices))))
     hessian = HessianProduct([partial(loss, micro) for micro in micros], list(subject.trainable.values()))
     with double_differentiable(subject.policy.model):
         ends = extreme_eigenvalues(
@@ -72,10 +73,10 @@ def measure_sharpness(subject: Subject, entrant: Entrant, passes: int, tick: Cal
         tick: told how many sequences were passed over.
     """
     recipe = entrant.contestant.recipe
-    step, memory = subject.snapshot.step or 0, subject.remembered(entrant)
+    step, sequences = subject.snapshot.step or 0, subject.remembered(entrant)
     start = {name: p.detach().clone() for name, p in subject.trainable.items()}
     with subject.restored():
-        take_steps(entrant, memory, 1, step, lambda _: None)
+        take_steps(entrant, sequences, 1, step, lambda _: None)
         end = {name: p.detach().clone() for name, p in subject.trainable.items()}
 
         def loss_at(length: float) -> float:
@@ -83,7 +84,7 @@ def measure_sharpness(subject: Subject, entrant: Entrant, passes: int, tick: Cal
                 for name, parameter in subject.trainable.items():
                     parameter.copy_(torch.lerp(start[name], end[name], length))
             tick(len(entrant.everything))
-            return reduced_loss(entrant, memory)
+            return reduced_loss(entrant, sequences)
 
         found = critical_sharpness(loss_at, evaluations=passes)
     rate = learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
+from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.gram import Gram, SignSplit, cosines, mean_pairwise_cosine, noise_scale, sign_split
 from cvxrl.gradients.parameters import Norms, norms
 from cvxrl.inspection.record import Band, GradientNumbers, Interval
@@ -56,7 +56,7 @@ def measure_gradients(
 
 
 def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor, count: int) -> GradientNumbers:
-    prompts = len(entrant.everything) // entrant.experience.group_size
+    prompts = len(entrant.everything) // entrant.contestant.recipe.group_size
     moving = bool((matrix_KK.diagonal() > 0).all())
     noise = noise_scale(matrix_KK, prompts / count, level=LEVEL) if sizes.total > 0 else None
     return GradientNumbers(
@@ -121,16 +121,10 @@ def measure_cosines(totals: Gram, labels: Sequence[str]) -> dict[str, dict[str, 
     return {a: {b: finite_or_none(values[i][j]) for j, b in enumerate(labels)} for i, a in enumerate(labels)}
 
 
-def weighted_losses(
-    entrant: Entrant, memory: Memory, micro: Sequence[int], step: Sequence[int]
-) -> tuple[Tensor, TokenBatch]:
-    """What each token of ``micro`` adds to the loss of an optimizer step over ``step``, [N], with gradient."""
-    updater = entrant.updater
-    weight_of = updater.weights(entrant.experience, step)
-    loss_N, batch, _ = updater.losses(entrant.experience, micro, memory)
-    assert batch.sequence_N is not None
-    weight_S = torch.tensor([weight_of[i] for i in micro], device=loss_N.device)
-    return weight_S[batch.sequence_N] * loss_N, batch
+def weighted_losses(entrant: Entrant, micro: Sequences) -> tuple[Tensor, TokenBatch]:
+    """What each token of weighed sequences adds to the loss of their optimizer step, [N], with gradient."""
+    loss_N, batch, _ = entrant.loss.losses(micro)
+    return micro.per_token(loss_N.device) * loss_N, batch
 
 
 def split_gradient(
@@ -142,8 +136,8 @@ def split_gradient(
     """
     parameters = list(subject.trainable.values())
     totals = [_zeros(subject.trainable) for _ in choices]
-    for micro in entrant.updater.micro_batches(entrant.experience, indices):
-        share_N, batch = weighted_losses(entrant, entrant.on_policy, micro, entrant.everything)
+    for micro in entrant.passes(entrant.on_policy.select(indices)):
+        share_N, batch = weighted_losses(entrant, micro)
         for total, choice in zip(totals, choices, strict=True):
             chosen_N = choice(batch)
             if not bool(chosen_N.any()):

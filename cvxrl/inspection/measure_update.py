@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.update import Updater
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
@@ -50,23 +50,23 @@ class Spoken:
 
 @torch.no_grad()
 def speak(entrant: Entrant) -> Spoken:
-    """Ask the policy as it now is; order of tokens: sequence by sequence, as in the experience."""
-    experience, updater = entrant.experience, entrant.updater
-    rows = updater.reader.logits(experience.prompts, experience.responses)
+    """Ask the policy as it now is; order of tokens: sequence by sequence, as in the rollouts."""
+    sequences = entrant.sequences
+    rows = entrant.loss.reader.logits(sequences)
     logits_NV = torch.cat([part.cpu() for part in rows])
     return Spoken(
         log_probs_NV=torch.log_softmax(logits_NV, dim=-1),
         entropy_N=entropy(logits_NV),
-        actions_N=torch.tensor([token for r in experience.responses for token in r]),
+        actions_N=torch.tensor([token for r in sequences.responses for token in r]),
         advantages_N=advantages(entrant),
-        sequence_N=torch.repeat_interleave(torch.tensor([len(r) for r in experience.responses])),
+        sequence_N=torch.repeat_interleave(torch.tensor(sequences.lengths)),
     )
 
 
 def advantages(entrant: Entrant) -> Tensor:
     """Advantages of an objective's sampled tokens, [N], on the CPU."""
-    assert entrant.experience.credit is not None
-    return torch.cat([part.cpu() for part in entrant.experience.credit.advantages])
+    assert entrant.sequences.advantages is not None
+    return torch.cat([part.cpu() for part in entrant.sequences.advantages])
 
 
 def kl(before: Spoken, after: Spoken) -> Tensor:
@@ -80,13 +80,13 @@ def next_index(entrant: Entrant, step: int) -> int:
     return min(step * train.inner_epochs * train.minibatches, optimizer_steps(train) - 1)
 
 
-def take_steps(entrant: Entrant, memory: Memory, count: int, step: int, tick: Callable[[int], None]) -> Updater:
+def take_steps(entrant: Entrant, sequences: Sequences, count: int, step: int, tick: Callable[[int], None]) -> Updater:
     """Move the policy by ``count`` optimizer steps on the frozen rollouts; returns the updater that did it."""
     moved = entrant.fresh()
     for _ in range(count):
-        moved.updater.step(moved.experience, moved.everything, memory, next_index(entrant, step))
-        moved.updater.policy.model.eval()
-        tick(len(moved.everything))
+        moved.updater.step(sequences, next_index(entrant, step))
+        moved.loss.policy.model.eval()
+        tick(len(sequences))
     moved.updater.optimizer.zero_grad(set_to_none=True)
     return moved.updater
 
@@ -109,16 +109,16 @@ def measure_update(
         rules: of logit space; None leaves it out.
         tick: told how many sequences were passed over.
     """
-    before, memory = replace(spoken, advantages_N=advantages(entrant)), subject.remembered(entrant)
+    before, sequences = replace(spoken, advantages_N=advantages(entrant)), subject.remembered(entrant)
     weights = {name: p.detach().clone() for name, p in subject.trainable.items()}
-    loss_before = reduced_loss(entrant, memory)
+    loss_before = reduced_loss(entrant, sequences)
     step = subject.snapshot.step or 0
     with subject.restored():
-        take_steps(entrant, memory, 1, step, tick)
+        take_steps(entrant, sequences, 1, step, tick)
         change = {name: p.detach() - weights[name] for name, p in subject.trainable.items()}
         after = speak(entrant)
-        loss_after = reduced_loss(entrant, memory)
-        logits = None if rules is None else measure_logits(entrant, memory, target, rules, tick)
+        loss_after = reduced_loss(entrant, sequences)
+        logits = None if rules is None else measure_logits(entrant, sequences, target, rules, tick)
     recipe = entrant.contestant.recipe
     whole, by_module = update_ratio(change, weights)
     return UpdateNumbers(
@@ -134,11 +134,11 @@ def measure_update(
 
 
 @torch.no_grad()
-def reduced_loss(entrant: Entrant, memory: Memory) -> float:
+def reduced_loss(entrant: Entrant, sequences: Sequences) -> float:
     """The loss of an optimizer step over all sequences, at the policy as it now is."""
     total = 0.0
-    for micro in entrant.updater.micro_batches(entrant.experience, entrant.everything):
-        share_N, _ = weighted_losses(entrant, memory, micro, entrant.everything)
+    for micro in entrant.passes(sequences):
+        share_N, _ = weighted_losses(entrant, micro)
         total += float(share_N.double().sum())
     return total
 

@@ -246,13 +246,13 @@ def _displaced(
 ) -> tuple[dict[str, LogitNumbers], float]:
     """Every objective in logit space at one policy that has moved on, and how far that policy is."""
     own = subject.entrants[0]
-    memories = {entrant.label: subject.remembered(entrant) for entrant in subject.entrants}
+    rollouts = {entrant.label: subject.remembered(entrant) for entrant in subject.entrants}
     with subject.restored():
-        take_steps(own, memories[own.label], plan.options.drift, subject.snapshot.step or 0, meter.at(_STEP))
+        take_steps(own, rollouts[own.label], plan.options.drift, subject.snapshot.step or 0, meter.at(_STEP))
         distance = float(kl(spoken, speak(own)).mean())
         found = {
             entrant.label: measure_logits(
-                entrant, memories[entrant.label], plan.yardstick, scope.rules, meter.at(_LOOK)
+                entrant, rollouts[entrant.label], plan.yardstick, scope.rules, meter.at(_LOOK)
             )
             for entrant in subject.entrants
         }

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
-from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_reference
-from cvxrl.engine.critic import Critic
+from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
-from cvxrl.engine.experience import Experience
+from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.records import identify
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater
 from cvxrl.errors import Problem, UserError
@@ -40,13 +40,13 @@ class Entrant:
     Attributes:
         contestant: its name and recipe.
         updater: computes its losses and takes its steps.
-        experience: the frozen rollouts with its advantages.
+        sequences: the frozen rollouts with its advantages.
         saved: optimizer state to step from, where the checkpoint has that of this objective.
     """
 
     contestant: Contestant
     updater: Updater
-    experience: Experience
+    sequences: Sequences
     saved: dict[str, Any] | None
 
     @property
@@ -57,16 +57,25 @@ class Entrant:
     @property
     def everything(self) -> list[int]:
         """Indices of all sequences."""
-        return list(range(len(self.experience.responses)))
+        return list(range(len(self.sequences)))
+
+    @property
+    def loss(self) -> Loss:
+        """Computes its losses."""
+        return self.updater.loss
 
     @cached_property
-    def on_policy(self) -> Memory:
-        """What passes must know while the policy is the one that sampled: its logits come with each of them."""
-        return self.updater.remember(self.experience, off_policy=False)
+    def on_policy(self) -> Sequences:
+        """The rollouts, weighed, while the policy is the one that sampled: its logits come with each pass."""
+        return self.loss.weigh(self.loss.remember(self.sequences, off_policy=False))
+
+    def passes(self, sequences: Sequences) -> Iterator[Sequences]:
+        """Parts of the sequences for one forward pass each."""
+        return sequences.split(self.loss.reader.limit, self.contestant.recipe.objective.coupling)
 
     def fresh(self) -> Entrant:
         """The same with an optimizer of its own: in the saved state, or as new."""
-        modules = [self.updater.policy.model, *([self.updater.critic] if self.updater.critic else [])]
+        modules = [self.loss.policy.model, *([self.loss.critic] if self.loss.critic else [])]
         optimizer = build_optimizer(modules, self.contestant.recipe.optim)
         if self.saved is not None:
             optimizer.load_state_dict(copy.deepcopy(self.saved))
@@ -99,20 +108,19 @@ class Subject:
         return {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
 
     @cached_property
-    def sampled(self) -> Memory:
+    def old_logits(self) -> list[Tensor]:
         """What the policy that sampled says of the rollouts; asked for the first time while it is still there."""
         own = self.entrants[0]
-        responses = own.experience.responses
-        return Memory.of_logits(own.updater.reader.logits(own.experience.prompts, responses), responses, None)
+        return own.loss.reader.logits(own.sequences)
 
-    def remembered(self, entrant: Entrant) -> Memory:
-        """The same with what the entrant's reference says, to compare with after the policy has moved."""
-        return replace(self.sampled, reference=entrant.on_policy.reference)
+    def remembered(self, entrant: Entrant) -> Sequences:
+        """An objective's rollouts with what the policy that sampled said, to look at after the policy has moved."""
+        return with_old_logits(entrant.on_policy, self.old_logits)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put every trainable tensor back when the block ends, whatever steps were taken in it."""
-        critic = self.entrants[0].updater.critic
+        critic = self.entrants[0].loss.critic
         tensors = [*self.trainable.values(), *(critic.parameters() if critic else ())]
         kept = [p.detach().clone() for p in tensors]
         try:
@@ -175,7 +183,7 @@ def _rollouts(
         return read_rollouts(file), file, identity.model
     # Rewards do not depend on advantages, so those of the plainest estimator do here.
     plain = recipe.model_copy(update={"advantage": plan.plain_advantage})
-    collector = build_collector(plain, policy, task, grader, None)
+    collector = build_collector(plain, policy, build_generator(plain, policy), task, grader, None)
     collector.check()
     return freeze(collector, step, key, file), file, identity.model
 
@@ -191,8 +199,7 @@ def _entrant(
     own = contestant.recipe
     head = critic if contestant.needs_values else None
     optimizer = build_optimizer([policy.model, *([head] if head else [])], own.optim)
-    updater = Updater(own, policy, optimizer, head, build_reference(own, policy))
-    experience = rollouts.experience
-    credit = build_assigner(own, policy, head).assign(experience.prompts, experience.responses, rollouts.rewards_PG)
+    updater = Updater(Loss(own, policy, head, build_reference(own, policy)), optimizer)
+    sequences = build_assigner(own, policy, head).assign(rollouts.sequences, rollouts.rewards_PG)
     saved = state["optimizer"] if contestant.own and state is not None else None
-    return Entrant(contestant, updater, replace(experience, credit=credit), saved)
+    return Entrant(contestant, updater, sequences, saved)

@@ -231,6 +231,11 @@ class Recipe(Section):
         return self.rollout.prompts * self.group_size
 
     @property
+    def coupled_sequences(self) -> int:
+        """Sequences that must share a forward pass: those of a prompt where the objective compares them, else one."""
+        return self.group_size if self.objective.coupling == "group" else 1
+
+    @property
     def equation(self) -> str:
         """Loss per token, regularisation included."""
         return self.objective.equation + self.regularizer.equation
