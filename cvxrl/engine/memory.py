@@ -147,7 +147,7 @@ def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
 
 
 def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:
-    """What the backward pass needs of every layer: counted from the tensors that autograd keeps (`policy.packed`)."""
+    """What the backward pass needs of every layer: counted from the tensors that autograd keeps (`policy.forward`)."""
     half = recipe.model.dtype == "bfloat16" or recipe.train.precision == "bf16"
     width = 2 if half else _FP32
     if recipe.train.gradient_checkpointing:

@@ -11,8 +11,7 @@ from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.machine import provenance_of
-from cvxrl.policy.identity import hash_tokenizer, hash_weights
-from cvxrl.policy.model import Policy
+from cvxrl.policy.model import Policy, hash_tokenizer, hash_weights
 from cvxrl.recipe.digest import digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe

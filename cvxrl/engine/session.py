@@ -40,7 +40,8 @@ from cvxrl.runs.jsonl import (
 from cvxrl.runs.provenance import uncommitted_changes
 from cvxrl.runs.record import Divergence, RunRecord, Status
 from cvxrl.runs.secrets import redact, refuse_secrets
-from cvxrl.runs.sink import Sink
+from cvxrl.runs.sink import Sink, Sinks
+from cvxrl.runs.sink_kinds import sink_openers
 
 
 @dataclass
@@ -159,6 +160,7 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> T
     """
     run_dir.check(recipe, entry)
     refuse_secrets(recipe)
+    sink = Sinks(sink, sink_openers(recipe, run_dir.path))
     if entry == "resume" and run_dir.is_finished():
         sink.event(f"finished already: {run_dir.path}")
         return TrainResult("finished", run_dir.path, run_dir.read_record().result)

@@ -20,9 +20,8 @@ from cvxrl.evaluation.plan import Plan
 from cvxrl.evaluation.record import CheckpointInfo, EvalRecord, QuestionRecord, SamplingInfo, Settings, TaskInfo
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
-from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy, pick_device
-from cvxrl.policy.model import Policy
+from cvxrl.policy.model import Policy, hash_weights
 from cvxrl.recipe.digest import digest
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator

@@ -10,8 +10,8 @@ from torch import Tensor
 from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import Rules, logit_space
-from cvxrl.inspection.record import LogitNumbers
-from cvxrl.inspection.subject import Entrant
+from cvxrl.inspection.checkpoint import MeasuredObjective
+from cvxrl.inspection.record import LogitMetrics
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.rollout.randomness import generator_for
 
@@ -31,12 +31,12 @@ _COLUMNS = (
 
 
 def measure_logits(
-    entrant: Entrant, sequences: Sequences, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
-) -> LogitNumbers:
+    objective: MeasuredObjective, sequences: Sequences, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
+) -> LogitMetrics:
     """Look at every token of an objective at the policy as it now is.
 
     Args:
-        entrant: the objective.
+        objective: the objective.
         sequences: the rollouts, weighed, with what the policy that sampled said where it is not the current one.
         target: the yardstick.
         rules: thresholds and amount of work.
@@ -44,10 +44,10 @@ def measure_logits(
     """
     found: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
     structure = ""
-    recipe = entrant.contestant.recipe
-    for index, micro in enumerate(entrant.passes(sequences)):
+    recipe = objective.recipe
+    for index, micro in enumerate(objective.passes(sequences)):
         with torch.no_grad():
-            batch, _ = entrant.loss.batch(micro)
+            batch, _ = objective.loss.batch(micro)
         space = logit_space(
             batch,
             recipe.objective,
@@ -64,14 +64,14 @@ def measure_logits(
     return summarize({name: torch.cat(parts) for name, parts in found.items()}, structure)
 
 
-def summarize(columns: dict[str, Tensor], structure: str) -> LogitNumbers:
-    """Shares and extremes of per-token columns; see `LogitNumbers`."""
+def summarize(columns: dict[str, Tensor], structure: str) -> LogitMetrics:
+    """Shares and extremes of per-token columns; see `LogitMetrics`."""
     known_N, directed_N = columns["known_N"], columns["directed_N"]
     convex_N, concave_N = columns["psd_N"] & known_N, columns["nsd_N"] & known_N
     reason_N, cosine_N = columns["reason_N"], columns["cosine_N"]
     has_cosine_N = ~cosine_N.isnan()
     flat_N = convex_N & concave_N  # the Hessian is zero
-    return LogitNumbers(
+    return LogitMetrics(
         tokens=known_N.numel(),
         directed=int(directed_N.sum()),
         structure=structure,

@@ -10,6 +10,7 @@ from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
 from cvxrl.recipe.base import NEUTRAL, Section
 from cvxrl.recipe.conflicts import conflicts
 from cvxrl.recipe.guards import GuardsSpec
+from cvxrl.recipe.logging import CheckpointSpec, LoggingSpec
 from cvxrl.recipe.lora import LoraSpec
 from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
 from cvxrl.recipe.optim import AdamwSpec, OptimSpec
@@ -151,36 +152,6 @@ class EvalSpec(Section):
     temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass.")
     seed: NonNegativeInt = Field(0, description="Seed of evaluation sampling, independent of the training seed.")
-
-
-class CheckpointSpec(Section):
-    """When the trainer's state is saved."""
-
-    every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted.")
-    keep: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
-    best: bool = Field(
-        True,
-        description="Also keep the checkpoint with the highest `eval/accuracy` (the earliest of equals) among those "
-        "taken at a step that was evaluated.",
-    )
-
-
-class LoggingSpec(Section):
-    """What is written besides metrics."""
-
-    samples: Annotated[NonNegativeInt, NEUTRAL] = Field(
-        4, description="Readable completions stored with every evaluation."
-    )
-    kl_sequences: NonNegativeInt = Field(
-        32,
-        description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never. That "
-        "estimate is what `guards.kl` reads.",
-    )
-    gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
-        0,
-        description="Every N steps, log gradient norms by kind of module and, for one group of completions, the shares "
-        "of tokens that are convex, pull away from their target or are frozen (docs/inspect.md); 0 is never.",
-    )
 
 
 class Recipe(Section):

@@ -1,11 +1,11 @@
-"""A checkpoint ready to be measured: policy, frozen rollouts, and one updater per objective."""
+"""A checkpoint ready to be measured: policy, frozen rollouts, and a loss per objective."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,46 +22,46 @@ from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater, build_optimizer
 from cvxrl.errors import Problem, UserError
-from cvxrl.inspection.objectives import Contestant
-from cvxrl.inspection.plan import Plan
+from cvxrl.inspection.objectives import NamedObjective
+from cvxrl.inspection.plan import Checkpoint, InspectionPlan
 from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
-from cvxrl.inspection.source import Snapshot
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.advantage import RewardAdvantage
 from cvxrl.recipe.schema import Recipe
 from cvxrl.tasks import Grader, Task
 
 
 @dataclass(frozen=True)
-class Entrant:
+class MeasuredObjective:
     """One objective on the frozen rollouts.
 
     Attributes:
-        contestant: its name and recipe.
-        updater: computes its losses and takes its steps.
+        named: its name and recipe.
+        loss: evaluates it.
         sequences: the frozen rollouts with its advantages.
         saved: optimizer state to step from, where the checkpoint has that of this objective.
     """
 
-    contestant: Contestant
-    updater: Updater
+    named: NamedObjective
+    loss: Loss
     sequences: Sequences
     saved: dict[str, Any] | None
 
     @property
     def label(self) -> str:
         """What tables call it."""
-        return self.contestant.label
+        return self.named.label
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe with this objective."""
+        return self.named.recipe
 
     @property
     def everything(self) -> list[int]:
         """Indices of all sequences."""
         return list(range(len(self.sequences)))
-
-    @property
-    def loss(self) -> Loss:
-        """Computes its losses."""
-        return self.updater.loss
 
     @cached_property
     def on_policy(self) -> Sequences:
@@ -70,35 +70,35 @@ class Entrant:
 
     def passes(self, sequences: Sequences) -> Iterator[Sequences]:
         """Parts of the sequences for one forward pass each."""
-        return sequences.split(self.loss.reader.limit, self.contestant.recipe.objective.coupling)
+        return sequences.split(self.loss.reader.limit, self.recipe.objective.coupling)
 
-    def fresh(self) -> Entrant:
-        """The same with an optimizer of its own: in the saved state, or as new."""
+    def updater(self) -> Updater:
+        """Takes steps on the loss with an optimizer of its own: in the saved state, or as new."""
         modules = [self.loss.policy.model, *([self.loss.critic] if self.loss.critic else [])]
-        optimizer = build_optimizer(modules, self.contestant.recipe.optim)
+        optimizer = build_optimizer(modules, self.recipe.optim)
         if self.saved is not None:
             optimizer.load_state_dict(copy.deepcopy(self.saved))
-        return replace(self, updater=replace(self.updater, optimizer=optimizer))
+        return Updater(self.loss, optimizer)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A snapshot of a run.
+class LoadedCheckpoint:
+    """A policy with what it is measured on.
 
     Attributes:
-        snapshot: which one.
+        source: which checkpoint.
         policy: in evaluation mode.
         rollouts: what it said.
         file: where that is kept.
-        entrants: the objectives, the run's own first.
+        objectives: the objectives, the run's own first.
         weights_hash: digest of the policy.
     """
 
-    snapshot: Snapshot
+    source: Checkpoint
     policy: Policy
     rollouts: FrozenRollouts
     file: Path
-    entrants: list[Entrant]
+    objectives: list[MeasuredObjective]
     weights_hash: str
 
     @property
@@ -109,17 +109,17 @@ class Subject:
     @cached_property
     def old_logits(self) -> list[Tensor]:
         """What the policy that sampled says of the rollouts; asked for the first time while it is still there."""
-        own = self.entrants[0]
+        own = self.objectives[0]
         return own.loss.reader.logits(own.sequences)
 
-    def remembered(self, entrant: Entrant) -> Sequences:
+    def remembered(self, objective: MeasuredObjective) -> Sequences:
         """An objective's rollouts with what the policy that sampled said, to look at after the policy has moved."""
-        return with_old_logits(entrant.on_policy, self.old_logits)
+        return with_old_logits(objective.on_policy, self.old_logits)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put every trainable tensor back when the block ends, whatever steps were taken in it."""
-        critic = self.entrants[0].loss.critic
+        critic = self.objectives[0].loss.critic
         tensors = [*self.trainable.values(), *(critic.parameters() if critic else ())]
         kept = [p.detach().clone() for p in tensors]
         try:
@@ -131,74 +131,72 @@ class Subject:
                     parameter.grad = None
 
 
-def load_subject(plan: Plan, snapshot: Snapshot, task: Task, grader: Grader) -> Subject:
-    """Load a snapshot, sample or read its rollouts, and give every objective its advantages.
+def load_checkpoint(plan: InspectionPlan, source: Checkpoint, task: Task, grader: Grader) -> LoadedCheckpoint:
+    """Load a checkpoint, sample or read its rollouts, and give every objective its advantages.
 
     Raises:
         UserError: the weights are not finite, a part cannot be loaded, or the rollouts' file is damaged.
     """
     recipe = plan.recipe
     device = pick_device(plan.options.device)
-    policy = load_policy(snapshot.model, device, recipe.seed)
-    if snapshot.state is not None and recipe.model.lora is not None:
-        policy.load_trained(snapshot.state)
-    _require_finite(policy, snapshot)
+    policy = load_policy(source.model, device, recipe.seed)
+    if source.state is not None and recipe.model.lora is not None:
+        policy.load_trained(source.state)
+    _require_finite(policy, source)
     policy.model.eval()
     critic = _critic(plan, policy)
-    state = None if snapshot.state is None else read_trainer_state(snapshot.state, device)
+    state = None if source.state is None else read_trainer_state(source.state, device)
     if critic is not None and state is not None:
         critic.load_state_dict(state["critic"])
-    rollouts, file, digest = _rollouts(plan, snapshot, recipe, policy, task, grader)
-    entrants = [_entrant(c, recipe, policy, critic, rollouts, state) for c in plan.contestants]
-    return Subject(snapshot, policy, rollouts, file, entrants, digest)
+    rollouts, file, digest = _rollouts(plan, source, recipe, policy, task, grader)
+    objectives = [_measured(named, policy, critic, rollouts, state) for named in plan.objectives]
+    return LoadedCheckpoint(source, policy, rollouts, file, objectives, digest)
 
 
-def _require_finite(policy: Policy, snapshot: Snapshot) -> None:
+def _require_finite(policy: Policy, source: Checkpoint) -> None:
     try:
         require_finite_parameters(policy.model)
     except DivergedError as error:
         what = f"the policy's weights are not finite: {error}"
-        remedy = "look at an earlier step with --step" if snapshot.step else "give another checkpoint"
-        raise UserError(Problem(what, "PATH", str(snapshot.model.path), remedy)) from None
+        remedy = "look at an earlier step with --step" if source.step else "give another checkpoint"
+        raise UserError(Problem(what, "PATH", str(source.model.path), remedy)) from None
 
 
-def _critic(plan: Plan, policy: Policy) -> Critic | None:
+def _critic(plan: InspectionPlan, policy: Policy) -> Critic | None:
     """The value head, if any objective's advantages come from one."""
-    for contestant in plan.contestants:
-        if contestant.needs_values:
-            return build_critic(contestant.recipe, policy)
+    for named in plan.objectives:
+        if named.needs_values:
+            return build_critic(named.recipe, policy)
     return None
 
 
 def _rollouts(
-    plan: Plan, snapshot: Snapshot, recipe: Recipe, policy: Policy, task: Task, grader: Grader
+    plan: InspectionPlan, source: Checkpoint, recipe: Recipe, policy: Policy, task: Task, grader: Grader
 ) -> tuple[FrozenRollouts, Path, str]:
     """Those of the training step that would come next, from their file if it is there."""
-    step = (snapshot.step or 0) + 1
+    step = (source.step or 0) + 1
     identity = identify(policy, task)
     key = rollout_key(recipe, step, identity.model, identity.tokenizer, identity.task)
-    file = rollout_file(plan.folder / snapshot.name, key)
+    file = rollout_file(plan.folder / source.name, key)
     if file.is_file() and not plan.options.fresh:
         return read_rollouts(file), file, identity.model
     # Rewards do not depend on advantages, so those of the plainest estimator do here.
-    plain = recipe.model_copy(update={"advantage": plan.plain_advantage})
+    plain = recipe.model_copy(update={"advantage": RewardAdvantage()})
     collector = build_collector(plain, policy, build_generator(plain, policy), task, grader, None)
     collector.check()
     return freeze(collector, step, key, file), file, identity.model
 
 
-def _entrant(
-    contestant: Contestant,
-    recipe: Recipe,
+def _measured(
+    named: NamedObjective,
     policy: Policy,
     critic: Critic | None,
     rollouts: FrozenRollouts,
     state: dict[str, Any] | None,
-) -> Entrant:
-    own = contestant.recipe
-    head = critic if contestant.needs_values else None
-    optimizer = build_optimizer([policy.model, *([head] if head else [])], own.optim)
-    updater = Updater(Loss(own, policy, head, build_reference(own, policy)), optimizer)
-    sequences = build_assigner(own, policy, head).assign(rollouts.sequences, rollouts.rewards_PG)
-    saved = state["optimizer"] if contestant.own and state is not None else None
-    return Entrant(contestant, updater, sequences, saved)
+) -> MeasuredObjective:
+    recipe = named.recipe
+    head = critic if named.needs_values else None
+    loss = Loss(recipe, policy, head, build_reference(recipe, policy))
+    sequences = build_assigner(recipe, policy, head).assign(rollouts.sequences, rollouts.rewards_PG)
+    saved = state["optimizer"] if named.own and state is not None else None
+    return MeasuredObjective(named, loss, sequences, saved)

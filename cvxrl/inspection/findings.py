@@ -1,14 +1,14 @@
-"""What the numbers of an objective say, in words with the number behind each. No torch here."""
+"""The findings on an objective: its metrics in words, with the number behind each. No torch here."""
 
 from __future__ import annotations
 
 from cvxrl.inspection.record import (
-    CurvatureNumbers,
-    GradientNumbers,
-    LogitNumbers,
-    ObjectiveNumbers,
-    SharpnessNumbers,
-    UpdateNumbers,
+    CurvatureMetrics,
+    GradientMetrics,
+    LogitMetrics,
+    ObjectiveMetrics,
+    SharpnessMetrics,
+    UpdateMetrics,
 )
 
 # A share of tokens below this is mentioned but decides nothing.
@@ -17,57 +17,57 @@ NOTABLE = 0.05
 JUMP = 0.1
 
 
-def headline(numbers: ObjectiveNumbers) -> str:
+def headline(metrics: ObjectiveMetrics) -> str:
     """One or two words: the worst thing that was found, in the order in which it hurts."""
-    off = numbers.displaced or numbers.logits
-    if numbers.update is not None and numbers.update.kl > JUMP:
+    off = metrics.displaced or metrics.logits
+    if metrics.update is not None and metrics.update.kl > JUMP:
         return "jumps"
-    if numbers.sharpness is not None and numbers.sharpness.room is not None and numbers.sharpness.room < 1:
+    if metrics.sharpness is not None and metrics.sharpness.room is not None and metrics.sharpness.room < 1:
         return "overshoots"
     if off is not None and off.away >= NOTABLE:
         return "pulls away"
     if off is not None and off.frozen >= NOTABLE:
         return "partly frozen"
-    if numbers.logits is not None and numbers.logits.convex < 1:
+    if metrics.logits is not None and metrics.logits.convex < 1:
         return "not convex"
     return "steady"
 
 
-def verdict(numbers: ObjectiveNumbers, drift: int, own: str, displaced_kl: float | None) -> list[str]:
+def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: float | None) -> list[str]:
     """Sentences; the first is the headline.
 
     Args:
-        numbers: of one objective.
+        metrics: of one objective.
         drift: optimizer steps to the displaced policy.
         own: label of the objective that took them.
         displaced_kl: how far that policy is, nats per token.
     """
-    lines = [headline(numbers)]
-    if numbers.logits is not None:
-        lines.append(_convexity(numbers.logits))
-        lines.append(_direction(numbers.logits, "where it was sampled"))
-    if numbers.displaced is not None and displaced_kl is not None:
+    lines = [headline(metrics)]
+    if metrics.logits is not None:
+        lines.append(_convexity(metrics.logits))
+        lines.append(_direction(metrics.logits, "where it was sampled"))
+    if metrics.displaced is not None and displaced_kl is not None:
         where = f"after {drift} steps of {own} (KL {displaced_kl:.2g})"
-        lines.append(_direction(numbers.displaced, where))
+        lines.append(_direction(metrics.displaced, where))
     for text in (
-        numbers.gradients and _gradients(numbers.gradients),
-        numbers.update and _update(numbers.update),
-        numbers.sharpness and _sharpness(numbers.sharpness),
-        numbers.curvature and _curvature(numbers.curvature),
+        metrics.gradients and _gradients(metrics.gradients),
+        metrics.update and _update(metrics.update),
+        metrics.sharpness and _sharpness(metrics.sharpness),
+        metrics.curvature and _curvature(metrics.curvature),
     ):
         if text:
             lines.append(text)
     return lines
 
 
-def _convexity(n: LogitNumbers) -> str:
+def _convexity(n: LogitMetrics) -> str:
     if n.convex == 1:
         return "convex in the logits of every token"
     bent = f"{_percent(n.indefinite)} indefinite, {_percent(n.concave)} concave"
     return f"convex in the logits of {_percent(n.convex)} of the tokens ({bent}; smallest eigenvalue {n.smallest:.2g})"
 
 
-def _direction(n: LogitNumbers, where: str) -> str:
+def _direction(n: LogitMetrics, where: str) -> str:
     if not n.directed:
         return f"{where}: no token has a target other than where it is"
     pulls = f"{_percent(n.away)} of the tokens pull away from their target" if n.away else "no token pulls away"
@@ -79,7 +79,7 @@ def _direction(n: LogitNumbers, where: str) -> str:
     return f"{where}: {pulls}; {frozen}"
 
 
-def _gradients(n: GradientNumbers) -> str:
+def _gradients(n: GradientMetrics) -> str:
     text = f"gradient norm {n.norm:.3g}"
     if n.negative_share is not None and n.sign_cosine is not None:
         text += (
@@ -94,11 +94,11 @@ def _gradients(n: GradientNumbers) -> str:
     return text
 
 
-def _bounds(n: GradientNumbers) -> list[tuple[str, float | None]]:
+def _bounds(n: GradientMetrics) -> list[tuple[str, float | None]]:
     return [("at least", n.noise_scale.low), ("at most", n.noise_scale.high)]
 
 
-def _update(n: UpdateNumbers) -> str:
+def _update(n: UpdateMetrics) -> str:
     return (
         f"one step (lr {n.learning_rate:.2g}, {n.optimizer} optimizer state) moves the policy by KL {n.kl:.2g}, its "
         f"surrogate by {n.surrogate:+.2g}, entropy {n.entropy_before:.3g} to {n.entropy_after:.3g}, "
@@ -106,7 +106,7 @@ def _update(n: UpdateNumbers) -> str:
     )
 
 
-def _sharpness(n: SharpnessNumbers) -> str:
+def _sharpness(n: SharpnessMetrics) -> str:
     if n.room is None:
         return f"its step can be stretched {n.searched:g} times and more before its loss rises"
     if n.room == 0:
@@ -116,7 +116,7 @@ def _sharpness(n: SharpnessNumbers) -> str:
     return f"its step can be stretched {n.room:.2g} times before its loss is back at its start"
 
 
-def _curvature(n: CurvatureNumbers) -> str:
+def _curvature(n: CurvatureMetrics) -> str:
     return f"Hessian from {n.smallest:.2g} to {n.largest:.2g}, trace {n.trace:.3g} ± {n.trace_error:.1g}"
 
 

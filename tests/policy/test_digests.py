@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from helpers import ROOT
 
-from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.load import load_policy
+from cvxrl.policy.model import hash_tokenizer, hash_weights
 from cvxrl.recipe.schema import ModelSpec
 
 BASE = ROOT / "cvxrl" / "assets" / "base"
