@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import Problem, UserError
-from cvxrl.evaluation.machine import provenance_of
+from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest, neutral_differences
@@ -21,7 +21,7 @@ from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
 from cvxrl.runs.files import StorageError, finite, write_json
 from cvxrl.runs.provenance import Provenance, changes
-from cvxrl.runs.record import Divergence, Resumption, RunRecord, Status
+from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
 from cvxrl.runs.sink import Row
 from cvxrl.tasks import Task
@@ -208,6 +208,7 @@ def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe
 def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunRecord:
     return RunRecord(
         status="running",
+        streams=STREAMS,
         digest=digest(trainer.recipe),
         seed=trainer.recipe.seed,
         task_fingerprint=identity.task,

@@ -13,7 +13,6 @@ from cvxrl.engine.build import build_collector, build_critic, build_reference
 from cvxrl.engine.critic import Critic
 from cvxrl.engine.determinism import settle_algorithms
 from cvxrl.engine.divergence import DivergedError, blame_batch, require_finite_parameters
-from cvxrl.engine.evaluate import Evaluation, evaluate, held_out_prompts
 from cvxrl.engine.experience import Collector, Experience
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.policy_checks import policy_shift, ratio_deviation
@@ -21,6 +20,7 @@ from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater
 from cvxrl.errors import Mistakes, UserError
+from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -52,6 +52,7 @@ class Trainer:
     grader: Grader
     collector: Collector
     updater: Updater
+    held_out: HeldOut | None
     position: Position
 
     @classmethod
@@ -78,13 +79,12 @@ class Trainer:
         collector = build_collector(recipe, policy, task, grader, critic)
         mistakes.attempt(collector.check)
         mistakes.attempt(require_engine, policy, recipe.rollout.engine)
-        if recipe.eval.every:
-            mistakes.attempt(held_out_prompts, recipe, policy, task)
+        held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, task, grader) if recipe.eval.every else None
         if mistakes.problems:
             raise UserError(*mistakes.problems)
         updater = Updater(recipe, policy, optimizer, critic, build_reference(recipe, policy))
         updater.check()
-        return cls(recipe, policy, task, grader, collector, updater, Position())
+        return cls(recipe, policy, task, grader, collector, updater, held_out, Position())
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -168,16 +168,11 @@ class Trainer:
         return deviation
 
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
+        assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        result = evaluate(self.recipe, self.policy, self.task, self.grader)
+        result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
-        return {
-            "eval/accuracy": result.accuracy,
-            "eval/stderr": result.standard_error,
-            "eval/truncated": result.truncated,
-            "eval/grader_errors": result.errors,
-            "time/eval_s": time.perf_counter() - start,
-        }
+        return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
 
     def _due(self, every: int, step: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.recipe.train.steps)

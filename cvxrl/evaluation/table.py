@@ -11,6 +11,7 @@ from rich.text import Text
 from cvxrl.evaluation.record import Estimate, EvalRecord, Results
 
 _WIDTH = 80
+_UNKNOWN = "unknown"
 
 
 def print_record(record: EvalRecord, stream: TextIO) -> None:
@@ -26,13 +27,20 @@ def print_record(record: EvalRecord, stream: TextIO) -> None:
 
 def _header(record: EvalRecord) -> list[str]:
     task, asked, policy = record.task, record.sampling, record.checkpoint
-    version = f" version {task.version}" if task.version is not None else ""
-    nucleus = f", top-p {asked.top_p:g}" if asked.top_p < 1 else ""
+    nucleus = f", top-p {asked.top_p:g}" if asked.top_p is not None and asked.top_p < 1 else ""
+    tokens, seed = (_UNKNOWN if value is None else value for value in (asked.max_new_tokens, asked.seed))
+    at = "" if record.step is None else f" after step {record.step}"
+    who, what = _UNKNOWN, _UNKNOWN
+    if policy is not None:
+        who = f"{policy.path} ({policy.parameters:,} parameters, {policy.dtype}, sha256 {policy.sha256[:12]})"
+    if task is not None:
+        version = f" version {task.version}" if task.version is not None else ""
+        what = f"{task.name}{version} (questions {task.fingerprint[:12]}, template {task.spec.template})"
     return [
-        f"policy    {policy.path} ({policy.parameters:,} parameters, {policy.dtype}, sha256 {policy.sha256[:12]})",
-        f"task      {task.name}{version} (questions {task.fingerprint[:12]}, template {task.spec.template})",
+        f"policy    {who}{at}",
+        f"task      {what}",
         f"sampling  {asked.questions} questions x {asked.samples}, temperature {asked.temperature:g}{nucleus}, "
-        f"{asked.max_new_tokens} new tokens, seed {asked.seed}",
+        f"{tokens} new tokens, seed {seed}",
     ]
 
 
@@ -51,7 +59,7 @@ def _quality(results: Results) -> Table:
         ("graders disagree", _share(results.disagreement)),
         ("  right for the task's grader only", _share(results.strict_missed)),
         ("  right for the strict grader only", _share(results.strict_only)),
-        ("mean length (tokens)", f"{results.mean_tokens:.1f}"),
+        ("mean length (tokens)", _UNKNOWN if results.mean_tokens is None else f"{results.mean_tokens:.1f}"),
     )
     for name, value in rows:
         table.add_row(Text(name), Text(value), Text(total))
@@ -83,10 +91,12 @@ def _footnotes(results: Results) -> list[str]:
     return notes
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return _UNKNOWN
     error = "n/a" if estimate.stderr is None else f"{estimate.stderr:.3f}"
     return f"{estimate.value:.3f} ± {error}"
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _share(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{100 * value:.1f}%"

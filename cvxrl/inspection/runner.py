@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.evaluation.machine import provenance_of
+from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.measure_curvature import LINE_PASSES, measure_curvature, measure_sharpness
