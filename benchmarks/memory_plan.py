@@ -54,9 +54,9 @@ def import_model_class(recipe_path: str, overrides: list[str]) -> None:
 
 def child(case: list[str]) -> None:
     """Train, and print the peak in bytes beyond what was taken before."""
-    from cvxrl.display import make_sink
     from cvxrl.engine.session import run_training
     from cvxrl.recipe.load import load_recipe
+    from cvxrl.report.display import make_sink
     from cvxrl.runs.directory import RunDir
 
     import_model_class(case[0], case[1:])

@@ -1,4 +1,4 @@
-"""From rewards to advantages. Shapes: P prompts, G samples per prompt, T response tokens, K candidate tokens."""
+"""Advantages from rewards. Shapes: P prompts, G samples per prompt, T response tokens, K candidate tokens."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cvxrl import __version__
+from cvxrl.commands.catalogue import TrainCommand
 from cvxrl.commands.compare import compare
 from cvxrl.commands.eval import evaluate
 from cvxrl.commands.exit_codes import INTERRUPTED, USER_ERROR
@@ -39,7 +40,7 @@ def _root(
     """Logits-convex policy optimization of language models."""
 
 
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.command()(compare)
 app.command("eval")(evaluate)
 app.command("inspect-grads")(inspect_grads)

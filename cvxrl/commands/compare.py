@@ -79,7 +79,9 @@ def _gate(text: str) -> Gate:
 
 @with_options
 def compare(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs or recipes.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names.")
+    ],
     training: Training,
     options: Options,
     output: Output,
@@ -103,7 +105,7 @@ def compare(
 
         typer.echo(json.dumps(to_document(comparison, verdicts)))
     else:
-        from cvxrl.compare.terminal import print_comparison
+        from cvxrl.compare.export import print_comparison
 
         print_comparison(comparison, sys.stdout)
     _leave(comparison, verdicts, written)
@@ -113,7 +115,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
     """Find the runs, train those that are missing, read all, compare.
 
     Args:
-        paths: run directories, folders, globs or recipes.
+        paths: run directories, folders, globs, recipes or their names.
         options: how to compare.
         values: of the varied key, for which recipes are trained.
         training: how.
@@ -163,7 +165,7 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
 
 def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
     """Write the files that were asked for; the figures stand beside whatever else is in their folder."""
-    from cvxrl.compare.export import to_csv, to_markdown_page
+    from cvxrl.compare.export import to_csv, to_html_page, to_markdown_page
     from cvxrl.runs.files import write_text
 
     command = shlex.join(["cvxrl", *sys.argv[1:]])
@@ -172,9 +174,7 @@ def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) 
     if output.md:
         write_text(output.md, to_markdown_page(comparison, command))
     if output.html:
-        from cvxrl.compare.page import make_page
-
-        write_text(output.html, make_page(comparison, verdicts, command))
+        write_text(output.html, to_html_page(comparison, verdicts, command))
     pictures: dict[Path, bytes] = {}
     if output.figures:
         from cvxrl.compare.figures.gallery import figure_files

@@ -15,7 +15,12 @@ PathArgument = Annotated[
 ]
 RecipeFile = Annotated[
     Path | None,
-    typer.Option("--recipe", metavar="FILE", help="Recipe, for a PATH that belongs to no run.", rich_help_panel=_WHAT),
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="Recipe file or name, for a PATH that belongs to no run.",
+        rich_help_panel=_WHAT,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -25,7 +30,7 @@ Objectives = Annotated[
     str | None,
     typer.Option(
         metavar="A,B",
-        help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...) or recipe files. Default: the run's own, "
+        help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...) or recipes. Default: the run's own, "
         "lco-kld, lco-mse, grpo, reinforce, and ppo where there is a critic.",
         rich_help_panel=_WHAT,
     ),

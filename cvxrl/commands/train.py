@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvxrl.commands.catalogue import list_and_exit
 from cvxrl.commands.exit_codes import DIVERGED, DONE, INTERRUPTED
 from cvxrl.commands.libraries import loading_libraries
 from cvxrl.errors import Problem, UserError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, or a name from the list below.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
     ] = None,
@@ -31,6 +32,12 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an existing run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    _list: Annotated[
+        bool,
+        typer.Option(
+            "--list", callback=list_and_exit, is_eager=True, help="List recipes, objectives and advantages, and stop."
+        ),
+    ] = False,
 ) -> None:
     """Train a policy as a recipe says."""
     if resume and overwrite:
@@ -51,8 +58,8 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
     run_dir = RunDir.of(out, recipe)
     run_dir.check(recipe, entry)  # before the seconds that importing torch takes
     with loading_libraries():
-        from cvxrl.display import make_sink
         from cvxrl.engine.session import run_training
+        from cvxrl.report.display import make_sink
 
     try:
         result = run_training(recipe, run_dir, make_sink(sys.stderr if as_json else sys.stdout), entry)

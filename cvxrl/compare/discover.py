@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvxrl.errors import Problem
+from cvxrl.recipe.shipped import shipped_recipes
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -29,13 +30,17 @@ class Found:
 
 
 def discover(paths: Sequence[str]) -> Found:
-    """Sort paths into run directories and recipes; expand globs, and look for runs below other folders."""
+    """Sort paths into run directories and recipes; expand globs, find recipes by name and runs below other folders."""
     found = Found()
     for text in paths:
         matches = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True))
+        if not matches and text in shipped_recipes():
+            matches = [str(shipped_recipes()[text])]
         if not matches:
             found.problems.append(
-                Problem("nothing matches", file=text, remedy="give run directories, folders of them, or recipes")
+                Problem(
+                    "nothing matches", file=text, remedy="give run directories, folders of them, recipes or their names"
+                )
             )
         for match in matches:
             _sort(Path(match), found)

@@ -1,4 +1,4 @@
-"""A comparison as JSON, CSV and Markdown."""
+"""A comparison as JSON, CSV, Markdown, text on the terminal, and an HTML page."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 from cvxrl.compare.gate import Verdict
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.tables import all_tables
-from cvxrl.report.table import to_markdown
+from cvxrl.report.document import Page, print_report, to_markdown
 from cvxrl.runs.files import finite
 
 SCHEMA_VERSION = 1
+_ANSWERS = 2  # tables that answer the question: scores and verdicts
 
 
 def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -68,3 +69,29 @@ def to_markdown_page(c: Comparison, command: str) -> str:
     if c.warnings:
         parts.append("".join(f"- warning: {text}\n" for text in c.warnings))
     return "\n".join(parts)
+
+
+def print_comparison(c: Comparison, stream: TextIO) -> None:
+    """Write every table, at most 80 columns wide."""
+    print_report([], all_tables(c), [], stream)
+
+
+def to_html_page(c: Comparison, verdicts: Sequence[Verdict], command: str) -> str:
+    """Everything on one page, the answer first: scores and verdicts, then the figures, then the rest of the tables."""
+    from cvxrl.compare.figures.gallery import all_figures  # tables alone need no plotting library
+
+    page = Page("Comparison of " + ", ".join(dict.fromkeys(s.method for s in c.summaries)), command)
+    for problem in c.problems:
+        page.problem(str(problem))
+    for warning in c.warnings:
+        page.warning(warning)
+    for verdict in verdicts:
+        (page.note if verdict.met else page.problem)(f"require: {verdict}")
+    tables = all_tables(c)
+    for table in tables[:_ANSWERS]:
+        page.table(table)
+    for shown in all_figures(c):
+        page.figure(shown)
+    for table in tables[_ANSWERS:]:
+        page.table(table)
+    return page.html()

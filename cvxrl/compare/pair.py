@@ -10,11 +10,9 @@ import numpy as np
 from cvxrl.compare.options import Options
 from cvxrl.compare.run import Array
 from cvxrl.compare.summary import GroupSummary, generator
-from cvxrl.stats.bootstrap import Interval
-from cvxrl.stats.difference import paired_interval, unpaired_interval
+from cvxrl.stats.bootstrap import Interval, paired_interval, unpaired_interval
 from cvxrl.stats.improvement import bootstrap_improvement_interval, improvement_interval, probability_of_improvement
-from cvxrl.stats.permutation import holm, permutation_p_value, sign_flip_p_value
-from cvxrl.stats.power import required_seeds
+from cvxrl.stats.permutation import holm, permutation_p_value, required_seeds, sign_flip_p_value
 
 FEWEST = 2  # seeds per method without which there is no interval
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cvxrl.compare.format import NOTHING, count, number, p_value, short, signed, span
 from cvxrl.compare.group import show_value
 from cvxrl.compare.pair import FEWEST, Pair
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.sensitivity import TOLERANCE, Point, Sensitivity
 from cvxrl.compare.summary import GroupSummary, RunRow, over
-from cvxrl.report.table import Table
+from cvxrl.report.document import Table
+from cvxrl.report.format import NOTHING, count, fixed, number, p_value, short, signed, span, whole
 
 
 def all_tables(c: Comparison) -> list[Table]:
@@ -65,7 +65,7 @@ def pairs_table(c: Comparison) -> Table:
             [
                 *_name(c, c.summary(pair.label)),
                 f"{signed(pair.difference)}\n{span(pair.difference_interval, sign=True)}".rstrip(),
-                f"{_two(pair.improvement)}\n{span(pair.improvement_interval, decimals=2)}".rstrip(),
+                f"{fixed(pair.improvement, 2)}\n{span(pair.improvement_interval, decimals=2)}".rstrip(),
                 p_value(pair.p_value),
                 p_value(pair.p_adjusted),
                 verdict(pair),
@@ -105,10 +105,8 @@ def speed_table(c: Comparison) -> Table:
     for s in c.summaries:
         ended = len(s.rows)
         steps = number(s.reached.steps) if s.reached.steps is not None else "not reached" if ended else NOTHING
-        seconds = f"{s.seconds:,.0f}" if s.seconds is not None else NOTHING
-        rows.append(
-            [*_name(c, s), number(s.area), f"{s.reached.count}/{ended}", steps, count(s.reached.tokens), seconds]
-        )
+        reached = [f"{s.reached.count}/{ended}", steps, count(s.reached.tokens)]
+        rows.append([*_name(c, s), number(s.area), *reached, whole(s.seconds)])
     return Table(
         f"Speed: {c.options.metric} up to {number(c.options.threshold)}",
         [*_name_columns(c), "area", "reached", "steps", "tokens", "time [s]"],
@@ -213,7 +211,3 @@ def _entropy_start(row: RunRow) -> float | None:
 
 def _entropy_end(row: RunRow) -> float | None:
     return row.stability.entropy_end
-
-
-def _two(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}"

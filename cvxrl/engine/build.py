@@ -74,7 +74,7 @@ def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:
     try:
         verifier = load_policy(ModelSpec(path=path, dtype=recipe.model.dtype), policy.device)
     except UserError as error:
-        remedy = "train a verifier first (recipes/pref_qrm.yaml, recipes/pref_dpo.yaml) and name its `policy` folder"
+        remedy = "train a verifier first (recipes pref_qrm and pref_dpo) and name its `policy` folder"
         raise UserError(*(replace(p, key=key, remedy=remedy) for p in error.problems)) from error
     if verifier.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError(

@@ -46,7 +46,7 @@ class Reader:
         temperature = recipe.rollout.temperature if recipe.data == "rollouts" else 1.0
         head = None
         if train.loss == "chunked":
-            with policy.reading():
+            with policy.activated():
                 head = head_of(policy.model, temperature)
         return cls(policy, temperature, train.precision == "bf16", Limit.of(train), head, train.chunk_tokens)
 

@@ -16,6 +16,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.format import with_error
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
@@ -222,8 +223,8 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
 
 
 def _accuracy(record: Mapping[str, float]) -> str:
-    error = record.get("eval/stderr")  # null in the file where there is a single question
-    return f"{record['eval/accuracy']:.3f} ± {'n/a' if error is None else f'{error:.3f}'}"
+    # The error is null in the file where there is a single question.
+    return with_error(record["eval/accuracy"], record.get("eval/stderr"))
 
 
 def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:

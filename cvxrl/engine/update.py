@@ -22,11 +22,11 @@ from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.zero_advantage import split_resting
 from cvxrl.objectives.batch import TokenBatch
+from cvxrl.objectives.policy_gradient import value_loss
 from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.regularizer import regularization
 from cvxrl.objectives.statistics import entropy
-from cvxrl.objectives.value import value_loss
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe

@@ -17,7 +17,7 @@ from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtr
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.rollout.episode import Episode
 from cvxrl.tasks import Example, Grader
-from cvxrl.tasks.extract import last_boxed
+from cvxrl.tasks.extraction import last_boxed
 
 # A number that ends the reply, after a space, `=`, `:` or `$`. Replies can be hostile: nothing in it can be matched in
 # two ways, so that it takes time proportional to the reply.

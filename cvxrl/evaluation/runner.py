@@ -18,8 +18,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.sampler import Sampling
 from cvxrl.runs.files import write_json
-from cvxrl.tasks import load_grader
-from cvxrl.tasks.questions import load_questions
+from cvxrl.tasks import load_grader, load_questions
 
 # Keys of recipes, as this command's options.
 _OPTIONS = {

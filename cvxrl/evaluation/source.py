@@ -11,6 +11,7 @@ from cvxrl.recipe.evaluation import MOST_SAMPLES, EvalSampling, EvalTask
 from cvxrl.recipe.load import check
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.shipped import shipped_recipes
 from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource, TaskSpec
 
 GYM = "reasoning-gym"
@@ -69,7 +70,9 @@ def find_task(given: str | None, own: Recipe | None) -> AskedTask:
         return _of_gym(given.removeprefix(f"{GYM}:"))
     if given.endswith((".yaml", ".yml")) or Path(given).is_file():
         return _of_file(Path(given))
-    remedy = f"{suggest(given, [*shipped, GYM])}{_choices()}"
+    if given in shipped_recipes():
+        return _of_file(shipped_recipes()[given])
+    remedy = f"{suggest(given, [*shipped, GYM, *shipped_recipes()])}{_choices()}"
     raise UserError(Problem(f"there is no task `{given}`", _OPTION, remedy=remedy))
 
 
@@ -143,4 +146,4 @@ def _of_recipe(recipe: Recipe, name: str, *, whole: bool) -> AskedTask:
 
 
 def _choices() -> str:
-    return f"{', '.join(shipped_tasks())}, {GYM}:DATASET, a task file or a recipe"
+    return f"{', '.join(shipped_tasks())}, {GYM}:DATASET, a task file, a recipe or its name"

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvxrl.evaluation.record import Estimate, EvalRecord, Results
+from cvxrl.report.format import fixed, percent, with_error
 
 _WIDTH = 80
 _UNKNOWN = "unknown"
@@ -59,7 +60,7 @@ def _quality(results: Results) -> Table:
         ("graders disagree", _share(results.disagreement)),
         ("  right for the task's grader only", _share(results.strict_missed)),
         ("  right for the strict grader only", _share(results.strict_only)),
-        ("mean length (tokens)", _UNKNOWN if results.mean_tokens is None else f"{results.mean_tokens:.1f}"),
+        ("mean length (tokens)", _UNKNOWN if results.mean_tokens is None else fixed(results.mean_tokens, 1)),
     )
     for name, value in rows:
         table.add_row(Text(name), Text(value), Text(total))
@@ -92,11 +93,8 @@ def _footnotes(results: Results) -> list[str]:
 
 
 def _estimate(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return _UNKNOWN
-    error = "n/a" if estimate.stderr is None else f"{estimate.stderr:.3f}"
-    return f"{estimate.value:.3f} ± {error}"
+    return _UNKNOWN if estimate is None else with_error(estimate.value, estimate.stderr)
 
 
 def _share(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{100 * value:.1f}%"
+    return _UNKNOWN if value is None else percent(value)

@@ -1,4 +1,4 @@
-"""Gradient of an objective in each token's logits, and what it says about the direction of the target."""
+"""Gradient of an objective in each token's logits: its direction towards the target, and where it is gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from cvxrl.gradients.loss import Loss, Tape, of_logits
 from cvxrl.gradients.probe import Structure, candidates, odds_slopes
 from cvxrl.gradients.select import position_in_unit, take, units, without_vocabulary
-from cvxrl.gradients.token_positions import Survey, chunks, target_shift
+from cvxrl.gradients.token_positions import TokenPositions, chunks, target_shift
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.objective import ObjectiveSpec
@@ -47,15 +47,15 @@ def descent(
     loss: Loss,
     weights_N: Tensor,
     found: Structure,
-    surveyed: Survey,
+    positions: TokenPositions,
     yardstick: LcoKldSpec,
     chunk_numel: int,
 ) -> Descent:
     """First derivatives at the current logits, and second ones as far as a closed form needs them."""
     if found.kind == "odds":
-        slope_N, bend_N = _odds(batch, spec, loss, weights_N, surveyed.log_odds_N, surveyed.old_log_odds_N)
-        norm_N = slope_N.abs() * surveyed.width_N.sqrt()
-        return Descent(norm_N, -slope_N * surveyed.along_N, surveyed.reach_N, slope_N, bend_N)
+        slope_N, bend_N = _odds(batch, spec, loss, weights_N, positions.log_odds_N, positions.old_log_odds_N)
+        norm_N = slope_N.abs() * positions.width_N.sqrt()
+        return Descent(norm_N, -slope_N * positions.along_N, positions.reach_N, slope_N, bend_N)
     rows = torch.empty(3, batch.actions_N.numel(), dtype=torch.float64, device=batch.logits_NV.device)
     entries_NK = torch.zeros(candidates(batch).shape, dtype=torch.float64, device=batch.logits_NV.device)
     for index_C in _chunks(batch, spec, chunk_numel):
@@ -67,7 +67,7 @@ def descent(
             bent_CV = tape.times(torch.ones_like(part.logits_NV)) / weights_C1
             entries_NK[index_C] = bent_CV.gather(-1, candidates(part))
     if found.kind == "softmax":
-        p_N, rest_N = torch.sigmoid(surveyed.log_odds_N), torch.sigmoid(-surveyed.log_odds_N)
+        p_N, rest_N = torch.sigmoid(positions.log_odds_N), torch.sigmoid(-positions.log_odds_N)
         return Descent(rows[0], rows[1], rows[2], -found.factor * rest_N, found.factor * p_N * rest_N)
     return Descent(rows[0], rows[1], rows[2], entries_NK=entries_NK if found.kind == "entries" else None)
 
@@ -78,15 +78,15 @@ def old_norms(
     loss: Loss,
     weights_N: Tensor,
     found: Structure,
-    surveyed: Survey,
+    positions: TokenPositions,
     chunk_numel: int,
 ) -> Tensor:
     """Norm of the gradient that the same objective has at the rollout's logits, [N]."""
     if found.kind == "odds":
-        old_N = surveyed.old_log_odds_N
+        old_N = positions.old_log_odds_N
         slope_N, _ = odds_slopes(without_vocabulary(batch), loss, weights_N, old_N, old_N)
-        return (slope_N / weights_N).abs() * surveyed.old_width_N.sqrt()
-    norms_N = torch.empty_like(surveyed.width_N)
+        return (slope_N / weights_N).abs() * positions.old_width_N.sqrt()
+    norms_N = torch.empty_like(positions.width_N)
     for index_C in _chunks(batch, spec, chunk_numel):
         part = take(batch, index_C)
         tape = Tape(of_logits(loss, part, weights_N[index_C]), part.require("old_logits_NV"), second=False)
@@ -134,3 +134,45 @@ def _directed(part: TokenBatch, gradient_CV: Tensor, yardstick: LcoKldSpec, kind
     inner_C = -torch.where(blind_C, centred_C, raw_C)
     reach_C = torch.where(blind_C, away_CV.norm(dim=-1), at_candidates_CK.norm(dim=-1))
     return torch.stack([gradient_CV.norm(dim=-1), inner_C, reach_C])
+
+
+# Codes of `why_frozen`, in order.
+REASONS = ("", "clip", "improbable", "certain", "flat")
+
+# log p below which p * 1 may underflow in float64: a zero gradient there is a tiny probability, not a clip.
+_UNDERFLOW = -700.0
+
+
+def why_frozen(
+    norm_N: Tensor,
+    old_norm_N: Tensor,
+    distance_N: Tensor,
+    old_distance_N: Tensor,
+    log_odds_N: Tensor,
+    directed_N: Tensor,
+    *,
+    vanishing: float,
+    remaining: float,
+) -> Tensor:
+    """Index into ``REASONS`` of each token, int8 [N]; 0 where the token is not frozen.
+
+    A token is frozen if its gradient's norm is at most ``vanishing`` of what the same objective's was at the rollout
+    policy, while its distance to the target is at least ``remaining`` of what it was there. `flat`: the gradient was
+    zero there already. `clip`: it is exactly zero now. Else the slope faded: `improbable` if p_a < 1/2, or `certain`.
+
+    Args:
+        norm_N: norm of the gradient at the current logits.
+        old_norm_N: the same at the rollout's logits.
+        distance_N: total variation to the target.
+        old_distance_N: the same from the rollout policy.
+        log_odds_N: log-odds of the sampled token.
+        directed_N: tokens that have a target other than where they are; the others are never frozen.
+        vanishing: fraction of the gradient.
+        remaining: fraction of the distance.
+    """
+    frozen_N = directed_N & (norm_N <= vanishing * old_norm_N) & (distance_N >= remaining * old_distance_N)
+    faded_N = torch.where(log_odds_N < 0, REASONS.index("improbable"), REASONS.index("certain"))
+    cut_N = (norm_N == 0) & (log_odds_N > _UNDERFLOW)
+    reason_N = torch.where(cut_N, REASONS.index("clip"), faded_N)
+    reason_N = torch.where(old_norm_N == 0, REASONS.index("flat"), reason_N)
+    return torch.where(frozen_N, reason_N, 0).to(torch.int8)

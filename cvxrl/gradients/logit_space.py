@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvxrl.gradients.frozen import REASONS, why_frozen
-from cvxrl.gradients.general import general_extremes
-from cvxrl.gradients.logit_gradient import Descent, descent, old_norms
+from cvxrl.gradients.logit_gradient import REASONS, Descent, descent, old_norms, why_frozen
+from cvxrl.gradients.logit_spectrum import general_extremes, odds_extremes, odds_signs
 from cvxrl.gradients.loss import Loss, token_weights, weighted_loss
-from cvxrl.gradients.odds_spectrum import extremes, signs
 from cvxrl.gradients.probe import Structure, find_structure
 from cvxrl.gradients.select import take
-from cvxrl.gradients.token_positions import Survey, chunks, others, survey
+from cvxrl.gradients.token_positions import TokenPositions, chunks, others, token_positions
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.objective import ObjectiveSpec
@@ -23,7 +21,7 @@ from cvxrl.recipe.regularizer import RegularizerSpec
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as what, and how much work is done.
+    """Thresholds of the columns, and how much work is done.
 
     Attributes:
         vanishing: a gradient is gone at this fraction of its norm at the rollout policy.
@@ -66,7 +64,7 @@ class LogitSpace:
         distance_N: total variation between the policy and pi*.
         old_distance_N: total variation between the rollout policy and pi*.
         directed_N: the token has a target other than where it is; the others are in no share of directions.
-        reason_N: index into `frozen.REASONS` of why the token is frozen; 0 where it is not.
+        reason_N: index into `logit_gradient.REASONS` of why the token is frozen; 0 where it is not.
     """
 
     structure: Structure
@@ -97,7 +95,7 @@ class LogitSpace:
         return self.reason_N > 0
 
     def frozen_by(self, reason: str) -> Tensor:
-        """Tokens frozen for one of `frozen.REASONS`."""
+        """Tokens frozen for one of `logit_gradient.REASONS`."""
         return self.reason_N == REASONS.index(reason)
 
 
@@ -109,7 +107,7 @@ def logit_space(
     rules: Rules | None = None,
     regularizer: RegularizerSpec | None = None,
     weights_N: Tensor | None = None,
-    surveyed: Survey | None = None,
+    positions: TokenPositions | None = None,
     generator: torch.Generator | None = None,
 ) -> LogitSpace:
     """Curvature, direction and stationary points of an objective in each token's logits.
@@ -122,32 +120,37 @@ def logit_space(
         regularizer: terms added to the token loss.
         weights_N: weight of each token in the reduced loss, positive; None: 1, or 1 / length of the token's sequence
             for objectives over sequences. For objectives of single tokens weights change nothing.
-        surveyed: `survey(batch, yardstick)`, to share it between objectives.
+        positions: `token_positions(batch, yardstick)`, to share it between objectives.
         generator: draws the tokens for ``rules.eigenvalue_tokens``; on the CPU.
 
     Raises:
         ValueError: an input is missing, or eigenvalue tokens shall be drawn without a generator.
     """
     rules = rules or Rules()
-    place = surveyed or survey(batch, yardstick, chunk_numel=rules.chunk_numel)
+    positions = positions or token_positions(batch, yardstick, chunk_numel=rules.chunk_numel)
     loss = weighted_loss(spec, regularizer)
     weights_N = token_weights(batch, spec) if weights_N is None else weights_N.to(torch.float64)
     found = find_structure(batch, spec, loss, weights_N)
-    now = descent(batch, spec, loss, weights_N, found, place, yardstick, rules.chunk_numel)
+    now = descent(batch, spec, loss, weights_N, found, positions, yardstick, rules.chunk_numel)
     before_N = now.norm_N
-    if not place.on_policy:
-        before_N = old_norms(batch, spec, loss, weights_N, found, place, rules.chunk_numel)
+    if not positions.on_policy:
+        before_N = old_norms(batch, spec, loss, weights_N, found, positions, rules.chunk_numel)
     tokens_C = _drawn(batch, rules, generator)
     curvature = _curvature(batch, spec, loss, weights_N, found, now, tokens_C, rules)
-    return _columns(found, now, before_N, place, curvature, rules)
+    return _columns(found, now, before_N, positions, curvature, rules)
 
 
 def _columns(
-    found: Structure, now: Descent, before_N: Tensor, place: Survey, curvature: tuple[Tensor, ...], rules: Rules
+    found: Structure,
+    now: Descent,
+    before_N: Tensor,
+    positions: TokenPositions,
+    curvature: tuple[Tensor, ...],
+    rules: Rules,
 ) -> LogitSpace:
     psd_N, nsd_N, known_N, least_N, most_N, error_N = curvature
     size_N = now.norm_N * now.reach_N
-    directed_N = place.directed_N & (now.reach_N > 0)
+    directed_N = positions.directed_N & (now.reach_N > 0)
     return LogitSpace(
         structure=found,
         psd_N=psd_N,
@@ -161,15 +164,15 @@ def _columns(
         inner_N=now.inner_N,
         cosine_N=torch.where(directed_N & (size_N > 0), now.inner_N / size_N, torch.nan),
         away_N=directed_N & (now.inner_N < -rules.rounding * size_N),
-        distance_N=place.distance_N,
-        old_distance_N=place.old_distance_N,
+        distance_N=positions.distance_N,
+        old_distance_N=positions.old_distance_N,
         directed_N=directed_N,
         reason_N=why_frozen(
             now.norm_N,
             before_N,
-            place.distance_N,
-            place.old_distance_N,
-            place.log_odds_N,
+            positions.distance_N,
+            positions.old_distance_N,
+            positions.log_odds_N,
             directed_N,
             vanishing=rules.vanishing,
             remaining=rules.remaining,
@@ -221,7 +224,7 @@ def _curvature(
     else:
         assert now.slope_N is not None and now.bend_N is not None
         values[:, tokens_C] = _odds_values(batch, now.slope_N, now.bend_N, tokens_C, rules.chunk_numel)
-        return (*signs(now.slope_N, now.bend_N, vocab, rules.semidefinite), known_N, *values)
+        return (*odds_signs(now.slope_N, now.bend_N, vocab, rules.semidefinite), known_N, *values)
     slack_N = rules.semidefinite * torch.maximum(least_N.abs(), most_N.abs())
     return (least_N >= -slack_N, most_N <= slack_N, known_N, *values)
 
@@ -233,6 +236,6 @@ def _odds_values(batch: TokenBatch, slope_N: Tensor, bend_N: Tensor, tokens_C: T
         index_C = tokens_C[chosen.to(tokens_C.device)]
         part = take(batch, index_C)
         r_CV, _ = others(part.logits_NV, part.actions_N)
-        least_C, most_C = extremes(r_CV, part.actions_N, slope_N[index_C], bend_N[index_C])
+        least_C, most_C = odds_extremes(r_CV, part.actions_N, slope_N[index_C], bend_N[index_C])
         found.append(torch.stack([least_C, most_C, torch.zeros_like(least_C)]))
     return torch.cat(found, dim=-1)

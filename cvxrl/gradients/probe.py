@@ -1,8 +1,8 @@
-"""Which structure the logits Hessian of an objective has: asked of the function that runs, not of its name.
+"""Which structure the logits Hessian of an objective has, found by derivatives of the function that runs.
 
 On a few tokens, the gradient and a Hessian-vector product by autograd are compared with what each structure predicts:
-at the batch's logits, at perturbed ones, and at random logits and rollout logits, where nothing is near a limit. A
-changed objective changes its structure or its coefficients with it.
+at the batch's logits, at perturbed ones, and at random logits and rollout logits, where nothing is near a limit. The
+name of the objective plays no part, so a changed objective changes its structure or its coefficients with it.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def take(batch: TokenBatch, index_C: Tensor, dtype: torch.dtype = torch.float64)
 
 
 def without_vocabulary(batch: TokenBatch) -> TokenBatch:
-    """All rows in float64, but no logits to speak of: for functions that bring their own (`two_logits`)."""
+    """All rows in float64 with one zero for logits: for functions that put their own in place (`two_logits`)."""
     stub_N1 = torch.zeros(batch.actions_N.numel(), 1, device=batch.actions_N.device)
     old_N1 = None if batch.old_logits_NV is None else stub_N1
     stubbed = replace(batch, logits_NV=stub_N1, old_logits_NV=old_N1, dense=None)

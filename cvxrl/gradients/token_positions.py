@@ -16,7 +16,7 @@ from cvxrl.recipe.lco import LcoKldSpec
 
 
 @dataclass(frozen=True)
-class Survey:
+class TokenPositions:
     """Per-token numbers, float64 [N]. r is the policy's softmax over all tokens but the sampled one, w = e_a - r.
 
     Attributes:
@@ -52,7 +52,7 @@ def chunks(num_tokens: int, vocab: int, chunk_numel: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def survey(batch: TokenBatch, yardstick: LcoKldSpec, *, chunk_numel: int = 2**18) -> Survey:
+def token_positions(batch: TokenBatch, yardstick: LcoKldSpec, *, chunk_numel: int = 2**18) -> TokenPositions:
     """Measure every token against pi* of ``yardstick``, built on the rollout's logits whatever its `target` says.
 
     Args:
@@ -65,11 +65,12 @@ def survey(batch: TokenBatch, yardstick: LcoKldSpec, *, chunk_numel: int = 2**18
     """
     old_NV = batch.require("old_logits_NV")
     num_tokens, vocab = old_NV.shape
-    rows = [_survey_chunk(take(batch, index_C), yardstick) for index_C in chunks(num_tokens, vocab, chunk_numel)]
+    rows = [_positions_of_chunk(take(batch, index_C), yardstick) for index_C in chunks(num_tokens, vocab, chunk_numel)]
     columns = {
-        field.name: torch.cat(column) for field, column in zip(fields(Survey), zip(*rows, strict=True), strict=False)
+        field.name: torch.cat(column)
+        for field, column in zip(fields(TokenPositions), zip(*rows, strict=True), strict=False)
     }
-    return Survey(**columns, on_policy=torch.equal(batch.logits_NV, old_NV.to(batch.logits_NV.dtype)))
+    return TokenPositions(**columns, on_policy=torch.equal(batch.logits_NV, old_NV.to(batch.logits_NV.dtype)))
 
 
 def target_shift(batch: TokenBatch, yardstick: LcoKldSpec) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,7 @@ def others(logits_NV: Tensor, actions_N: Tensor) -> tuple[Tensor, Tensor]:
     return rest_NV.sub_(total_N.unsqueeze(-1)).exp_(), gather_actions(logits_NV, actions_N) - total_N
 
 
-def _survey_chunk(part: TokenBatch, yardstick: LcoKldSpec) -> tuple[Tensor, ...]:
+def _positions_of_chunk(part: TokenBatch, yardstick: LcoKldSpec) -> tuple[Tensor, ...]:
     old_NV = part.require("old_logits_NV")
     ids_NK, shift_NK = target_shift(part, yardstick)
     r_NV, log_odds_N = others(part.logits_NV, part.actions_N)

@@ -7,21 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cvxrl.inspection.record import InspectRecord, ObjectiveNumbers, Snapshot
-from cvxrl.report.figure import GREY, legend, method_style, new_figure
+from cvxrl.report.figure import (
+    BLACK,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    SKY,
+    VERMILION,
+    Shown,
+    legend,
+    method_style,
+    new_figure,
+    not_measured,
+)
+from cvxrl.report.format import percent, short
 
 _COLUMNS = 3
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure and the words around it."""
-
-    title: str
-    figure: Figure
-    caption: str
 
 
 def main_figure(record: InspectRecord) -> Shown:
@@ -69,9 +73,7 @@ def _trajectory(record: InspectRecord) -> Shown:
     steps = [float(s.step or 0) for s in record.snapshots]
     for axis, line in zip(axes, _OVER_TRAINING, strict=True):
         if line.policy is not None:
-            axis.plot(
-                steps, _values([line.policy(s) for s in record.snapshots]), color="black", marker=".", markersize=4
-            )
+            axis.plot(steps, _values([line.policy(s) for s in record.snapshots]), color=BLACK, marker=".", markersize=4)
         for index, label in enumerate(labels if line.objective is not None else ()):
             assert line.objective is not None
             found = [
@@ -107,7 +109,7 @@ def _finish(axis: Axes, line: _Line) -> None:
     if line.from_zero:
         axis.set_ylim(bottom=0)
     if not np.isfinite(drawn).any():
-        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
+        not_measured(axis)
 
 
 def _single(record: InspectRecord) -> Shown:
@@ -124,7 +126,7 @@ def _single(record: InspectRecord) -> Shown:
     if snapshot.displaced_kl is not None:
         moved = (
             f" Hatched: at a policy {record.drift} optimizer steps of {snapshot.objectives[0].label} further on "
-            f"(KL {snapshot.displaced_kl:.2g} nats per token)."
+            f"(KL {short(snapshot.displaced_kl, 2)} nats per token)."
         )
     caption = f"{record.recipe}{where}; {snapshot.prompts} x {snapshot.samples} completions.{moved}"
     return Shown("Side by side", figure, caption)
@@ -134,10 +136,10 @@ def _signs(axis: Axes, snapshot: Snapshot) -> None:
     """Share of tokens by the signs of their Hessian's eigenvalues."""
     shown = [o for o in snapshot.objectives if o.logits is not None]
     left = np.zeros(len(shown))
-    for name, colour in (("convex", "#009E73"), ("indefinite", "#E69F00"), ("concave", "#D55E00")):
+    for name, colour in (("convex", GREEN), ("indefinite", ORANGE), ("concave", VERMILION)):
         width = np.array([getattr(o.logits, name) for o in shown])
         bars = axis.barh(range(len(shown)), width, left=left, color=colour, height=0.6)
-        labels = [f"{name} {100 * w:.0f}%" if w > 0.2 else "" for w in width]
+        labels = [f"{name} {percent(w, 0)}" if w > 0.2 else "" for w in width]
         axis.bar_label(bars, labels, label_type="center", fontsize="small", color="white")
         left += width
     _rows(axis, shown)
@@ -151,19 +153,19 @@ def _pulls(axis: Axes, snapshot: Snapshot) -> None:
     for row, o in enumerate(shown):
         for offset, numbers, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
             if numbers is not None:
-                axis.barh(row + offset, numbers.away, 0.32, color="#D55E00", hatch=hatch, edgecolor="white")
+                axis.barh(row + offset, numbers.away, 0.32, color=VERMILION, hatch=hatch, edgecolor="white")
                 axis.barh(
                     row + offset,
                     numbers.frozen,
                     0.32,
                     left=numbers.away,
-                    color="#56B4E9",
+                    color=SKY,
                     hatch=hatch,
                     edgecolor="white",
                 )
     if shown:
-        axis.barh(0, 0, color="#D55E00", label="pulls away from the target")
-        axis.barh(0, 0, color="#56B4E9", label="gradient gone far from the target")
+        axis.barh(0, 0, color=VERMILION, label="pulls away from the target")
+        axis.barh(0, 0, color=SKY, label="gradient gone far from the target")
         axis.legend(fontsize="small", frameon=False, loc="best")
     _rows(axis, shown)
     axis.set_xlim(left=0)
@@ -177,7 +179,7 @@ def _bands(axis: Axes, snapshot: Snapshot) -> None:
             continue
         middle = [0.5 * (b.low + b.high) for b in o.gradients.bands]
         if index == 0:
-            axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color="#D0D0D0", label="tokens")
+            axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color=PALE, label="tokens")
         colour, dash, marker = method_style(index)
         shares = [b.share for b in o.gradients.bands]
         axis.plot(middle, shares, color=colour, linestyle=dash, marker=marker, markersize=_size(index), label=o.label)

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
-from cvxrl.gradients.curvature import HessianProduct, double_differentiable, extreme_eigenvalues, hutchinson_trace
-from cvxrl.gradients.sharpness import critical_sharpness
+from cvxrl.gradients.curvature import (
+    HessianProduct,
+    critical_sharpness,
+    double_differentiable,
+    extreme_eigenvalues,
+    hutchinson_trace,
+)
 from cvxrl.inspection.measure_gradients import weighted_losses
 from cvxrl.inspection.measure_update import next_index, reduced_loss, take_steps
 from cvxrl.inspection.record import CurvatureNumbers, SharpnessNumbers

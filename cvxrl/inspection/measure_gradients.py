@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.assemble import Memory
-from cvxrl.gradients.gram import Gram, SignSplit, cosines, mean_pairwise_cosine, sign_split
-from cvxrl.gradients.noise import noise_scale
+from cvxrl.gradients.gram import Gram, SignSplit, cosines, mean_pairwise_cosine, noise_scale, sign_split
 from cvxrl.gradients.parameters import Norms, norms
 from cvxrl.inspection.record import Band, GradientNumbers, Interval
 from cvxrl.inspection.subject import Entrant, Subject

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.assemble import Memory
-from cvxrl.gradients.frozen import REASONS
+from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.inspection.record import LogitNumbers
 from cvxrl.inspection.subject import Entrant

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cvxrl.errors import Problem, UserError, suggest
@@ -15,6 +14,7 @@ from cvxrl.recipe.merge import Layers
 from cvxrl.recipe.objective import ObjectiveSpec
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import kind_of, section_classes
+from cvxrl.recipe.shipped import shipped_recipes
 
 _OPTION = "--objectives"
 _USUAL = ("lco-kld", "lco-mse", "grpo", "reinforce")
@@ -46,7 +46,7 @@ def contestants(names: Sequence[str] | None, recipe: Recipe, has_values: bool) -
     """The objectives to measure, the run's own first.
 
     Args:
-        names: kinds, `ppo`, or recipe files; None takes the run's own and the usual ones.
+        names: kinds, `ppo`, or recipes; None takes the run's own and the usual ones.
         recipe: the run's.
         has_values: whether the checkpoint holds a value head.
 
@@ -58,7 +58,7 @@ def contestants(names: Sequence[str] | None, recipe: Recipe, has_values: bool) -
             Problem(
                 f"the recipe's objective `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts",
                 "--recipe",
-                remedy="look at its policy under a recipe that samples, e.g. --recipe recipes/math_lco_kld.yaml",
+                remedy="look at its policy under a recipe that samples, e.g. --recipe math_lco_kld",
             )
         )
     own = own_label(recipe)
@@ -93,8 +93,8 @@ def yardstick(entered: Sequence[Contestant]) -> LcoKldSpec:
 
 
 def _enter(name: str, recipe: Recipe) -> Contestant:
-    if name.endswith((".yaml", ".yml")):
-        other = load_recipe(Path(name))
+    if name.endswith((".yaml", ".yml")) or name in shipped_recipes():
+        other = load_recipe(name)
         parts = {key: getattr(other, key).model_dump(mode="json") for key in ("objective", "advantage", "regularizer")}
         return Contestant(other.name, _replaced(recipe, {**parts, "reduction": other.reduction}, name), False)
     kinds = {kind_of(c) for c in section_classes(ObjectiveSpec)}
@@ -144,7 +144,7 @@ def _no_values(name: str, recipe: Recipe) -> Problem:
     if isinstance(recipe.advantage, GaeAdvantage):
         remedy = "name a step that has a checkpoint (train with checkpoint.every), since only those keep the value head"
     else:
-        remedy = "leave it out, or inspect a run of recipes/math_ppo.yaml"
+        remedy = "leave it out, or inspect a run of math_ppo"
     return Problem(
         f"`{name}` needs the values of a critic, which this checkpoint does not have", _OPTION, remedy=remedy
     )

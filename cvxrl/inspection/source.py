@@ -72,7 +72,7 @@ def find_source(options: Options) -> Source:
             Problem(
                 f"`{options.path}` belongs to no run, so it has no recipe: no task, no rollouts, no objective",
                 "--recipe",
-                remedy="name one, e.g. --recipe recipes/math_lco_kld.yaml",
+                remedy="name one, e.g. --recipe math_lco_kld",
             )
         )
     if target.run is None:

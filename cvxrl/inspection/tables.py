@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from cvxrl.inspection.reading import headline
 from cvxrl.inspection.record import InspectRecord, Interval, LogitNumbers, SharpnessNumbers, Snapshot
-from cvxrl.report.table import Table
-
-_NONE = "-"
+from cvxrl.report.document import Table
+from cvxrl.report.format import NOTHING, fixed, scientific, share, short, signed
 
 
 def all_tables(record: InspectRecord) -> list[Table]:
@@ -35,13 +34,13 @@ def trajectory(record: InspectRecord) -> Table:
             rows.append(
                 [
                     str(snapshot.step) if first else "",
-                    _share(snapshot.correct) if first else "",
-                    f"{snapshot.entropy:.3f}" if first else "",
-                    f"{snapshot.probability:.3f}" if first else "",
+                    share(snapshot.correct) if first else "",
+                    fixed(snapshot.entropy) if first else "",
+                    fixed(snapshot.probability) if first else "",
                     o.label,
-                    _number(g.qkv if g else None),
-                    _share(off.away if off else None),
-                    _number(u.kl if u else None),
+                    short(g.qkv if g else None),
+                    share(off.away if off else None),
+                    short(u.kl if u else None),
                     _room(s),
                     headline(o),
                 ]
@@ -65,9 +64,8 @@ def _logits(snapshot: Snapshot, drift: int) -> Table:
     columns = ("<objective", "<at", "convex", "smallest", "away", "clip", "p>0", "p>1", "cosine", "distance")
     moved = ""
     if snapshot.displaced_kl is not None:
-        moved = (
-            f" moved: after {drift} steps of {snapshot.objectives[0].label}, KL {snapshot.displaced_kl:.2g} per token."
-        )
+        own, far = snapshot.objectives[0].label, short(snapshot.displaced_kl, 2)
+        moved = f" moved: after {drift} steps of {own}, KL {far} per token."
     note = (
         "Shares of the tokens that have a target. convex: the logits Hessian has no negative eigenvalue. smallest: "
         "smallest eigenvalue of any token. "
@@ -81,14 +79,14 @@ def _logits(snapshot: Snapshot, drift: int) -> Table:
 def _logit_cells(n: LogitNumbers) -> list[str]:
     frozen = n.frozen_by
     return [
-        _share(n.convex),
-        f"{n.smallest:.2g}",
-        _share(n.away),
-        _share(frozen.get("clip", 0.0)),
-        _share(frozen.get("improbable", 0.0)),
-        _share(frozen.get("certain", 0.0)),
-        _NONE if n.cosine is None else f"{n.cosine:.2f}",
-        f"{n.distance:.2g}",
+        share(n.convex),
+        short(n.smallest, 2),
+        share(n.away),
+        share(frozen.get("clip", 0.0)),
+        share(frozen.get("improbable", 0.0)),
+        share(frozen.get("certain", 0.0)),
+        fixed(n.cosine, 2),
+        short(n.distance, 2),
     ]
 
 
@@ -102,11 +100,11 @@ def _parameters(snapshot: Snapshot) -> Table:
             rows.append(
                 [
                     o.label,
-                    _number(g.norm),
-                    _number(g.qkv),
-                    _share(g.negative_share),
-                    _signed(g.sign_cosine),
-                    _signed(g.minibatch_cosine),
+                    short(g.norm),
+                    short(g.qkv),
+                    share(g.negative_share),
+                    signed(g.sign_cosine, 2),
+                    signed(g.minibatch_cosine, 2),
                     _interval(g.noise_scale),
                 ]
             )
@@ -128,7 +126,7 @@ def _bands(snapshot: Snapshot) -> Table:
     rows = []
     for index, band in enumerate(first.bands):
         shares = [o.gradients.bands[index].share for o in measured if o.gradients is not None]
-        rows.append([f"{band.low:.1f} to {band.high:.1f}", _share(band.tokens), *map(_share, shares)])
+        rows.append([f"{band.low:.1f} to {band.high:.1f}", share(band.tokens), *map(share, shares)])
     columns = ("<probability", "tokens", *(o.label for o in measured))
     note = f"Share of the gradient's norm by the sampled token's probability, on {first.band_completions} completions."
     return Table("Which tokens make the gradient", columns, rows, note)
@@ -143,13 +141,13 @@ def _updates(snapshot: Snapshot) -> Table:
                 [
                     o.label,
                     u.optimizer,
-                    _NONE if u.update_to_weight is None else f"{u.update_to_weight:.1e}",
-                    f"{u.kl:.1e}",
-                    f"{u.ratio['p99']:.3g}",
-                    _share(u.clipped),
-                    _share(u.ess_sequences),
-                    f"{u.surrogate:+.1e}",
-                    f"{u.entropy_after - u.entropy_before:+.1e}",
+                    scientific(u.update_to_weight),
+                    scientific(u.kl),
+                    short(u.ratio["p99"]),
+                    share(u.clipped),
+                    share(u.ess_sequences),
+                    scientific(u.surrogate, sign=True),
+                    scientific(u.entropy_after - u.entropy_before, sign=True),
                     _room(s),
                 ]
             )
@@ -170,9 +168,9 @@ def _curvature(snapshot: Snapshot) -> Table:
             rows.append(
                 [
                     o.label,
-                    f"{c.largest:.3g} ± {c.largest_error:.0e}",
-                    f"{c.smallest:.3g} ± {c.smallest_error:.0e}",
-                    f"{c.trace:.3g} ± {c.trace_error:.2g}",
+                    f"{short(c.largest)} ± {scientific(c.largest_error, 0)}",
+                    f"{short(c.smallest)} ± {scientific(c.smallest_error, 0)}",
+                    f"{short(c.trace)} ± {short(c.trace_error, 2)}",
                 ]
             )
     note = "Hessian of the loss in the parameters; ± bound of the eigenvalue, standard error of the trace."
@@ -181,35 +179,21 @@ def _curvature(snapshot: Snapshot) -> Table:
 
 def _cosines(snapshot: Snapshot) -> Table:
     labels = list(snapshot.cosines)
-    rows = [[a, *(_signed(snapshot.cosines[a][b]) for b in labels)] for a in labels]
+    rows = [[a, *(signed(snapshot.cosines[a][b], 2) for b in labels)] for a in labels]
     return Table("Cosines between the gradients", ("<objective", *labels), rows if len(labels) > 1 else [])
-
-
-def _share(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{100 * value:.0f}%" if value in (0, 1) else f"{100 * value:.1f}%"
-
-
-def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3g}"
 
 
 def _room(numbers: SharpnessNumbers | None) -> str:
     if numbers is None:
-        return _NONE
+        return NOTHING
     if numbers.room is None:
         return f">{numbers.searched:g}"
-    return f"{numbers.room:.2g}" if numbers.room else f"<{numbers.searched:.1g}"
-
-
-def _signed(value: float | None) -> str:
-    return _NONE if value is None else f"{value:+.2f}"
+    return short(numbers.room, 2) if numbers.room else f"<{short(numbers.searched, 1)}"
 
 
 def _interval(value: Interval) -> str:
     if value.value is None:
         return "not measurable"
-    low = _NONE if value.low is None else f"{value.low:.3g}"
-    high = "inf" if value.high is None else f"{value.high:.3g}"
-    return f"{value.value:.3g} [{low}, {high}]"
+    low = short(value.low)
+    high = "inf" if value.high is None else short(value.high)
+    return f"{short(value.value)} [{low}, {high}]"

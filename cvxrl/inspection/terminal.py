@@ -7,7 +7,8 @@ from typing import TextIO
 
 from cvxrl.inspection.record import InspectRecord, Snapshot
 from cvxrl.inspection.tables import all_tables
-from cvxrl.report.terminal import WIDTH, print_report
+from cvxrl.report.document import WIDTH, print_report
+from cvxrl.report.format import percent
 
 
 def print_record(record: InspectRecord, stream: TextIO) -> None:
@@ -20,7 +21,7 @@ def _header(record: InspectRecord, last: Snapshot) -> list[str]:
     where = "" if last.step is None else f", step {last.step}"
     lines = [
         f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
-        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {100 * last.correct:.1f}% right",
+        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {percent(last.correct)} right",
         f"target    {record.target}",
         *(f"note      {note}" for note in record.notes),
     ]

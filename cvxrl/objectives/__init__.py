@@ -1,4 +1,4 @@
-"""The mathematics: pure functions from tensors to per-token losses. Knows nothing of models, runs or display.
+"""Objectives: pure functions from tensors to per-token losses. Nothing here knows models, runs or display.
 
 Shape suffixes: N response tokens of a micro-batch, flattened (no padding); V vocabulary; S sequences.
 """

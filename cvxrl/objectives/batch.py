@@ -1,4 +1,4 @@
-"""What an objective receives, tokens with the policy's logits, and returns, one loss per token."""
+"""The types of an objective: it takes tokens with the policy's logits and returns one loss per token."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from torch.nn.functional import softplus
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.statistics import gather_actions
-from cvxrl.objectives.support import fill_outside_top_k, top_k_kld
-from cvxrl.objectives.target import sampled_tilt, target_log_probs, target_logits, tilt
+from cvxrl.objectives.target import fill_outside_top_k, sampled_tilt, target_log_probs, target_logits, tilt, top_k_kld
 from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, LcoSpec, TopKFillSupport, TopKSupport
 
 

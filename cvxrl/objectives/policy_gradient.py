@@ -1,4 +1,4 @@
-"""Policy-gradient objectives."""
+"""Policy-gradient objectives, and the loss of the critic that PPO trains beside one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
-from cvxrl.objectives.groups import sequence_advantages, sequence_log_ratio, to_tokens
-from cvxrl.objectives.statistics import action_log_probs, probability_ratio, sequence_lengths
+from cvxrl.objectives.statistics import (
+    action_log_probs,
+    probability_ratio,
+    sequence_advantages,
+    sequence_lengths,
+    sequence_log_ratio,
+    to_tokens,
+)
 from cvxrl.recipe.policy_gradient import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 
 
@@ -74,3 +80,15 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, low: float, high: f
     loss = -torch.minimum(ratio * advantages, clipped * advantages)
     stopped = (clipped * advantages < ratio * advantages).to(loss.dtype)
     return loss, stopped.detach(), ratio.detach()
+
+
+def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: float | None) -> Tensor:
+    """Half the squared error to the returns, [N]; with ``clip`` the larger one of it and that of the clipped value.
+
+    The clipped value stays within ``clip`` of what the critic said at rollout time, as in PPO's reference code.
+    """
+    loss_N = (values_N - returns_N).square()
+    if clip is not None:
+        clipped_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+        loss_N = torch.maximum(loss_N, (clipped_N - returns_N).square())
+    return 0.5 * loss_N

@@ -1,4 +1,4 @@
-"""Learning from demonstrations and from preference pairs."""
+"""Objectives on demonstrations (SFT) and on pairs of a chosen and a rejected reply (DPO, QRM)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
-from cvxrl.objectives.groups import by_group, sequence_log_ratio, to_tokens
-from cvxrl.objectives.statistics import action_log_probs, per_sequence, sequence_lengths
+from cvxrl.objectives.statistics import (
+    action_log_probs,
+    by_group,
+    per_sequence,
+    sequence_lengths,
+    sequence_log_ratio,
+    to_tokens,
+)
 from cvxrl.recipe.preference import DpoSpec, QrmSpec, SftSpec
 
 

@@ -1,4 +1,4 @@
-"""From token losses to one number: the only place that divides."""
+"""Weights of the token losses, whose weighted sum is the loss of an optimizer step."""
 
 from __future__ import annotations
 

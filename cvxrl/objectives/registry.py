@@ -1,4 +1,4 @@
-"""Which function computes which objective. A test keeps these tags equal to the recipe's union."""
+"""The function of each kind of objective. A test keeps these kinds equal to the recipe's union."""
 
 from __future__ import annotations
 

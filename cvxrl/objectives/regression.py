@@ -1,4 +1,4 @@
-"""Regression onto the KL-regularised optimum by other means: LCO's neighbours.
+"""Objectives that regress the policy's log-ratios onto the KL-regularised optimum: TPO, PMD, DRO, REBEL, GVPO.
 
 All but DRO are defined per sequence; their papers average over sequences, which is reduction `sequence-mean`.
 """
@@ -8,8 +8,14 @@ from __future__ import annotations
 import torch
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
-from cvxrl.objectives.groups import by_group, sequence_advantages, sequence_log_ratio, to_tokens
-from cvxrl.objectives.statistics import action_log_probs, per_sequence
+from cvxrl.objectives.statistics import (
+    action_log_probs,
+    by_group,
+    per_sequence,
+    sequence_advantages,
+    sequence_log_ratio,
+    to_tokens,
+)
 from cvxrl.recipe.regression import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
 
 

@@ -1,4 +1,4 @@
-"""Per-token statistics of a policy given by its logits."""
+"""Statistics of a policy given by its logits: per token, per sequence, and per sample of a prompt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from cvxrl.objectives.batch import TokenBatch
 
 # Logits per chunk of `entropy`: 4 MiB in fp32.
 _CHUNK_NUMBERS = 1 << 20
@@ -66,3 +68,35 @@ def per_sequence(values_N: Tensor, sequence_N: Tensor) -> Tensor:
 def sequence_lengths(sequence_N: Tensor) -> Tensor:
     """Number of tokens of each sequence, [S]."""
     return torch.bincount(sequence_N)
+
+
+def sequence_log_ratio(batch: TokenBatch, reference_N: Tensor) -> Tensor:
+    """Sum over tokens of log pi(a) - ``reference_N``: the log-ratio log w of each sequence, [S]."""
+    log_ratio_N = action_log_probs(batch.logits_NV, batch.actions_N) - reference_N
+    return per_sequence(log_ratio_N, batch.require("sequence_N"))
+
+
+def sequence_advantages(batch: TokenBatch) -> Tensor:
+    """Advantage of each sequence, which all its tokens share, [S]."""
+    sequence_N = batch.require("sequence_N")
+    return per_sequence(batch.require("advantages_N"), sequence_N) / sequence_lengths(sequence_N)
+
+
+def by_group(values_S: Tensor, batch: TokenBatch) -> Tensor:
+    """Values of the samples of each prompt side by side, [P, G].
+
+    Raises:
+        ValueError: the batch does not hold whole groups of one size, numbered in order.
+    """
+    group_S = batch.require("group_S")
+    num_groups = int(group_S.max()) + 1
+    size, rest = divmod(group_S.numel(), num_groups)
+    whole = torch.arange(num_groups, device=group_S.device).repeat_interleave(size)
+    if rest or not torch.equal(whole, group_S):
+        raise ValueError(f"group_S must hold whole groups of one size, numbered in order; got {group_S.tolist()}")
+    return values_S.view(num_groups, size)
+
+
+def to_tokens(values_S: Tensor, batch: TokenBatch) -> Tensor:
+    """Repeat one value per sequence on each of its tokens, [N]."""
+    return values_S.reshape(-1)[batch.require("sequence_N")]

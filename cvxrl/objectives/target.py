@@ -1,4 +1,7 @@
-"""The optimum of E_pi[A] - beta KL(pi || pi_old) for one sampled token (arXiv 2603.00963; docs/method.md, 1)."""
+"""The optimum pi* of E_pi[A] - beta KL(pi || pi_old) for one sampled token, and comparisons with it on fewer tokens.
+
+arXiv 2603.00963; docs/method.md, 1.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from cvxrl.objectives.statistics import action_log_odds, gather_actions
-from cvxrl.recipe.lco import LcoSpec
+from cvxrl.recipe.lco import LcoSpec, TopKFillSupport
 
 # Halvings of the bracket; its width falls from at most 2e3 (|A| / beta up to 1e3) to below float64's resolution of it.
 _BISECTIONS = 64
@@ -146,3 +149,33 @@ def _group_shift(spec: LcoSpec, tilts_NG: Tensor, base_NV: Tensor, actions_N: Te
         # Needs no odds, so nothing is projected to the vocabulary for them (docs/linear.md).
         return drift_free_shift(spec, tilts_NG, tilts_NG.new_zeros(tilts_NG.shape[0]))
     return drift_free_shift(spec, tilts_NG, action_log_odds(base_NV, actions_N))
+
+
+def log_tail(log_probs_NV: Tensor, kept_NV: Tensor) -> Tensor:
+    """Log of the probability mass outside the kept tokens, [N]; -inf where everything is kept."""
+    return torch.logsumexp(log_probs_NV.masked_fill(kept_NV, -torch.inf), dim=-1)
+
+
+def top_k_kld(logits_NV: Tensor, base_NV: Tensor, actions_N: Tensor, tilt_N: Tensor, k: int) -> Tensor:
+    """KL over the k most probable base tokens, the sampled one, and one bucket for all others. Shape [N].
+
+    Equals the exact KL when everything is kept. The bucket makes it non-convex in the logits (docs/method.md, 1).
+    """
+    kept_NV = torch.zeros_like(base_NV, dtype=torch.bool)
+    kept_NV.scatter_(-1, base_NV.topk(min(k, base_NV.shape[-1]), dim=-1).indices, True)
+    kept_NV.scatter_(-1, actions_N.unsqueeze(-1), True)
+    target_NV = target_log_probs(base_NV, actions_N, tilt_N)
+    log_probs_NV = torch.log_softmax(logits_NV, dim=-1)
+    terms_NV = target_NV.exp() * (target_NV - log_probs_NV)
+    loss_N = torch.where(kept_NV, terms_NV, 0.0).sum(dim=-1)
+    if bool(kept_NV.all()):
+        return loss_N
+    tail_target_N, tail_N = log_tail(target_NV, kept_NV), log_tail(log_probs_NV, kept_NV)
+    return loss_N + torch.where(tail_target_N == -torch.inf, 0.0, tail_target_N.exp() * (tail_target_N - tail_N))
+
+
+def fill_outside_top_k(base_NV: Tensor, spec: TopKFillSupport) -> Tensor:
+    """Base logits with all but the k largest replaced, as the authors' code does; [N, V]."""
+    kept = base_NV.topk(min(spec.k, base_NV.shape[-1]), dim=-1)
+    values_NK = kept.values.half().to(base_NV.dtype) if spec.half else kept.values
+    return torch.full_like(base_NV, spec.fill).scatter(-1, kept.indices, values_NK)

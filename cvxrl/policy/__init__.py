@@ -1,1 +1,1 @@
-"""The policy: loading it, its logits, and saving it as a plain Hugging Face directory."""
+"""The policy: a causal language model and its tokenizer, loaded, run on responses, adapted and saved."""

@@ -68,7 +68,7 @@ def add_adapter(model: PreTrainedModel, spec: LoraSpec, seed: int) -> None:
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether `add_adapter` was here."""
+    """Whether the model has adapters (`add_adapter`)."""
     return bool(getattr(model, "peft_config", None))
 
 
@@ -108,8 +108,8 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> None:
     assert not missing and not outcome.unexpected_keys, (missing, outcome.unexpected_keys)
 
 
-def merge_saved(model: PreTrainedModel, given: str) -> None:
-    """Add the adapter in the directory ``given`` to the weights of ``model``.
+def merge_saved(model: PreTrainedModel, path: str) -> None:
+    """Add the adapter in the directory ``path`` to the weights of ``model``.
 
     Raises:
         UserError: PEFT is not installed, or there is no adapter in safetensors that fits the policy.
@@ -117,8 +117,8 @@ def merge_saved(model: PreTrainedModel, given: str) -> None:
     _require_peft("model.adapter")
     from peft import inject_adapter_in_model
 
-    directory = Path(given).expanduser()
-    config = _plain_config(directory, given)
+    directory = Path(path).expanduser()
+    config = _plain_config(directory, path)
     try:
         _untie(model, config.target_modules)
         inject_adapter_in_model(config, model, _NAME)
@@ -127,27 +127,27 @@ def merge_saved(model: PreTrainedModel, given: str) -> None:
     except (AssertionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         remedy = "name the policy in model.path that the adapter was trained on"
-        raise UserError(Problem(f"`{given}` does not fit the policy: {reason}", "model.adapter", "", remedy)) from error
+        raise UserError(Problem(f"`{path}` does not fit the policy: {reason}", "model.adapter", "", remedy)) from error
     _replace_by_base(model, merged_weights(model))
 
 
-def _plain_config(directory: Path, given: str) -> Any:
+def _plain_config(directory: Path, path: str) -> Any:
     """Settings of a saved adapter, if it is one that `merged_weights` can add up."""
     from peft import PeftConfig
 
     if not is_adapter(directory) or not (directory / ADAPTER_WEIGHTS).is_file():
         remedy = f"name a directory with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}"
-        raise UserError(Problem(f"`{given}` holds no adapter", "model.adapter", remedy=remedy))
+        raise UserError(Problem(f"`{path}` holds no adapter", "model.adapter", remedy=remedy))
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
-            Problem(f"`{given}` cannot be read: {reason}", "model.adapter", remedy="save it again")
+            Problem(f"`{path}` cannot be read: {reason}", "model.adapter", remedy="save it again")
         ) from error
     more = [name for name in ("use_dora", "modules_to_save", "lora_bias") if getattr(config, name, None)]
     if config.peft_type != "LORA" or more or config.bias != "none":
-        what = f"`{given}` is more than low-rank matrices ({', '.join([str(config.peft_type.value), *more])})"
+        what = f"`{path}` is more than low-rank matrices ({', '.join([str(config.peft_type.value), *more])})"
         raise UserError(Problem(what, "model.adapter", remedy="merge it with PEFT and name the merged policy"))
     return config
 

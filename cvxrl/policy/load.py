@@ -1,4 +1,4 @@
-"""Load a policy and its tokenizer, or say what is wrong with the path."""
+"""Load a policy and its tokenizer, or make new ones, or say what is wrong with the path."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.adapter import add_adapter, merge_saved
 from cvxrl.policy.locate import Location, locate
 from cvxrl.policy.model import Policy
-from cvxrl.policy.scratch import build_model, build_tokenizer
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.schema import ModelSpec, ScratchSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -99,3 +107,39 @@ def _load_problem(location: Location, error: Exception) -> Problem:
         "model.path",
         remedy="check the name and the network, or give a local directory; HF_HUB_OFFLINE=1 forbids downloads",
     )
+
+
+PAD, EOS = "<pad>", "<eos>"
+
+
+def build_tokenizer(alphabet: str, context: int) -> PreTrainedTokenizerFast:
+    """Tokenizer with one token per character of ``alphabet`` (order kept), after padding and end-of-text."""
+    symbols = [PAD, EOS, *dict.fromkeys(alphabet)]
+    core = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token=PAD))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, eos_token=EOS, model_max_length=context, padding_side="left"
+    )
+
+
+def build_model(spec: ScratchSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """Decoder with random weights that depend only on ``seed`` and ``spec``; embeddings are tied."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden_size,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.intermediate_size,
+        max_position_embeddings=spec.context,
+        initializer_range=spec.init_std,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config)

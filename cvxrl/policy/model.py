@@ -100,8 +100,8 @@ class Policy:
         outputs = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
         return ResponseOutputs(outputs.hidden_states[-1][predicting], outputs.logits[predicting])
 
-    def reading(self) -> AbstractContextManager[None]:
-        """A block in which the model is this policy."""
+    def activated(self) -> AbstractContextManager[None]:
+        """Inside this context the model computes this policy."""
         return nullcontext()
 
     @property
@@ -146,18 +146,18 @@ class Policy:
 
 
 class _WithoutAdapter(Policy):
-    """The same model, read with its adapter switched off: a frozen reference that costs no memory."""
+    """The same model with its adapter switched off while it runs: a frozen reference that costs no memory."""
 
-    def reading(self) -> AbstractContextManager[None]:
-        """A block in which the model is what was loaded."""
+    def activated(self) -> AbstractContextManager[None]:
+        """Inside this context the model computes what was loaded."""
         return without_adapter(self.model)
 
     def response_outputs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> ResponseOutputs:
         """As `Policy.response_outputs`, of the weights that were loaded."""
-        with self.reading():
+        with self.activated():
             return super().response_outputs(prompts, responses)
 
     def response_hidden(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
         """As `Policy.response_hidden`, of the weights that were loaded."""
-        with self.reading():
+        with self.activated():
             return super().response_hidden(prompts, responses)

@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from cvxrl.policy.plain import Heads, heads_of, layers_of, rotary_tables
-from cvxrl.policy.pointwise import gated, pad_rows, rms_norm, rotate, unpad_rows
+from cvxrl.policy.plain import Heads, gated, heads_of, layers_of, pad_rows, rms_norm, rotary_tables, rotate, unpad_rows
 
 Rows = Sequence[Sequence[int]]
 

@@ -1,8 +1,11 @@
-"""Which models are plain decoders: those whose forward pass this package can write out itself.
+"""Plain decoders, whose forward pass this package can write out itself: which models are, their shape, their steps.
 
 Llama, Qwen2 and Qwen3 are one architecture: RMS norms, rotary positions, grouped-query attention, a gated
 feed-forward layer. Linear layers, with or without an adapter, are called as they are. Whatever else differs in any
 module (hooks, sliding windows, another activation) makes a model not plain: it runs through its own forward pass.
+
+The element-wise steps have backward passes that keep and touch as little as possible. Where second derivatives are
+wanted (curvature), those are written with operations that have them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 _FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -79,3 +83,158 @@ def rotary_tables(model: PreTrainedModel, positions: Tensor) -> tuple[Tensor, Te
     half = cos.shape[-1] // 2
     # Both halves of a head turn by the same angles.
     return cos[0, :, None, :half], sin[0, :, None, :half]
+
+
+class _Norm(torch.autograd.Function):
+    """RMS norm over the last dimension; keeps its input and one number per row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = _inverse_size(x, eps)
+        ctx.save_for_backward(x, weight, scale)
+        ctx.eps = eps
+        out: Tensor = (x * scale).to(x.dtype).mul_(weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = weight * x * (x.square().mean(-1, keepdim=True) + ctx.eps).rsqrt()
+            return (*_differentiable(plain, (x, weight), grad), None)
+        width = x.shape[-1]
+        rows, grads = (y.reshape(-1, width).to(scale.dtype) for y in (x, grad))
+        scale, weights = scale.reshape(-1, 1), weight.to(scale.dtype)
+        product = rows * grads
+        to_weight = torch.mv(product.t(), scale.squeeze(1))
+        pull = torch.mv(product, weights).unsqueeze_(1).mul_(scale.pow(3)).mul_(-1.0 / width)
+        to_x = torch.mul(grads, weights, out=product).mul_(scale).addcmul_(rows, pull)
+        return to_x.to(x.dtype).view_as(x), to_weight.to(weight.dtype), None
+
+
+class _Rotate(torch.autograd.Function):
+    """Turn the two halves of every head by an angle; the backward pass turns back and keeps no input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return rotate(grad, cos, -sin), None, None
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) * up; keeps its two inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable(F.silu(gate) * up, (gate, up), grad)
+        share = torch.sigmoid(gate)
+        active = gate * share
+        to_up = grad * active
+        # silu' = share + active (1 - share)
+        slope = active.addcmul_(active, share, value=-1.0).add_(share)
+        return slope.mul_(grad).mul_(up), to_up
+
+
+class _Take(torch.autograd.Function):
+    """Rows ``index`` of a matrix; ``back`` says which of them each row takes its gradient from.
+
+    For index maps that are one to one but for padding, whose gradient is zero: copying rows back is several times
+    faster than adding them up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return grad.index_select(0, back), None, None
+
+
+class _Drop(torch.autograd.Function):
+    """Rows ``index`` of a matrix, each at most once; the rows not taken get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, index, grad), None
+
+
+def _differentiable(out: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of ``out`` that can be differentiated again; None for an input that wants none."""
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if x.requires_grad else None for x in inputs)
+
+
+def _inverse_size(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps) of every row, in fp32 or the type of ``x`` if that is wider."""
+    inside = torch.promote_types(x.dtype, torch.float32)
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=inside)
+    return size.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
+
+
+def scaled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As `rms_norm`, without gradient: fewer operations than PyTorch's own takes on a CPU."""
+    out: Tensor = (x * _inverse_size(x, eps)).to(x.dtype).mul_(weight)
+    return out
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: [N, heads, width] by the angles of [N, 1, width / 2]."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, cos.dtype), memory_format=torch.contiguous_format)
+    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1.0)
+    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
+    return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over the last dimension; in fp32 inside, or the input's type if that is wider."""
+    out: Tensor = _Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `turn`, with gradient."""
+    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return out
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    out: Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
+    return out
+
+
+def pad_rows(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    """Rows of a matrix laid out for a padded tensor; padding may hold any row, if its gradient is zero."""
+    out: Tensor = _Take.apply(x, index, back)  # type: ignore[no-untyped-call]
+    return out
+
+
+def unpad_rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows that are not padding."""
+    out: Tensor = _Drop.apply(x, index)  # type: ignore[no-untyped-call]
+    return out

@@ -15,22 +15,23 @@ from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import section_at, tags_at
+from cvxrl.recipe.shipped import find_recipe
 
 _Root = TypeVar("_Root", bound=BaseModel)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
     """Read, merge and check a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the bare name of a recipe of the package.
         overrides: `key=value` texts, laid over the file in order.
         seed: laid over everything, if given.
 
     Raises:
         UserError: with one problem per mistake.
     """
-    layers = read_layers(path, overrides)
+    layers = read_layers(find_recipe(path), overrides)
     if seed is not None:
         layers.add({"seed": seed}, "--seed")
     return check(Recipe, layers)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvxrl.errors import Problem, UserError
+from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.reading import preset
+from cvxrl.recipe.shipped import shipped_recipes
 from cvxrl.recipe.yaml_file import parse_value, read_mapping
 
 _COMMAND_LINE = "--set"
@@ -93,12 +94,18 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, An
     parents = values.pop("extends", None)
     names_of = [parents] if isinstance(parents, str) else [] if parents is None else parents
     if not isinstance(names_of, list) or not all(isinstance(p, str) for p in names_of):
-        raise UserError(Problem("must be a file name or a list of them", "extends", str(path), "extends: base.yaml"))
+        raise UserError(
+            Problem("must be a file, a recipe's name or a list of them", "extends", str(path), "extends: base.yaml")
+        )
     found: list[tuple[Path, dict[str, Any]]] = []
     for name in names_of:
-        parent = path.parent / name
+        beside = path.parent / name
+        parent = beside if beside.is_file() else shipped_recipes().get(name, beside)
         if not parent.is_file():
-            raise UserError(Problem(f"no such file: {parent}", "extends", str(path), "paths are relative to this file"))
+            remedy = (
+                f"{suggest(name, shipped_recipes())}paths are relative to this file, names are of the package's recipes"
+            )
+            raise UserError(Problem(f"no such file: {parent}", "extends", str(path), remedy))
         found += _chain(parent, (*above, resolved))
     return [*found, (path, values)]
 

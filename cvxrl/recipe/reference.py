@@ -20,8 +20,9 @@ _HEAD = """# Recipe reference
 
 Generated from the schema by `python -m cvxrl.recipe.reference > docs/recipe.md`; a test keeps it current.
 
-A recipe is a YAML mapping. `extends: other.yaml` (or a list) lays it over other recipes: mappings merge key by
-key, anything else replaces, and a section whose `kind` changes replaces the inherited one whole.
+A recipe is a YAML mapping. `extends: other.yaml` (or a list) lays it over other recipes: a path relative to its own, or
+the bare name of one that comes with the package, such as `math_grpo`. Mappings merge key by key, anything else
+replaces, and a section whose `kind` changes replaces the inherited one whole.
 `--set section.key=value` is laid over the file. Unknown keys are errors.
 
 A field marked ° cannot change a result: it says what is saved, logged or shown. Such fields are no part of the recipe's

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from cvxrl.report.figure import BLUE, GREY, VERMILION, new_figure, not_measured, to_png
+from cvxrl.runs.files import write_bytes
 
 Records = Sequence[Mapping[str, float]]
 
-# Okabe and Ito's colours, told apart with any colour vision.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
+_SIZE = (11.0, 6.0)  # inches
 _Z95 = 1.96
 _SMOOTHING = 9  # steps in the centred moving average
 
@@ -27,43 +26,30 @@ def plot_curves(records: Records, path: Path, title: str) -> None:
         path: PNG to write, whole or not at all.
         title: heading of the figure.
     """
-    figure = Figure(figsize=(11, 6), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-    FigureCanvasAgg(figure)
+    width, height = _SIZE
+    figure, grid = new_figure(2, 3, height, width)
     figure.suptitle(title)
-    axes = figure.subplots(2, 3)
-    panels = list(axes.flat)
+    panels = [axis for row in grid for axis in row]
     _scores(panels[0], records)
-    _line(panels[1], records, "policy/entropy", "entropy [nats per token]", _BLUE)
-    _line(panels[2], records, "policy/kl", "KL(before || after step) [nats]", _BLUE, log=True)
+    _line(panels[1], records, "policy/entropy", "entropy [nats per token]", BLUE)
+    _line(panels[2], records, "policy/kl", "KL(before || after step) [nats]", BLUE, log=True)
     _gradients(panels[3], records)
     _lengths(panels[4], records)
-    _line(panels[5], records, "loss", "loss", _BLUE)
+    _line(panels[5], records, "loss", "loss", BLUE)
     first, last = min(r["step"] for r in records), max(r["step"] for r in records)
     margin = 0.02 * (last - first) or 1.0
     for axis in panels:
         axis.set_xlim(first - margin, last + margin)  # the same in every panel, so that they can be read together
         axis.set_xlabel("step")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=150)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, to_png(figure))
 
 
 def _scores(axis: Axes, records: Records) -> None:
     """Training reward, and held-out accuracy with its 95% interval."""
     steps, rewards = _series(records, "reward/mean")
     if steps:
-        axis.plot(steps, rewards, color=_BLUE, alpha=0.3, linewidth=0.8)
-        axis.plot(steps, _smooth(rewards), color=_BLUE, label="training reward")
+        axis.plot(steps, rewards, color=BLUE, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, _smooth(rewards), color=BLUE, label="training reward")
     evaluated = [r for r in records if r.get("eval/accuracy") is not None]
     if evaluated:
         axis.errorbar(
@@ -73,7 +59,7 @@ def _scores(axis: Axes, records: Records) -> None:
             fmt="o",
             markersize=4,
             capsize=3,
-            color=_ORANGE,
+            color=VERMILION,
             label="held-out accuracy, 95%",
         )
     if steps or evaluated:
@@ -87,30 +73,30 @@ def _gradients(axis: Axes, records: Records) -> None:
     _, clipped = _series(records, "grad/norm_clipped")
     if clipped != norms:
         # Wide and pale below the other line: what sticks out above it is what clipping took away.
-        axis.plot(steps, clipped, color=_ORANGE, alpha=0.5, linewidth=3.0, label="after clipping")
-    axis.plot(steps, norms, color=_BLUE, linewidth=1.0, marker=_marker(steps), label="before clipping")
+        axis.plot(steps, clipped, color=VERMILION, alpha=0.5, linewidth=3.0, label="after clipping")
+    axis.plot(steps, norms, color=BLUE, linewidth=1.0, marker=_marker(steps), label="before clipping")
     if any(norm > 0 for norm in norms):
         axis.set_yscale("log")
     if clipped != norms:
         axis.legend(frameon=False, fontsize="small")
     elif steps:
-        axis.set_title("never clipped", loc="right", fontsize="small", color=_GREY)
+        axis.set_title("never clipped", loc="right", fontsize="small", color=GREY)
     axis.set_ylabel("gradient norm")
 
 
 def _lengths(axis: Axes, records: Records) -> None:
     """Mean response length, and on the right the share that hit the length limit."""
-    _line(axis, records, "response/length", "response length [tokens]", _BLUE)
+    _line(axis, records, "response/length", "response length [tokens]", BLUE)
     steps, shares = _series(records, "response/truncated")
     if not any(shares):
         if steps:
-            axis.set_title("never truncated", loc="right", fontsize="small", color=_GREY)
+            axis.set_title("never truncated", loc="right", fontsize="small", color=GREY)
         return
     right = axis.twinx()
-    right.plot(steps, [100 * share for share in shares], color=_ORANGE, linewidth=0.8)
+    right.plot(steps, [100 * share for share in shares], color=VERMILION, linewidth=0.8)
     right.set_ylim(0, min(100.0, max(5.0, 110 * max(shares))))  # a rare cut should look rare
-    right.set_ylabel("cut at the length limit [%]", color=_ORANGE)
-    right.tick_params(axis="y", colors=_ORANGE)
+    right.set_ylabel("cut at the length limit [%]", color=VERMILION)
+    right.tick_params(axis="y", colors=VERMILION)
     right.spines["top"].set_visible(False)
 
 
@@ -125,7 +111,7 @@ def _line(axis: Axes, records: Records, key: str, label: str, colour: str, log: 
         if log:
             axis.set_yscale("log")
     else:
-        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=_GREY)
+        not_measured(axis)
         axis.set_xticks([])
         axis.set_yticks([])
     axis.set_ylabel(label)

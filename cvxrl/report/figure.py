@@ -1,9 +1,10 @@
-"""What all figures share: colours, lines, axes and how they become files."""
+"""What all figures share: colours, lines, axes, the words around them, and how they become files."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib import rc_context
 from matplotlib.artist import Artist
@@ -12,11 +13,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-# Okabe and Ito's colours without the yellow, which cannot be seen on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colours, told apart with any colour vision, without the yellow, which cannot be seen on white.
+BLUE, VERMILION, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+_COLOURS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BLACK)
 _DASHES = ("-", "--", ":", "-.")  # for more methods than there are colours
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY, RED = "#8C8C8C", "#B00020"
+GREY, PALE, RED = "#8C8C8C", "#D0D0D0", "#B00020"
 WIDTH = 9.0  # inches
 DPI = 150
 # Letters of small print that fit the width, and those that a legend's line and gaps take.
@@ -29,9 +32,23 @@ def method_style(index: int) -> tuple[str, str, str]:
     return _COLOURS[index % colours], _DASHES[index // colours % len(_DASHES)], MARKERS[index % len(MARKERS)]
 
 
-def new_figure(rows: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]]]:
-    """Figure of the page's width with a grid of axes; ``height`` in inches."""
-    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+@dataclass(frozen=True)
+class Shown:
+    """A figure and the words around it."""
+
+    title: str
+    figure: Figure
+    caption: str
+
+    @property
+    def slug(self) -> str:
+        """Its title as a file name."""
+        return self.title.lower().replace(" ", "_")
+
+
+def new_figure(rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[list[Axes]]]:
+    """Figure with a grid of axes; ``height`` and ``width`` (the page's) in inches."""
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasSVG(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = [list(row) for row in grid]
@@ -39,6 +56,11 @@ def new_figure(rows: int, columns: int, height: float) -> tuple[Figure, list[lis
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def not_measured(axis: Axes) -> None:
+    """Say in empty axes why they are empty."""
+    axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:

@@ -10,6 +10,8 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cvxrl.report.format import clock
+
 _LINES = 10  # plain lines per command, however long
 
 
@@ -48,7 +50,7 @@ class ProgressBar:
             self._bar.update(self._task, completed=self._done, right=text)
         elif self._done == self._total or _LINES * self._done // max(1, self._total) > self._printed:
             self._printed = _LINES * self._done // max(1, self._total)
-            self.note(f"{self._plain(self._done, self._total)} {text} left {_clock(self.seconds_left())}")
+            self.note(f"{self._plain(self._done, self._total)} {text} left {clock(self.seconds_left())}")
 
     def seconds_left(self) -> float:
         """Time for what is left, at the pace of this session."""
@@ -84,8 +86,3 @@ def _make_bar(stream: TextIO, amount: ProgressColumn) -> Progress:
         TimeRemainingColumn(),
         console=Console(file=stream, highlight=False),
     )
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds + 0.5)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

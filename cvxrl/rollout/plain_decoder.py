@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvxrl.policy.model import Policy
-from cvxrl.policy.plain import Heads, heads_of, layers_of, rotary_tables
-from cvxrl.policy.pointwise import scaled, turn
+from cvxrl.policy.plain import Heads, heads_of, layers_of, rotary_tables, scaled, turn
 from cvxrl.rollout.prompts import padded_prompts
 
 Map = Callable[[Tensor], Tensor]

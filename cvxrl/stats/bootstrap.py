@@ -1,4 +1,7 @@
-"""Stratified bootstrap intervals (arXiv 2108.13264), with a correction for the few seeds one can afford."""
+"""Stratified bootstrap (arXiv 2108.13264) of a statistic, of a difference of means, and of a performance profile.
+
+Intervals are corrected for the few seeds one can afford.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvxrl.stats.aggregate import Aggregate, Scores
+from cvxrl.stats.aggregate import Aggregate, Scores, mean
 from cvxrl.stats.student import normal_quantile, student_quantile
 
 
@@ -20,6 +23,20 @@ class Interval:
     def within(self, least: float, most: float) -> Interval:
         """Cut to the range that the quantity cannot leave; what is cut off never held the truth."""
         return Interval(min(max(self.low, least), most), min(max(self.high, least), most))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Share of runs above each threshold (the run-score distribution of arXiv 2108.13264).
+
+    Attributes:
+        share_T: one share per threshold.
+        low_T, high_T: pointwise bootstrap percentiles.
+    """
+
+    share_T: Scores
+    low_T: Scores
+    high_T: Scores
 
 
 def resample(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> Scores:
@@ -85,3 +102,40 @@ def bootstrap_interval(
     factor = small_sample_stretch(runs, tasks, confidence)
     plain = percentile_interval(statistic(resample(scores_NM, rng, resamples)), confidence)
     return stretch(plain, float(statistic(scores_NM)), factor) if corrected else plain
+
+
+def paired_interval(x: Scores, y: Scores, rng: np.random.Generator, *, confidence: float, resamples: int) -> Interval:
+    """Interval of mean(x - y) over N >= 2 seeds that both methods ran; pairs are resampled together.
+
+    Args:
+        x: scores of one method, shape (N,).
+        y: scores of the other for the same seeds in the same order, shape (N,).
+        rng: the only source of randomness.
+        confidence: e.g. 0.95.
+        resamples: bootstrap draws.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"pairs need the same seeds, got {x.shape} and {y.shape}")
+    return bootstrap_interval((x - y)[:, None], mean, rng, confidence=confidence, resamples=resamples)
+
+
+def unpaired_interval(x: Scores, y: Scores, rng: np.random.Generator, *, confidence: float, resamples: int) -> Interval:
+    """Interval of mean(x) - mean(y) when the methods share no seeds: each is resampled on its own."""
+    values = mean(resample(x[:, None], rng, resamples)) - mean(resample(y[:, None], rng, resamples))
+    factor = small_sample_stretch(min(len(x), len(y)), 1, confidence)
+    return stretch(percentile_interval(np.asarray(values), confidence), float(x.mean() - y.mean()), factor)
+
+
+def performance_profile(
+    scores_NM: Scores, thresholds_T: Scores, rng: np.random.Generator, *, confidence: float, resamples: int
+) -> Profile:
+    """Share of runs that score strictly above each threshold, averaged over tasks, with a pointwise band."""
+    share_T = _above(scores_NM, thresholds_T)
+    drawn = _above(resample(scores_NM, rng, resamples), thresholds_T)
+    low_T, high_T = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return Profile(share_T, low_T, high_T)
+
+
+def _above(scores: Scores, thresholds_T: Scores) -> Scores:
+    """(..., N, M) and (T,) -> (..., T)."""
+    return np.asarray((scores[..., None] > thresholds_T).mean(axis=(-3, -2)))

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from cvxrl.recipe.task import ArithmeticSource
-from cvxrl.tasks.base import DEMONSTRATION, HELD_OUT, PREFERENCE, TRAIN, Example, digest, draw_example
+from cvxrl.tasks.base import DEMONSTRATION, HELD_OUT, PREFERENCE, TRAIN, Example, Source, digest, draw_example
 
 _LARGEST_SLIP = 9
 _FINGERPRINTED = 64
@@ -84,3 +84,6 @@ def demonstrate(digits: list[int], corrupt: float, rng: np.random.Generator, wro
             total += int(rng.choice(slips))
         text += f"+{term}={total}"
     return text
+
+
+SOURCE = Source(ArithmeticTask)

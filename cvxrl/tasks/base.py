@@ -1,10 +1,10 @@
-"""What a task is: numbered examples, some for training and others, never the same, held out."""
+"""Tasks as numbered examples: some for training, others, never with the same prompt, held out."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -65,12 +65,26 @@ class Task(Protocol):
         """Return held-out example `index`: the same for every seed, so that runs meet equal prompts."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a task's examples come from; `SOURCE` of a source's module.
+
+    Attributes:
+        load: from the source's recipe section and the run's seed to a task.
+        load_rows: from the recipe section to all examples that an evaluation may ask if no share of them is held out;
+            none for a source that always holds out a share.
+    """
+
+    load: Callable[[Any, int], Task]
+    load_rows: Callable[[Any], Sequence[Example]] | None = None
+
+
 def is_held_out(prompt: str, share: float) -> bool:
     """Tell whether `prompt` belongs to the held-out `share` (0 to 1) of all prompts.
 
-    A hash of the text decides, so the answer depends on nothing else and the two sets cannot meet. A
-    cryptographic hash, because a checksum such as CRC is linear in the bits of the prompt: its held-out sums
-    would follow a pattern.
+    A hash of the text decides, so the answer depends on nothing else and the two sets cannot meet. The hash is
+    cryptographic because a checksum such as CRC is linear in the bits of the prompt: its held-out sums would follow a
+    pattern.
     """
     digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
@@ -91,8 +105,7 @@ def draw_example(
         UserError: no such example turned up, because the source has too few different prompts.
     """
     rng = np.random.default_rng(seed)
-    # After 50 / p draws a side that holds a share p of the prompts has been missed with probability below
-    # e^-50.
+    # After 50 / p draws a side that holds a share p of the prompts has been missed with probability below e^-50.
     for _ in range(math.ceil(50 / min(share, 1 - share))):
         example = draw(rng)
         if is_held_out(example.prompt, share) == held_out:

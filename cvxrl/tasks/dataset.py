@@ -13,7 +13,7 @@ from typing import Any
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource
-from cvxrl.tasks.base import Example
+from cvxrl.tasks.base import Example, Source
 from cvxrl.tasks.finite_task import FiniteTask
 
 _FIELDS = ("prompt_field", "answer_field", "demonstration_field", "chosen_field", "rejected_field")
@@ -25,8 +25,7 @@ def load(spec: DatasetSource, seed: int) -> FiniteTask:
 
     Raises:
         UserError: a file is missing or unreadable, the Hub cannot be reached, there are no rows, a field is
-        missing or
-            empty, or a split would have no examples.
+            missing or empty, or a split would have no examples.
     """
     name = Path(spec.path).stem if spec.is_file else spec.path
     _check_files(spec)
@@ -40,7 +39,7 @@ def load(spec: DatasetSource, seed: int) -> FiniteTask:
     return FiniteTask.split(name, train, spec.held_out, seed)
 
 
-def load_questions(spec: DatasetSource) -> Sequence[Example]:
+def load_rows(spec: DatasetSource) -> Sequence[Example]:
     """Read the rows to evaluate on and no others: those of `eval_path` or `eval_split`, or else all rows.
 
     Raises:
@@ -94,8 +93,7 @@ def _rows(spec: DatasetSource, path: str, split: str) -> Any:
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         message, remedy = str(error), "check `config_name`, `split` and `eval_split`"
     except OSError as error:
-        # Hub errors of every kind (status codes, offline mode, time-outs) are OSErrors of some library or
-        # other.
+        # Hub errors of every kind (status codes, offline mode, time-outs) are OSErrors of some library or other.
         message, remedy = (
             f"the Hub refused or failed: {error}",
             "go online once (it is cached), or give a local file",
@@ -147,8 +145,7 @@ def _examples(rows: Any, spec: DatasetSource, where: str, key: str) -> Sequence[
     """Turn rows into examples, after checking that the fields are there.
 
     Raises:
-        UserError: no rows, a missing field, an empty value, or an answer that `answer_pattern` does not
-        match.
+        UserError: no rows, a missing field, an empty value, or an answer that `answer_pattern` does not match.
     """
     if len(rows) == 0:
         raise UserError(Problem("the data set is empty", key=key, file=where, remedy="add rows, or name another split"))
@@ -209,3 +206,6 @@ def _text(row: dict[str, Any], field: str, number: int, where: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:300]
+
+
+SOURCE = Source(load, load_rows)

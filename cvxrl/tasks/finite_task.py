@@ -88,5 +88,5 @@ class FiniteTask:
 
 
 def held_out_order(count: int) -> NDArray[np.int64]:
-    """Order in which held-out examples are asked: shuffled once and for all: the first few are a fair sample."""
+    """Order in which held-out examples are asked: one fixed shuffle, so that the first few are a fair sample."""
     return np.random.default_rng([0, HELD_OUT]).permutation(count)

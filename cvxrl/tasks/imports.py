@@ -1,4 +1,4 @@
-"""Optional packages and functions that a recipe names: found, or refused in words a user can act on."""
+"""Imports of optional packages and of functions that a recipe names; what is missing is a `UserError` with a remedy."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from cvxrl.recipe.task import ReasoningGymSource
 from cvxrl.tasks import imports
-from cvxrl.tasks.extract import last_boxed, last_group
-from cvxrl.tasks.worker import Judge, NotGradable
+from cvxrl.tasks.extraction import last_boxed, last_group
+from cvxrl.tasks.sandbox import Judge, NotGradable
 
 
 def math_verify(options: dict[str, Any]) -> Judge:

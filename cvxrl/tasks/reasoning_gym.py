@@ -12,7 +12,7 @@ import numpy as np
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.task import ReasoningGymSource
 from cvxrl.tasks import imports
-from cvxrl.tasks.base import HELD_OUT, TRAIN, Example, digest, draw_example
+from cvxrl.tasks.base import HELD_OUT, TRAIN, Example, Source, digest, draw_example
 
 _FINGERPRINTED = 16
 
@@ -102,3 +102,6 @@ def create(spec: ReasoningGymSource) -> Any:
                 remedy=f"options are {', '.join(options)}; `size` is task.source.size",
             )
         ) from error
+
+
+SOURCE = Source(ReasoningGymTask)

@@ -1,4 +1,4 @@
-"""How a bare prompt is put to the policy."""
+"""Templates: from a bare prompt to the text that the policy continues."""
 
 from __future__ import annotations
 

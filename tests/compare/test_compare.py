@@ -336,7 +336,7 @@ def test_needed_seeds_resolve_the_difference() -> None:
     """With as many seeds as `required_seeds` names, the verdict comes in about 80% of the cases."""
     rng = np.random.default_rng(4)
     x, y = np.array([1.0, 1.2, 0.8]), np.array([1.2, 1.4, 1.0])  # one standard deviation apart
-    from cvxrl.stats.power import required_seeds
+    from cvxrl.stats.permutation import required_seeds
 
     seeds = required_seeds(x, y, 0.05, 0.8)
     assert seeds == 17

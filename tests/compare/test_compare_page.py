@@ -14,6 +14,7 @@ import pytest
 from made_runs import make_run, make_seeds
 
 from cvxrl.compare.discover import discover
+from cvxrl.compare.export import to_html_page
 from cvxrl.compare.figures.canvas import panels
 from cvxrl.compare.figures.curves import learning_curves, on_grid, stack, thin
 from cvxrl.compare.figures.intervals import improvement_intervals
@@ -22,7 +23,6 @@ from cvxrl.compare.figures.sensitivity import sensitivity_curves
 from cvxrl.compare.figures.stability import stability_curves
 from cvxrl.compare.gate import judge, parse_gate
 from cvxrl.compare.options import Options
-from cvxrl.compare.page import make_page
 from cvxrl.compare.result import Comparison, build
 from cvxrl.compare.run import Series, read_run
 from cvxrl.report.figure import method_style, to_svg
@@ -80,7 +80,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
-    text = make_page(two, [judge(parse_gate("mean(math_grpo) > 1"), two)], "cvxrl compare 'a<b>'")
+    text = to_html_page(two, [judge(parse_gate("mean(math_grpo) > 1"), two)], "cvxrl compare 'a<b>'")
     page = Page(text)
     assert page.open == []
     assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
@@ -92,11 +92,11 @@ def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
     for address in page.addresses:
         svg = ElementTree.fromstring(base64.b64decode(address.split(",", 1)[1]))
         assert svg.tag.endswith("svg")
-    assert make_page(two, [], "x") == make_page(two, [], "x")
+    assert to_html_page(two, [], "x") == to_html_page(two, [], "x")
 
 
 def test_a_sweep_has_a_sensitivity_figure(sweep: Comparison) -> None:
-    page = Page(make_page(sweep, [], "x"))
+    page = Page(to_html_page(sweep, [], "x"))
     assert "Sensitivity" in page.titles and "Learning curves" in page.titles and len(page.images) == 6
 
 
@@ -159,7 +159,7 @@ def test_one_method_has_no_pair_to_draw(tmp_path: Path) -> None:
     make_seeds(tmp_path, GRPO, [0.7, 0.8])
     c = compare(tmp_path)
     assert improvement_intervals(c) is None and sensitivity_curves(c) is None
-    assert len(Page(make_page(c, [], "x")).images) == 4
+    assert len(Page(to_html_page(c, [], "x")).images) == 4
 
 
 def test_many_methods_stay_apart() -> None:
@@ -177,7 +177,7 @@ def test_a_browser_shows_the_page(two: Comparison, width: int, tmp_path: Path) -
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]")
     browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     file = tmp_path / "page.html"
-    file.write_text(make_page(two, [], "cvxrl compare"), encoding="utf-8")
+    file.write_text(to_html_page(two, [], "cvxrl compare"), encoding="utf-8")
     said: list[str] = []
     asked: list[str] = []
     with api.sync_playwright() as play:

@@ -14,7 +14,7 @@ from cvxrl.evaluation.answers import strictly_correct
 from cvxrl.evaluation.record import QuestionRecord
 from cvxrl.evaluation.summary import clustered_error, default_ks, majority_at_k, parse_ks, pass_at_k, summarize
 from cvxrl.recipe.extract import BoxedExtract, ExtractSpec, LastIntegerExtract, NoExtract, TagExtract
-from cvxrl.tasks.extract import extract
+from cvxrl.tasks.extraction import extract
 
 
 def test_one_of_four_correct() -> None:

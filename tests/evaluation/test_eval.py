@@ -32,8 +32,7 @@ from cvxrl.evaluation.table import print_record
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.schema import ModelSpec
 from cvxrl.runs.directory import RunDir
-from cvxrl.tasks import load_grader
-from cvxrl.tasks.questions import load_questions
+from cvxrl.tasks import load_grader, load_questions
 
 BASE = "package:cvxrl/assets/base"
 

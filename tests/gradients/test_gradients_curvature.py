@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from cvxrl.gradients.curvature import (
     HessianProduct,
+    critical_sharpness,
     double_differentiable,
     extreme_eigenvalues,
     hutchinson_trace,
 )
 from cvxrl.gradients.lanczos import lanczos
-from cvxrl.gradients.sharpness import critical_sharpness
 from cvxrl.policy.forward import predicting_states, whole_rows
 
 # transformers computes norms and attention weights in float32 whatever the model's precision.

@@ -10,9 +10,9 @@ from gradient_cases import brute_force, made_batch
 from linear_cases import EVERY, label
 from torch import Tensor
 
-from cvxrl.gradients.frozen import REASONS
+from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import LogitSpace, Rules, logit_space
-from cvxrl.gradients.odds_spectrum import extremes
+from cvxrl.gradients.logit_spectrum import odds_extremes
 from cvxrl.objectives import registry
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld, lco_mse
@@ -283,5 +283,5 @@ def test_bisection_against_dense_eigenvalues(slope: float, bend: float, spread: 
         w[1] = 1.0
         dense = bend * torch.outer(w, w) - slope * (torch.diag(r) - torch.outer(r, r))
         values = torch.linalg.eigvalsh(dense)
-        least, most = extremes(r.unsqueeze(0), torch.tensor([1]), r.new_tensor([slope]), r.new_tensor([bend]))
+        least, most = odds_extremes(r.unsqueeze(0), torch.tensor([1]), r.new_tensor([slope]), r.new_tensor([bend]))
         torch.testing.assert_close(torch.cat([least, most]), values[[0, -1]], rtol=0, atol=1e-14)

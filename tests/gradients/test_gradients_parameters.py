@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvxrl.gradients.gram import Gram, cosines, mean_pairwise_cosine, norm_shares, sign_split
-from cvxrl.gradients.noise import MIN_MINIBATCHES, NoiseScale, noise_scale
+from cvxrl.gradients.gram import (
+    MIN_MINIBATCHES,
+    Gram,
+    NoiseScale,
+    cosines,
+    mean_pairwise_cosine,
+    noise_scale,
+    norm_shares,
+    sign_split,
+)
 from cvxrl.gradients.parameters import layer_of, module_of, norms, update_ratio
 
 NAMES = {

@@ -29,8 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, linear_objective
-from cvxrl.objectives.linear.products import project_
-from cvxrl.objectives.linear.sweep import default_chunk
+from cvxrl.objectives.linear.sweep import default_chunk, project_
 from cvxrl.objectives.registry import OBJECTIVES, compute
 from cvxrl.recipe.objective import (
     GrpoSpec,

@@ -13,9 +13,9 @@ from objective_references import Tokens, exact, reference
 from torch import Tensor
 
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
+from cvxrl.objectives.policy_gradient import value_loss
 from cvxrl.objectives.registry import OBJECTIVES, compute
 from cvxrl.objectives.regularizer import kl_estimate, regularization
-from cvxrl.objectives.value import value_loss
 from cvxrl.recipe.lco import TopKFillSupport, TopKSupport
 from cvxrl.recipe.objective import (
     DpoSpec,

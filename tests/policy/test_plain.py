@@ -23,8 +23,7 @@ from cvxrl.policy import packed
 from cvxrl.policy.forward import predicting_states, whole_rows
 from cvxrl.policy.model import Policy
 from cvxrl.policy.packed import packed_rows
-from cvxrl.policy.plain import is_plain
-from cvxrl.policy.pointwise import gated, pad_rows, rms_norm, rotate, unpad_rows
+from cvxrl.policy.plain import gated, is_plain, pad_rows, rms_norm, rotate, unpad_rows
 from cvxrl.rollout import plain_decoder, static_decoder
 from cvxrl.rollout.decoder import TransformersDecoder, decoder_for
 from cvxrl.rollout.episode import Episode

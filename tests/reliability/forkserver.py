@@ -151,9 +151,6 @@ def child(request: dict[str, Any]) -> int:
 
 def serve() -> None:
     """Answer requests until stdin closes."""
-    import cvxrl.commands.train
-    import cvxrl.display
-    import cvxrl.engine.session  # noqa: F401
     from cvxrl.policy.load import load_policy, pick_device
     from cvxrl.recipe.schema import ModelSpec
     from cvxrl.report.curves import plot_curves

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from cvxrl.display import LiveSink, PlainSink, make_sink, sparkline, summary_table
+from cvxrl.report.display import LiveSink, PlainSink, make_sink, sparkline, summary_table
 
 RECORD = {
     "reward/mean": 0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from pathlib import Path
@@ -65,8 +66,8 @@ def test_a_failure_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
 
-    def fail(figure: Figure, target: Path, **options: object) -> None:
-        target.write_bytes(b"half")
+    def fail(figure: Figure, target: io.BytesIO, **options: object) -> None:
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", fail)

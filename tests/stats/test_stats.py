@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
-from cvxrl.stats.bootstrap import bootstrap_interval, percentile_interval, resample, small_sample_stretch
-from cvxrl.stats.difference import paired_interval, unpaired_interval
+from cvxrl.stats.bootstrap import (
+    bootstrap_interval,
+    paired_interval,
+    percentile_interval,
+    performance_profile,
+    resample,
+    small_sample_stretch,
+    unpaired_interval,
+)
 from cvxrl.stats.improvement import (
     bootstrap_improvement_interval,
     improvement_interval,
     probability_of_improvement,
 )
-from cvxrl.stats.permutation import holm, permutation_p_value, sign_flip_p_value, smallest_p_value
-from cvxrl.stats.power import required_seeds
-from cvxrl.stats.profile import performance_profile
+from cvxrl.stats.permutation import holm, permutation_p_value, required_seeds, sign_flip_p_value, smallest_p_value
 from cvxrl.stats.student import normal_quantile, student_quantile
 
 

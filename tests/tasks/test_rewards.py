@@ -15,9 +15,8 @@ from pydantic import TypeAdapter
 from cvxrl.errors import UserError
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import Example, Grade, Grader, load_grader, load_task
-from cvxrl.tasks.extract import last_boxed, last_group, last_integer, last_number, last_tag
-from cvxrl.tasks.sandbox import Guard
-from cvxrl.tasks.worker import Judge
+from cvxrl.tasks.extraction import last_boxed, last_group, last_integer, last_number, last_tag
+from cvxrl.tasks.sandbox import Judge, Sandbox, limit_cpu, limit_memory
 
 
 def grader(reward: dict[str, Any], extract: dict[str, Any] | None = None, **source: Any) -> Grader:
@@ -214,7 +213,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 
 def misbehave(options: dict[str, Any]) -> Judge:
-    """A judge that does what it is told, to see whether the guard holds."""
+    """A judge that does what it is told, to see whether the sandbox holds."""
 
     def judge(job: dict[str, Any]) -> float:
         match job["do"]:
@@ -238,48 +237,48 @@ def misbehave(options: dict[str, Any]) -> Judge:
 
 
 @pytest.fixture
-def guard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guard]:
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent)])
-    made = Guard(f"{Path(__file__).stem}:misbehave", {}, timeout_s=1.5, memory_mb=256)
+    made = Sandbox(f"{Path(__file__).stem}:misbehave", {}, timeout_s=1.5, memory_mb=256)
     yield made
     made.close()
 
 
-def test_the_guard_survives_whatever_a_judge_does(guard: Guard) -> None:
+def test_the_sandbox_survives_whatever_a_judge_does(sandbox: Sandbox) -> None:
     deeds = ["print", "fail", "sleep", "die", "fill the memory", "hold the interpreter", "fine"]
-    verdicts = [guard.run([{"do": deed}])[0] for deed in deeds]
+    verdicts = [sandbox.run([{"do": deed}])[0] for deed in deeds]
     assert [v.error for v in verdicts[:5]] == [None, "KeyError", "timeout", "crash", "memory"]
     assert verdicts[5].error == "timeout"
     assert verdicts[6].score is not None and verdicts[6].score != os.getpid()
 
 
-def test_the_process_is_kept_after_an_ordinary_failure_and_replaced_after_a_lost_one(guard: Guard) -> None:
+def test_the_process_is_kept_after_an_ordinary_failure_and_replaced_after_a_lost_one(sandbox: Sandbox) -> None:
     first, _, second, _, third = (
-        guard.run([{"do": d, "n": n}])[0].score for n, d in enumerate(["a", "fail", "b", "die", "c"])
+        sandbox.run([{"do": d, "n": n}])[0].score for n, d in enumerate(["a", "fail", "b", "die", "c"])
     )
     assert first == second != third
 
 
-def test_equal_jobs_are_judged_once(guard: Guard) -> None:
+def test_equal_jobs_are_judged_once(sandbox: Sandbox) -> None:
     started = time.monotonic()
-    assert [v.error for v in guard.run([{"do": "sleep"}] * 8)] == ["timeout"] * 8
+    assert [v.error for v in sandbox.run([{"do": "sleep"}] * 8)] == ["timeout"] * 8
     assert time.monotonic() - started < 8
 
 
-def test_a_judge_does_not_import_torch_and_closing_ends_its_process(guard: Guard) -> None:
-    pid = int(guard.run([{"do": "fine"}])[0].score or 0)
+def test_a_judge_does_not_import_torch_and_closing_ends_its_process(sandbox: Sandbox) -> None:
+    pid = int(sandbox.run([{"do": "fine"}])[0].score or 0)
     os.kill(pid, 0)
-    guard.close()
-    guard.close()
+    sandbox.close()
+    sandbox.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    mathematical = Guard("cvxrl.tasks.judges:math_verify", {}, timeout_s=5, memory_mb=512)
-    assert guard.run([{"do": "torch"}])[0].score == 0.0
+    mathematical = Sandbox("cvxrl.tasks.judges:math_verify", {}, timeout_s=5, memory_mb=512)
+    assert sandbox.run([{"do": "torch"}])[0].score == 0.0
     mathematical.close()
 
 
-def test_a_forgotten_guard_takes_its_process_along() -> None:
-    made = Guard("cvxrl.tasks.judges:math_verify", {}, timeout_s=5, memory_mb=512)
+def test_a_forgotten_sandbox_takes_its_process_along() -> None:
+    made = Sandbox("cvxrl.tasks.judges:math_verify", {}, timeout_s=5, memory_mb=512)
     pytest.importorskip("math_verify")
     made.run([{"gold": "1", "reply": "1", "whole": False}])
     worker = made._worker
@@ -291,7 +290,18 @@ def test_a_forgotten_guard_takes_its_process_along() -> None:
 
 def test_a_judge_that_cannot_start_says_why() -> None:
     with pytest.raises(UserError, match="No module named 'nowhere_at_all'"):
-        Guard("nowhere_at_all:judge", {}, timeout_s=1, memory_mb=64).run([{}])
+        Sandbox("nowhere_at_all:judge", {}, timeout_s=1, memory_mb=64).run([{}])
+
+
+def test_without_the_systems_limits_there_is_still_the_time_limit(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that has no `resource` module: setting limits does nothing, and what a job may take is measured here."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    limit_cpu(0.0)
+    limit_memory(0)
+    [timeout, fine] = sandbox.run([{"do": "sleep"}, {"do": "fine"}])
+    assert timeout.error == "timeout" and fine.score is not None
 
 
 # --- reasoning-gym's own score ----------------------------------------------------------------------------

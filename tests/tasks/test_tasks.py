@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotated_types import Gt
 from pydantic import TypeAdapter, ValidationError
 
 from cvxrl.errors import UserError
-from cvxrl.recipe.task import ArithmeticSource, DatasetSource, TaskSpec
+from cvxrl.recipe.sections import kind_of, section_classes
+from cvxrl.recipe.task import ArithmeticSource, DatasetSource, SourceSpec, TaskSpec
 from cvxrl.tasks import Example, Task, dataset, load_task
 from cvxrl.tasks.arithmetic import ArithmeticTask, demonstrate
 from cvxrl.tasks.base import draw_example, is_held_out
 from cvxrl.tasks.finite_task import FiniteTask
+from cvxrl.tasks.sources import source_of
 from cvxrl.tasks.template import render
 
 
@@ -41,6 +44,16 @@ def steps(chain: str) -> list[tuple[int, int, int]]:
         read.append((running, term, result))
         running = result
     return read
+
+
+def test_every_kind_of_source_is_found_by_its_name() -> None:
+    """A new source is its section in the recipe and a module called as its kind is."""
+    for section in section_classes(SourceSpec):
+        source = source_of(section.model_construct(kind=kind_of(section)))
+        assert callable(source.load), section
+        # What may hold out nothing must be able to say all there is.
+        bounds = section.model_fields["held_out"].metadata
+        assert (source.load_rows is None) == (Gt(0) in bounds), section
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------
@@ -374,6 +387,6 @@ def test_the_recipe_section_refuses(wrong: dict[str, Any]) -> None:
 
 def test_neither_the_section_nor_the_tasks_import_torch() -> None:
     heavy = "{'torch', 'datasets', 'transformers'}"
-    code = f"import sys, cvxrl.tasks, cvxrl.tasks.worker; print({heavy} & sys.modules.keys())"
+    code = f"import sys, cvxrl.tasks, cvxrl.tasks.sandbox; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

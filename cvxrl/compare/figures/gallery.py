@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from matplotlib.figure import Figure
 
 from cvxrl.compare.figures.curves import learning_curves
@@ -12,21 +10,7 @@ from cvxrl.compare.figures.profile import performance_profiles
 from cvxrl.compare.figures.sensitivity import sensitivity_curves
 from cvxrl.compare.figures.stability import stability_curves
 from cvxrl.compare.result import Comparison
-from cvxrl.report.figure import to_png, to_svg
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure and the words around it."""
-
-    title: str
-    figure: Figure
-    caption: str
-
-    @property
-    def slug(self) -> str:
-        """Its title as a file name."""
-        return self.title.lower().replace(" ", "_")
+from cvxrl.report.figure import Shown, to_png, to_svg
 
 
 def all_figures(c: Comparison) -> list[Shown]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.summary import generator
 from cvxrl.report.figure import legend, method_style, new_figure
-from cvxrl.stats.profile import performance_profile
+from cvxrl.stats.bootstrap import performance_profile
 
 _RESAMPLES = 2000
 

@@ -1,4 +1,4 @@
-"""What an objective receives where the logits are not formed: tokens with hidden states and the output layer."""
+"""Tokens with hidden states and the output layer, which objectives take where no [N, V] logits are to exist."""
 
 from __future__ import annotations
 

@@ -42,14 +42,14 @@ def head_of(model: Any, temperature: float = 1.0) -> LinearHead:
     if layer is None:
         raise _refusal("it has no output embeddings")
     plain = replace(_linear(_saved_copy(layer)), softcap=_softcap(model))
-    given, logits, body_hidden = _probe(model, layer, plain)
-    if not _close(given, body_hidden):
+    layer_input, logits, body_hidden = _probe(model, layer, plain)
+    if not _close(layer_input, body_hidden):
         raise _refusal("its output layer does not read the last hidden states directly")
     if logits.shape[-1] != plain.vocab:
         raise _refusal(f"it returns {logits.shape[-1]} logits where its output matrix has {plain.vocab} rows")
     for scale in _scales(model):
         head = replace(plain, scale=scale)
-        if _close(head.logits(_amplified(given, head)).to(logits.dtype), logits):
+        if _close(head.logits(_amplified(layer_input, head)).to(logits.dtype), logits):
             return replace(head, temperature=temperature)
     raise _refusal("its logits are not softcap(scale * (h W^T + b)) with any soft cap or scale that its config names")
 

@@ -53,7 +53,7 @@ def fused_loss(
         head: output layer.
         weights_N: weight of each token in the loss, without gradient (`objectives.reduce`).
         kernel: per-token ``loss``, ``logprob``, ``entropy`` and metrics of a chunk, and the gradient in its logits of
-            the weighted loss (`kernels`).
+            the weighted loss (those of `objective`).
         frozen: another policy whose logits the kernel needs.
         chunk_tokens: tokens per chunk C; None for `sweep.default_chunk`.
 
@@ -73,7 +73,7 @@ def fused_loss(
 
 @dataclass
 class _Job:
-    """A sweep to do, and the per-token values that it found."""
+    """The arguments of a sweep, and the per-token values that it returned."""
 
     head: LinearHead
     kernel: Kernel

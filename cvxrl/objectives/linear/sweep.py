@@ -1,15 +1,17 @@
-"""One pass over the tokens in chunks: logits, what is made of them, and gradients, without an [N, V] tensor."""
+"""One pass over the tokens in chunks: each chunk's logits go to a kernel, its gradients are added up in place.
+
+No [N, V] tensor exists. Matrix products are written into given buffers and accumulated in fp32 or better.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cvxrl.objectives.linear.head import LinearHead
-from cvxrl.objectives.linear.products import accumulation_dtype, project_, to_left_, to_right_
 
 # Size of all [C, V] buffers where the caller names no chunk size: large enough that the matrix products run at full
 # speed, small beside the output matrix of a model with such a vocabulary.
@@ -180,9 +182,9 @@ def sweep(
 
 
 def _old_inputs(frozen: Frozen, num_tokens: int, vocab: int) -> Inputs:
-    given = (frozen.hidden_NH.shape[0], frozen.head.vocab)
-    if given != (num_tokens, vocab):
-        raise ValueError(f"the frozen policy must say {vocab} logits at {num_tokens} tokens, got {given[::-1]}")
+    shape = (frozen.hidden_NH.shape[0], frozen.head.vocab)
+    if shape != (num_tokens, vocab):
+        raise ValueError(f"the frozen policy must say {vocab} logits at {num_tokens} tokens, got {shape[::-1]}")
     return Inputs.detached(frozen.head, Inputs.of(frozen.head, frozen.hidden_NH).tensors)
 
 
@@ -198,3 +200,43 @@ def _logits_(out_CV: Tensor, inputs: Inputs, rows: slice, bent_CV: Tensor | None
     if bent_CV is not None:
         torch.mul(out_CV, out_CV, out=bent_CV).neg_().add_(1.0)
     out_CV.mul_(head.softcap / head.temperature)
+
+
+# Rows of a bf16 matrix that are converted at a time, so that no second copy of it in fp32 ever exists.
+_CONVERTED_ROWS = 8192
+
+
+def accumulation_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """float64 if any tensor is; float32 otherwise, whatever half precision the tensors have."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def project_(out_CV: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor], bias_V: Tensor | None) -> None:
+    """Overwrite ``out_CV`` with the sum of left @ right^T over all pairs, plus the bias."""
+    for i, (left_CK, right_VK) in enumerate(zip(lefts, rights, strict=True)):
+        left_CK = left_CK.to(out_CV.dtype)
+        for rows, part_VK in _converted(right_VK, out_CV.dtype):
+            out_CV[:, rows].addmm_(left_CK, part_VK.T, beta=0.0 if i == 0 else 1.0)
+    if bias_V is not None:
+        out_CV.add_(bias_V)
+
+
+def to_left_(out_CK: Tensor, grad_CV: Tensor, right_VK: Tensor, factor: float) -> None:
+    """Overwrite ``out_CK`` with factor * grad @ right: the gradient of a left factor."""
+    for i, (rows, part_VK) in enumerate(_converted(right_VK, grad_CV.dtype)):
+        out_CK.addmm_(grad_CV[:, rows], part_VK, beta=0.0 if i == 0 else 1.0, alpha=factor)
+
+
+def to_right_(sum_VK: Tensor, grad_CV: Tensor, left_CK: Tensor, factor: float) -> None:
+    """Add factor * grad^T @ left to ``sum_VK``: the gradient of a right factor."""
+    sum_VK.addmm_(grad_CV.T, left_CK.to(grad_CV.dtype), alpha=factor)
+
+
+def _converted(right_VK: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Row blocks of a matrix in ``dtype``: the whole of it if it has that type already."""
+    if right_VK.dtype == dtype:
+        yield slice(None), right_VK
+        return
+    for start in range(0, right_VK.shape[0], _CONVERTED_ROWS):
+        rows = slice(start, start + _CONVERTED_ROWS)
+        yield rows, right_VK[rows].to(dtype)

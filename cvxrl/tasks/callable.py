@@ -8,7 +8,7 @@ from typing import Any
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.task import CallableSource
 from cvxrl.tasks import imports
-from cvxrl.tasks.base import Example
+from cvxrl.tasks.base import Example, Source
 from cvxrl.tasks.finite_task import FiniteTask
 
 _KEY = "task.source.function"
@@ -20,12 +20,12 @@ def load(spec: CallableSource, seed: int) -> FiniteTask:
     """Call the function once and split what it returns.
 
     Raises:
-        UserError: as `load_all`, or a side of the split is empty.
+        UserError: as `load_rows`, or a side of the split is empty.
     """
-    return FiniteTask.split(spec.function, load_all(spec), spec.held_out, seed)
+    return FiniteTask.split(spec.function, load_rows(spec), spec.held_out, seed)
 
 
-def load_all(spec: CallableSource) -> Sequence[Example]:
+def load_rows(spec: CallableSource) -> Sequence[Example]:
     """Call the function once and return every example.
 
     Raises:
@@ -63,3 +63,6 @@ def _example(item: Any, number: int, function: str) -> Example:
         demonstration=None if demonstration is None else str(demonstration),
         info=dict(item.get("info") or {}),
     )
+
+
+SOURCE = Source(load, load_rows)

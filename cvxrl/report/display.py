@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -14,21 +14,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from cvxrl.report.document import WIDTH, write_out
+from cvxrl.report.format import fixed, scientific, short, whole
 from cvxrl.runs.sink import Row
 
-_WIDTH = 80
 _END_WIDTH = 22  # a wider end value, such as a path, goes below the table where it can be copied whole
 _PLAIN_LINES = 50  # a log of a long run stays readable
 _SPARKS = "▁▂▃▄▅▆▇█"
-_LIVE_ROWS = (
-    ("training reward", "reward/mean", ".3f"),
-    ("held-out accuracy", "eval/accuracy", ".3f"),
-    ("entropy (nats)", "policy/entropy", ".3f"),
-    ("KL per step (nats)", "policy/kl", ".2e"),
-    ("gradient norm", "grad/norm", ".3g"),
-    ("loss", "loss", ".3g"),
-    ("response length", "response/length", ".1f"),
-    ("tokens/s", "time/tokens_per_s", ",.0f"),
+# (name, metric, how its newest value is written)
+_LIVE_ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("training reward", "reward/mean", fixed),
+    ("held-out accuracy", "eval/accuracy", fixed),
+    ("entropy (nats)", "policy/entropy", fixed),
+    ("KL per step (nats)", "policy/kl", partial(scientific, decimals=2)),
+    ("gradient norm", "grad/norm", short),
+    ("loss", "loss", short),
+    ("response length", "response/length", partial(fixed, decimals=1)),
+    ("tokens/s", "time/tokens_per_s", whole),
+)
+_PLAIN_PARTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("reward", "reward/mean", fixed),
+    ("loss", "loss", short),
+    ("entropy", "policy/entropy", fixed),
+    ("kl", "policy/kl", scientific),
+    ("grad", "grad/norm", partial(short, digits=2)),
+    ("tok/s", "time/tokens_per_s", partial(fixed, decimals=0)),
+    ("accuracy", "eval/accuracy", fixed),
+    ("±", "eval/stderr", fixed),
 )
 
 
@@ -48,7 +60,7 @@ class PlainSink:
     def __init__(self, stream: TextIO) -> None:
         """Write to ``stream``."""
         self._console = Console(
-            file=stream, width=_WIDTH, no_color=True, force_terminal=False, highlight=False, soft_wrap=True
+            file=stream, width=WIDTH, no_color=True, force_terminal=False, highlight=False, soft_wrap=True
         )
         self._stream = stream
         self._every = 1
@@ -86,14 +98,7 @@ class PlainSink:
         """Nothing to undo."""
 
     def _print(self, text: str) -> None:
-        try:
-            self._stream.write(text + "\n")
-            self._stream.flush()
-        except BrokenPipeError:
-            # The reader has left (`cvxrl train ... | head`). The run goes on; what it says goes nowhere.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        write_out(text + "\n", self._stream)
 
 
 class LiveSink:
@@ -156,12 +161,12 @@ class LiveSink:
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2), show_header=False)
-        for name, key, form in _LIVE_ROWS:
+        for name, key, written in _LIVE_ROWS:
             values = self._history.get(key)
             if values:
-                now = format(values[-1], form)
+                now = written(values[-1])
                 if key == "eval/accuracy":
-                    now += f" (best {max(values):{form}})"
+                    now += f" (best {written(max(values))})"
                 table.add_row(name, now, sparkline(values))
         return Group(self._progress, table)
 
@@ -177,7 +182,7 @@ def sparkline(values: Sequence[float], width: int = 32) -> str:
 
 def summary_table(status: str, rows: Sequence[Row]) -> Table:
     """Table of the numbers at the start and at the end of a run."""
-    table = Table(title=Text(f"run {status}"), title_justify="left", width=_WIDTH)
+    table = Table(title=Text(f"run {status}"), title_justify="left", width=WIDTH)
     table.add_column("", ratio=1)
     table.add_column("start", justify="right", no_wrap=True)
     table.add_column("end", justify="right", no_wrap=True)
@@ -196,17 +201,4 @@ def _print_summary(console: Console, status: str, rows: Sequence[Row]) -> None:
 
 def _short(record: Mapping[str, float]) -> list[str]:
     """Most telling numbers of a step, each with a short name."""
-    parts = []
-    for label, key, form in (
-        ("reward", "reward/mean", ".3f"),
-        ("loss", "loss", ".3g"),
-        ("entropy", "policy/entropy", ".3f"),
-        ("kl", "policy/kl", ".1e"),
-        ("grad", "grad/norm", ".2g"),
-        ("tok/s", "time/tokens_per_s", ".0f"),
-        ("accuracy", "eval/accuracy", ".3f"),
-        ("±", "eval/stderr", ".3f"),
-    ):
-        if record.get(key) is not None:
-            parts.append(f"{label} {record[key]:{form}}")
-    return parts
+    return [f"{name} {written(record[key])}" for name, key, written in _PLAIN_PARTS if record.get(key) is not None]

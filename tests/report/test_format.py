@@ -1,0 +1,64 @@
+"""How numbers are written: the same digits in every table and on every page."""
+
+from __future__ import annotations
+
+import pytest
+
+from cvxrl.report.format import (
+    clock,
+    count,
+    fixed,
+    number,
+    p_value,
+    percent,
+    scientific,
+    share,
+    short,
+    signed,
+    span,
+    whole,
+    with_error,
+)
+from cvxrl.stats.bootstrap import Interval
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (number(0.5), "0.500"),
+        (number(0.0), "0.000"),
+        (number(12.0), "12"),
+        (number(1234.5), "1,234"),
+        (number(0.00012), "1.2e-04"),
+        (fixed(0.25, 2), "0.25"),
+        (short(0.123456), "0.123"),
+        (short(1234567.0, 2), "1.2e+06"),
+        (signed(0.1), "+0.100"),
+        (signed(-0.123, 2), "-0.12"),
+        (scientific(0.0012), "1.2e-03"),
+        (scientific(0.0012, 0, sign=True), "+1e-03"),
+        (whole(1234.4), "1,234"),
+        (percent(0.1234), "12.3%"),
+        (percent(1.0), "100.0%"),
+        (share(1.0), "100%"),
+        (share(0.0), "0%"),
+        (share(0.0001), "0.0%"),
+        (with_error(0.4634, 0.0172), "0.463 ± 0.017"),
+        (with_error(0.4634, None), "0.463 ± n/a"),
+        (span(Interval(-0.1, 0.25), sign=True), "[-0.100, +0.250]"),
+        (span(Interval(0.1, 0.25), decimals=2), "[0.10, 0.25]"),
+        (p_value(0.0001), "<.001"),
+        (p_value(0.05), "0.050"),
+        (count(481_838), "482k"),
+        (count(12), "12"),
+        (clock(3725.4), "1:02:05"),
+    ],
+)
+def test_written(written: str, expected: str) -> None:
+    assert written == expected
+
+
+def test_a_missing_number_is_a_dash_and_a_missing_interval_nothing() -> None:
+    writers = (number, fixed, short, signed, scientific, whole, percent, share, p_value, count)
+    assert {write(None) for write in writers} == {"-"}
+    assert span(None) == ""
