@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cvxrl.errors import Problem, UserError
@@ -80,11 +81,13 @@ class HeldOut:
         """
         evaluator, spec = self.evaluator, self.recipe.eval
         asked = [(q, s) for q in range(len(evaluator.examples)) for s in range(spec.samples)]
-        samples = [sample for batch in evaluator.ask(asked, note=lambda _: None) for sample in batch]
-        questions = group(samples)
         name = f"checkpoints/{checkpoint_name(step)}"
+        with ThreadPoolExecutor(1) as beside:  # hashing large weights takes seconds, in which a GPU can sample
+            checkpoint = beside.submit(describe_policy, evaluator.policy, name, name, self.recipe)
+            samples = [sample for batch in evaluator.ask(asked, note=lambda _: None) for sample in batch]
+        questions = group(samples)
         record = EvalRecord(
-            checkpoint=describe_policy(evaluator.policy, name, name, self.recipe),
+            checkpoint=checkpoint.result(),
             task=describe_task(HELD_OUT, None, evaluator.task, evaluator.examples),
             sampling=SamplingInfo(
                 questions=len(questions),

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cvxrl.policy.adapter import has_adapter, merged_weights, name_without_adapter
 
 
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over name, type, shape and bytes of every parameter and buffer; matrices that are tied count once."""
+def hash_weights(model: PreTrainedModel) -> str:
+    """SHA-256 over name, type, shape and bytes of every parameter and buffer; matrices that are tied count once.
+
+    A model with an adapter has the digest of the model that the two amount to, as `Policy.save` writes it.
+    """
+    merged = merged_weights(model) if has_adapter(model) else {}
+    tensors = []
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        plain = name_without_adapter(name) if merged else name
+        if plain is not None:
+            tensors.append((plain, merged.get(plain, tensor)))
     total = hashlib.sha256()
-    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+    for name, tensor in sorted(tensors, key=itemgetter(0)):
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
