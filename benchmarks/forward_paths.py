@@ -24,7 +24,9 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.policy.forward import shared_prompts, whole_rows
 from cvxrl.policy.packed import packed_rows
 from cvxrl.recipe.load import load_recipe
-from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.rollout.generator import Sampling
+from cvxrl.rollout.local_generator import LocalGenerator
+from cvxrl.rollout.randomness import completion_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {"packed": packed_rows, "shared": shared_prompts, "whole": whole_rows}
@@ -38,20 +40,22 @@ class Work:
         changes = [f"rollout.prompts={prompts}", f"rollout.samples={samples}", "eval.every=0"]
         self.recipe = load_recipe(ROOT / "recipes" / "math_grpo.yaml", changes)
         trainer = Trainer.build(self.recipe)
-        self.policy, self.experience = trainer.policy, trainer.collector.collect(1)
+        self.policy, self.sequences = trainer.policy, trainer.collector.collect(1).sequences
 
     def train(self, way: str) -> None:
-        """Forward and backward pass over the experience."""
+        """Forward and backward pass over the sequences."""
         self.policy.model.zero_grad()
-        hidden = WAYS[way](self.policy.model, self.experience.prompts, self.experience.responses)
+        hidden = WAYS[way](self.policy.model, self.sequences.prompts, self.sequences.responses)
         hidden.sum().backward()  # type: ignore[no-untyped-call]
 
     def sample(self, engine: Any) -> None:
-        """Sample the experience again."""
+        """Sample the sequences again."""
         rollout = self.recipe.rollout
-        prompts = [list(p) for p in self.experience.prompts[:: rollout.samples]]
-        sampling = Sampling(rollout.max_new_tokens, rollout.temperature, engine=engine)
-        sample_episodes(self.policy, prompts, rollout.samples, sampling, torch.Generator().manual_seed(0))
+        prompts = [list(p) for p in self.sequences.prompts[:: rollout.samples]]
+        keys = completion_keys(0, "sampling", 1, prompts=range(len(prompts)), samples=rollout.samples)
+        LocalGenerator(self.policy, engine).generate(
+            prompts, keys, Sampling(rollout.max_new_tokens, rollout.temperature)
+        )
 
 
 def alternate(jobs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

@@ -89,7 +89,7 @@ def without_attention() -> Iterator[None]:
 
 def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], float, int]:
     """Processor seconds of each step after the first, sampled tokens per step, and parameters."""
-    from cvxrl.engine.signals import StopRequest
+    from cvxrl.engine.process import StopRequest
     from cvxrl.engine.trainer import Hooks, Trainer
     from cvxrl.recipe.load import load_recipe
 

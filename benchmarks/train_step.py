@@ -51,7 +51,7 @@ def load(arguments: argparse.Namespace) -> Any:
 
 def run_cvxrl(arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds of every step and of its parts, what a user's `cvxrl train` does in one included."""
-    from cvxrl.engine.signals import StopRequest
+    from cvxrl.engine.process import StopRequest
     from cvxrl.engine.trainer import Hooks, Trainer
 
     recipe = load(arguments)

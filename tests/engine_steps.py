@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cvxrl.engine.experience import Experience
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trainer import Trainer
 from cvxrl.recipe.schema import Recipe
 
 
-def gradient(recipe: Recipe, experience: Experience) -> dict[str, Tensor]:
+def gradient(recipe: Recipe, sequences: Sequences) -> dict[str, Tensor]:
     """Accumulated gradient of one optimizer step, before clipping."""
     trainer = Trainer.build(recipe)
     seen: dict[str, Tensor] = {}
@@ -20,7 +20,7 @@ def gradient(recipe: Recipe, experience: Experience) -> dict[str, Tensor]:
             seen[name] = parameter.grad.detach().clone()
 
     trainer.optimizer.register_step_pre_hook(look)
-    trainer.updater.update(experience, 1)
+    trainer.updater.update(sequences, 1)
     return seen
 
 

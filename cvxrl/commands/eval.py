@@ -124,8 +124,7 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
 
     plan = make_plan(options)  # before the seconds that importing torch takes
     with loading_libraries():
-        from cvxrl.engine.determinism import settle_algorithms
-        from cvxrl.engine.signals import StopRequest
+        from cvxrl.engine.process import StopRequest, settle_algorithms
         from cvxrl.evaluation.progress import BarProgress
         from cvxrl.evaluation.runner import Exam
 

@@ -62,7 +62,8 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
         from cvxrl.report.display import make_sink
 
     try:
-        result = run_training(recipe, run_dir, make_sink(sys.stderr if as_json else sys.stdout), entry)
+        with make_sink(sys.stderr if as_json else sys.stdout) as display:
+            result = run_training(recipe, run_dir, display, entry)
     except UserError:
         raise
     except Exception:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cvxrl.engine.credit import CreditAssigner, SequenceCredit, ValueCredit, VerifierCredit
-from cvxrl.engine.critic import Critic
-from cvxrl.engine.demonstrations import GivenCollector
+from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
+from cvxrl.engine.demonstrations import DemonstrationCollector
 from cvxrl.engine.experience import Collector
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.rollouts import RolloutCollector
@@ -15,6 +14,9 @@ from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
 from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.rollout.decoder import require_engine
+from cvxrl.rollout.generator import Generator
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task
 
 
@@ -38,15 +40,27 @@ def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
     return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
 
 
-def build_collector(recipe: Recipe, policy: Policy, task: Task, grader: Grader, critic: Critic | None) -> Collector:
+def build_generator(recipe: Recipe, policy: Policy) -> Generator:
+    """What samples completions in training and evaluation.
+
+    Raises:
+        UserError: the engine that the recipe names cannot serve this policy.
+    """
+    require_engine(policy, recipe.rollout.engine)
+    return LocalGenerator(policy, recipe.rollout.engine, recipe.rollout.batch)
+
+
+def build_collector(
+    recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader, critic: Critic | None
+) -> Collector:
     """What makes the experience of each step.
 
     Raises:
         UserError: a verifier cannot be loaded or has another vocabulary.
     """
     if recipe.data != "rollouts":
-        return GivenCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, task, grader, build_assigner(recipe, policy, critic))
+        return DemonstrationCollector(recipe, policy, task)
+    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic))
 
 
 def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvxrl.advantages import candidates, compute_advantages, generalized_advantages, standardise
-from cvxrl.engine.critic import Critic
-from cvxrl.engine.experience import Credit
-from cvxrl.engine.micro_batches import Rows, by_length
 from cvxrl.engine.readers import Reader, flat
+from cvxrl.engine.sequences import Sequences
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GaeAdvantage
 
@@ -20,9 +18,33 @@ from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GaeAdvantage
 class CreditAssigner(Protocol):
     """Turns rewards into advantages."""
 
-    def assign(self, prompts: Rows, responses: Rows, rewards_PG: Tensor) -> Credit:
-        """Advantages of the tokens of S = P x G responses; row p of ``rewards_PG`` belongs to prompt p's samples."""
+    def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
+        """The same sequences with advantages; row p of ``rewards_PG`` belongs to the samples of the p-th prompt."""
         ...
+
+
+class Critic(nn.Module):
+    """The value head: a linear map from the policy's last hidden states to the reward expected from there on.
+
+    Its loss reaches the policy's trunk too. At its start, zero, every token's advantage is what Monte Carlo gives
+    without a baseline.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.value = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, hidden_NH: Tensor) -> Tensor:
+        """Values in fp32, [N]."""
+        values: Tensor = self.value(hidden_NH.float()).squeeze(-1)
+        return values
+
+    def read(self, reader: Reader, sequences: Sequences) -> list[Tensor]:
+        """Value before each response token, [T] per sequence."""
+        return reader.each(sequences, lambda part: self(reader.hidden(part)))
 
 
 @dataclass(frozen=True)
@@ -31,11 +53,20 @@ class SequenceCredit:
 
     spec: AdvantageSpec
 
-    def assign(self, prompts: Rows, responses: Rows, rewards_PG: Tensor) -> Credit:
+    def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
         """See `CreditAssigner`."""
-        advantages_PG = compute_advantages(rewards_PG, self.spec)
-        values = advantages_PG.flatten()
-        return Credit([values[i].expand(len(r)) for i, r in enumerate(responses)], group_PG=advantages_PG)
+        return with_group_advantages(sequences, compute_advantages(rewards_PG, self.spec))
+
+
+def with_group_advantages(sequences: Sequences, advantages_PG: Tensor) -> Sequences:
+    """One advantage per response on all its tokens, and those of its whole prompt beside it."""
+    size = advantages_PG.shape[1]
+    values = advantages_PG.flatten()
+    return replace(
+        sequences,
+        advantages=[values[i].expand(len(r)) for i, r in enumerate(sequences.responses)],
+        group_advantages=[advantages_PG[i // size] for i in range(len(sequences))],
+    )
 
 
 @dataclass(frozen=True)
@@ -47,9 +78,9 @@ class ValueCredit:
     reader: Reader
 
     @torch.no_grad()
-    def assign(self, prompts: Rows, responses: Rows, rewards_PG: Tensor) -> Credit:
+    def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
         """See `CreditAssigner`. Returns are taken from the advantages before whitening."""
-        values = [v.cpu() for v in self.critic.read(self.reader, prompts, responses)]
+        values = [v.cpu() for v in self.critic.read(self.reader, sequences)]
         advantages = [
             generalized_advantages(float(reward), values_T, self.spec.gamma, self.spec.lam)
             for reward, values_T in zip(rewards_PG.flatten(), values, strict=True)
@@ -59,7 +90,7 @@ class ValueCredit:
             every = torch.cat(advantages)
             scale = every.std() if every.numel() > 1 else every.new_ones(())
             advantages = [(a - every.mean()) / (scale + self.spec.eps) for a in advantages]
-        return Credit(advantages, values=values, returns=returns)
+        return replace(sequences, advantages=advantages, values=values, returns=returns)
 
 
 @dataclass(frozen=True)
@@ -78,31 +109,29 @@ class VerifierCredit:
     reference: Reader | None
 
     @torch.no_grad()
-    def assign(self, prompts: Rows, responses: Rows, rewards_PG: Tensor) -> Credit:
+    def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
         """See `CreditAssigner`."""
-        dense: dict[int, DenseAdvantages] = {}
-        for micro in by_length(prompts, responses, range(len(responses)), self.reader.limit):
-            some, theirs = [prompts[i] for i in micro], [responses[i] for i in micro]
-            dense |= zip(micro, self._score(some, theirs), strict=True)
-        ordered = [dense[i] for i in range(len(responses))]
+        scored: dict[int, DenseAdvantages] = {}
+        for part in sequences.split(self.reader.limit):
+            scored |= zip(part.positions, self._score(part), strict=True)
+        dense = [scored[i] for i in sequences.positions]
         sampled = [
             torch.where(d.ids_NK == torch.tensor(r).unsqueeze(-1), d.values_NK, 0.0).sum(dim=-1)
-            for d, r in zip(ordered, responses, strict=True)
+            for d, r in zip(dense, sequences.responses, strict=True)
         ]
-        return Credit(sampled, dense=ordered)
+        return replace(sequences, advantages=sampled, dense=dense)
 
-    def _score(self, prompts: Rows, responses: Rows) -> list[DenseAdvantages]:
+    def _score(self, sequences: Sequences) -> list[DenseAdvantages]:
         """Candidates of one micro-batch and their standardised scores, sequence by sequence."""
-        logits_NV = self.reader.outputs(prompts, responses).logits_NV
-        ids_NK = candidates(logits_NV, flat(responses, logits_NV.device), self.spec.k)
-        scores_NK = self._log_probs(self.verifier, prompts, responses, ids_NK)
+        logits_NV = self.reader.outputs(sequences).logits_NV
+        ids_NK = candidates(logits_NV, flat(sequences.responses, logits_NV.device), self.spec.k)
+        scores_NK = self._log_probs(self.verifier, sequences, ids_NK)
         if self.reference is not None:
-            scores_NK = scores_NK - self._log_probs(self.reference, prompts, responses, ids_NK)
+            scores_NK = scores_NK - self._log_probs(self.reference, sequences, ids_NK)
         values_NK = standardise(scores_NK, self.spec.center, self.spec.eps)
-        lengths = [len(r) for r in responses]
-        ids, values = (torch.split(tensor.cpu(), lengths) for tensor in (ids_NK, values_NK))
+        ids, values = (torch.split(tensor.cpu(), sequences.lengths) for tensor in (ids_NK, values_NK))
         return [DenseAdvantages(*pair) for pair in zip(ids, values, strict=True)]
 
     @staticmethod
-    def _log_probs(reader: Reader, prompts: Rows, responses: Rows, ids_NK: Tensor) -> Tensor:
-        return torch.log_softmax(reader.outputs(prompts, responses).logits_NV, dim=-1).gather(-1, ids_NK)
+    def _log_probs(reader: Reader, sequences: Sequences, ids_NK: Tensor) -> Tensor:
+        return torch.log_softmax(reader.outputs(sequences).logits_NV, dim=-1).gather(-1, ids_NK)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cvxrl.engine.experience import Experience, encode_prompts, foreseeable_examples, step_examples
+from cvxrl.engine.sequences import Sequences
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -13,7 +14,7 @@ from cvxrl.tasks import Example, Task
 
 
 @dataclass(frozen=True)
-class GivenCollector:
+class DemonstrationCollector:
     """Encodes the task's responses, each followed by the end token."""
 
     recipe: Recipe
@@ -30,16 +31,13 @@ class GivenCollector:
         prompts, responses = self._encode(examples)
         size = self.recipe.group_size
         total = sum(map(len, responses))
-        return Experience(
-            prompts=[prompt for prompt in prompts for _ in range(size)],
-            responses=responses,
-            group_size=size,
-            credit=None,
-            logprobs=None,
-            sampled_tokens=total,
-            metrics={"response/length": total / len(responses)},
-            ids=[example.id for example in examples for _ in range(size)],
+        sequences = Sequences.of(
+            [prompt for prompt in prompts for _ in range(size)],
+            responses,
+            size,
+            [example.id for example in examples for _ in range(size)],
         )
+        return Experience(sequences, total, {"response/length": total / len(responses)})
 
     def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
         """One prompt an example, and its responses one after another.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from cvxrl.engine.experience import Experience
+    from cvxrl.engine.sequences import Sequences
     from cvxrl.policy.model import Policy
 
 
@@ -20,14 +20,10 @@ class DivergedError(Exception):
     Attributes:
         tensor: what was not finite, e.g. `loss` or the name of a parameter's gradient.
         detail: how many of its entries.
-        experience: what the step was trained on, if it had come so far.
-        sequences: positions in it of the sequences that the tensor was computed from.
-        prompts: ids of the task's examples that these sequences belong to.
+        sequences: those that the tensor was computed from, if it had come so far.
     """
 
-    experience: Experience | None = None
-    sequences: Sequence[int] = ()
-    prompts: Sequence[str] = ()
+    sequences: Sequences | None = None
 
     def __init__(self, tensor: str, detail: str) -> None:
         """Name the tensor and say how many of its entries are bad."""
@@ -35,16 +31,25 @@ class DivergedError(Exception):
         self.detail = detail
         super().__init__(f"{tensor}: {detail}")
 
+    @property
+    def positions(self) -> list[int]:
+        """Positions of the sequences within the step."""
+        return [] if self.sequences is None else self.sequences.positions
+
+    @property
+    def prompts(self) -> list[str]:
+        """Ids of the task's examples that the sequences belong to, each once."""
+        return [] if self.sequences is None else [name for name in dict.fromkeys(self.sequences.ids) if name]
+
 
 @contextmanager
-def blame_batch(experience: Experience, sequences: Sequence[int]) -> Iterator[None]:
+def blame(sequences: Sequences) -> Iterator[None]:
     """Note on a DivergedError that leaves the block which sequences it came from; the innermost block counts."""
     try:
         yield
     except DivergedError as error:
-        if error.experience is None:
-            error.experience, error.sequences = experience, sequences
-            error.prompts = list(dict.fromkeys(experience.ids[i] for i in sequences)) if experience.ids else ()
+        if error.sequences is None:
+            error.sequences = sequences
         raise
 
 
@@ -78,24 +83,24 @@ def require_finite_parameters(module: nn.Module) -> None:
 def describe_batch(error: DivergedError, policy: Policy) -> Iterator[dict[str, Any]]:
     """One mapping per sequence that the bad tensor was computed from.
 
-    Keys: `sequence` (position in the step's experience), `id` of the example, `prompt` and `response` as text,
+    Keys: `sequence` (position within the step), `id` of the example, `prompt` and `response` as text,
     `response_ids`, and, where the policy sampled, `advantages` (first and last token's) and the sampler's
     `logprob_min`.
     """
-    experience = error.experience
-    assert experience is not None
-    for i in error.sequences:
-        prompt, response = policy.decode([experience.prompts[i], experience.responses[i]])
+    sequences = error.sequences
+    assert sequences is not None
+    for i, position in enumerate(sequences.positions):
+        prompt, response = policy.decode([sequences.prompts[i], sequences.responses[i]])
         line: dict[str, Any] = {
-            "sequence": i,
-            "id": experience.ids[i] if experience.ids else None,
+            "sequence": position,
+            "id": sequences.ids[i] or None,
             "prompt": prompt,
             "response": response,
-            "response_ids": experience.responses[i],
+            "response_ids": sequences.responses[i],
         }
-        if experience.credit is not None:
-            advantages = experience.credit.advantages[i]
+        if sequences.advantages is not None:
+            advantages = sequences.advantages[i]
             line["advantages"] = [float(advantages[0]), float(advantages[-1])]
-        if experience.logprobs is not None:
-            line["logprob_min"] = float(experience.logprobs[i].min())
+        if sequences.sampled_logprobs is not None:
+            line["logprob_min"] = float(sequences.sampled_logprobs[i].min())
         yield line

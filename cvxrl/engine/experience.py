@@ -3,70 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from cvxrl.objectives.batch import DenseAdvantages
+from cvxrl.engine.sequences import Sequences
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.generator import Episode
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.tasks import Example, Grade, Grader, Task
 
 
 @dataclass(frozen=True)
-class Credit:
-    """Who gets how much of the reward; lists hold one entry per sequence, [T] unless said otherwise.
-
-    Attributes:
-        advantages: advantage of every response token.
-        group_PG: advantages of the samples of each prompt, where a response has one advantage.
-        dense: advantages of candidate tokens, from a verifier.
-        values, returns: what the critic said and what it is to learn.
-    """
-
-    advantages: list[Tensor]
-    group_PG: Tensor | None = None
-    dense: list[DenseAdvantages] | None = None
-    values: list[Tensor] | None = None
-    returns: list[Tensor] | None = None
-
-    def metrics(self) -> dict[str, float]:
-        """Range of the advantages: of the responses where they share one, else of the tokens."""
-        values = torch.cat(self.advantages) if self.group_PG is None else self.group_PG
-        return {
-            "advantage/min": float(values.min()),
-            "advantage/max": float(values.max()),
-            "advantage/mean": float(values.mean()),
-        }
-
-
-@dataclass(frozen=True)
 class Experience:
-    """The sequences of one step; those of a prompt are adjacent.
+    """What one step collected.
 
     Attributes:
-        prompts, responses: token ids, S sequences each.
-        group_size: sequences per prompt.
-        credit: advantages, or None where responses are given rather than sampled.
-        logprobs: what the sampler reported for each response token, or None likewise.
-        sampled_tokens: response tokens it took to make this, those that were thrown away included.
+        sequences: what is trained on.
+        sampled_tokens: response tokens it took to make them, those that were thrown away included.
         metrics: what to log about the data, e.g. `reward/mean`.
-        ids: the task's example that each sequence belongs to; empty if unknown.
         rewards_PG: rewards of the samples of each prompt, or None where responses are given.
     """
 
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    group_size: int
-    credit: Credit | None
-    logprobs: list[Tensor] | None
+    sequences: Sequences
     sampled_tokens: int
     metrics: dict[str, float]
-    ids: list[str] = field(default_factory=list)
     rewards_PG: Tensor | None = None
 
 

@@ -136,13 +136,15 @@ class Pass:
 
 def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
     prompts, responses = ([range(n) for n in some] for some in (lengths.prompts, lengths.responses))
-    share, limit = range(max(1, len(prompts) // recipe.train.minibatches)), Limit.of(recipe.train)
+    share, limit = max(1, len(prompts) // recipe.train.minibatches), Limit.of(recipe.train)
+    prompts, responses = prompts[:share], responses[:share]
     try:
-        if "groups" in recipe.objective.needs:
-            return list(whole_groups(prompts, responses, share, recipe.group_size, limit))
-        return list(by_length(prompts, responses, share, limit))
+        if recipe.objective.coupling == "group":
+            groups = [i // recipe.group_size for i in range(share)]
+            return list(whole_groups(prompts, responses, groups, limit))
+        return list(by_length(prompts, responses, limit))
     except UserError:  # where lengths are guessed, the first step is to refuse them
-        return [[i] for i in share]
+        return [[i] for i in range(share)]
 
 
 def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:

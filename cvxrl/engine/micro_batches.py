@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.schema import TrainSpec
@@ -51,42 +52,41 @@ class Limit:
             )
 
 
-def by_length(prompts: Rows, responses: Rows, indices: Sequence[int], limit: Limit) -> Iterator[list[int]]:
-    """Micro-batches of sequences of similar length, which wastes little on padding.
+def by_length(prompts: Rows, responses: Rows, limit: Limit) -> Iterator[list[int]]:
+    """Micro-batches of sequences of similar length, as indices; little is wasted on padding.
 
     Raises:
         UserError: one sequence is above the token budget.
     """
-    ordered = sorted(indices, key=lambda i: (len(prompts[i]) + len(responses[i]), i))
-    yield from _packed([[i] for i in ordered], lambda i: len(prompts[i]) + len(responses[i]), limit)
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    ordered = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    yield from _packed([[i] for i in ordered], lengths, limit)
 
 
-def whole_groups(
-    prompts: Rows, responses: Rows, indices: Sequence[int], group_size: int, limit: Limit
-) -> Iterator[list[int]]:
-    """Micro-batches of whole groups, at least one.
+def whole_groups(prompts: Rows, responses: Rows, groups: Sequence[int], limit: Limit) -> Iterator[list[int]]:
+    """Micro-batches of whole groups, at least one, as indices.
 
     Args:
-        prompts: all prompts of the experience.
-        responses: their responses.
-        indices: the sequences to take, group by group.
-        group_size: sequences per group.
+        prompts: one per sequence.
+        responses: as many.
+        groups: number of each sequence's group, those of a group adjacent.
         limit: of a pass; a group with more sequences than it admits is taken alone.
 
     Raises:
         UserError: one group is above the token budget.
     """
-    groups = [list(indices[i : i + group_size]) for i in range(0, len(indices), group_size)]
-    groups.sort(key=lambda group: (max(len(responses[i]) for i in group), group[0]))
-    yield from _packed(groups, lambda i: len(prompts[i]) + len(responses[i]), limit)
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    units = [list(members) for _, members in groupby(range(len(groups)), key=groups.__getitem__)]
+    units.sort(key=lambda unit: (max(len(responses[i]) for i in unit), unit[0]))
+    yield from _packed(units, lengths, limit)
 
 
-def _packed(units: Sequence[list[int]], length: Callable[[int], int], limit: Limit) -> Iterator[list[int]]:
+def _packed(units: Sequence[list[int]], lengths: Sequence[int], limit: Limit) -> Iterator[list[int]]:
     """As many units in a row as the limit admits."""
     micro: list[int] = []
     longest = 0
     for unit in units:
-        width = max(length(i) for i in unit)
+        width = max(lengths[i] for i in unit)
         limit.require(len(unit), width)
         if micro and not limit.admits(len(micro) + len(unit), max(longest, width)):
             yield micro

@@ -1,4 +1,4 @@
-"""Passes over an experience: what a policy says of its tokens."""
+"""Forward passes over sequences: what a policy says of their response tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.micro_batches import Limit, Rows, by_length
+from cvxrl.engine.sequences import Sequences
 from cvxrl.objectives.linear import LinearHead, head_of, linear_statistics
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.policy.model import Policy, ResponseOutputs
@@ -50,41 +51,41 @@ class Reader:
                 head = head_of(policy.model, temperature)
         return cls(policy, temperature, train.precision == "bf16", Limit.of(train), head, train.chunk_tokens)
 
-    def outputs(self, prompts: Rows, responses: Rows) -> ResponseOutputs:
+    def outputs(self, sequences: Sequences) -> ResponseOutputs:
         """Hidden states and fp32 logits over temperature at the response tokens, with gradient."""
         with torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            raw = self.policy.response_outputs(prompts, responses)
+            raw = self.policy.response_outputs(sequences.prompts, sequences.responses)
         logits_NV = raw.logits_NV.float()
         # Dividing by 1 changes no bit, but copies the largest tensor of all.
         return ResponseOutputs(raw.hidden_NH, logits_NV if self.temperature == 1 else logits_NV / self.temperature)
 
-    def hidden(self, prompts: Rows, responses: Rows) -> Tensor:
+    def hidden(self, sequences: Sequences) -> Tensor:
         """Hidden states at the response tokens, with gradient; no logits."""
         with torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return self.policy.response_hidden(prompts, responses)
+            return self.policy.response_hidden(sequences.prompts, sequences.responses)
 
-    def logits(self, prompts: Rows, responses: Rows) -> list[Tensor]:
+    def logits(self, sequences: Sequences) -> list[Tensor]:
         """Logits of every sequence, [T, V] each."""
-        return self.each(prompts, responses, lambda p, r: self.outputs(p, r).logits_NV)
+        return self.each(sequences, lambda part: self.outputs(part).logits_NV)
 
-    def log_probs(self, prompts: Rows, responses: Rows) -> list[Tensor]:
+    def log_probs(self, sequences: Sequences) -> list[Tensor]:
         """Log-probability of each response token, [T] per sequence; the vocabulary is never held for all at once."""
-        return self.each(prompts, responses, self._log_probs)
+        return self.each(sequences, self._log_probs)
 
     @torch.no_grad()
-    def each(self, prompts: Rows, responses: Rows, read: Callable[[Rows, Rows], Tensor]) -> list[Tensor]:
+    def each(self, sequences: Sequences, read: Callable[[Sequences], Tensor]) -> list[Tensor]:
         """What ``read`` says at every response token, micro-batch by micro-batch, sequence by sequence."""
-        parts: dict[int, Tensor] = {}
-        for micro in by_length(prompts, responses, range(len(responses)), self.limit):
-            values = read([prompts[i] for i in micro], [responses[i] for i in micro])
-            parts |= zip(micro, torch.split(values, [len(responses[i]) for i in micro]), strict=True)
-        return [parts[i] for i in range(len(responses))]
+        found: dict[int, Tensor] = {}
+        for micro in by_length(sequences.prompts, sequences.responses, self.limit):
+            part = sequences.select(micro)
+            found |= zip(micro, torch.split(read(part), part.lengths), strict=True)
+        return [found[i] for i in range(len(sequences))]
 
-    def _log_probs(self, prompts: Rows, responses: Rows) -> Tensor:
-        actions_N = flat(responses, self.policy.device)
+    def _log_probs(self, sequences: Sequences) -> Tensor:
+        actions_N = flat(sequences.responses, self.policy.device)
         if self.head is None:
-            return action_log_probs(self.outputs(prompts, responses).logits_NV, actions_N)
-        hidden_NH = self.hidden(prompts, responses)
+            return action_log_probs(self.outputs(sequences).logits_NV, actions_N)
+        hidden_NH = self.hidden(sequences)
         return linear_statistics(hidden_NH, self.head, actions_N, chunk_tokens=self.chunk_tokens).logprobs_N
 
 

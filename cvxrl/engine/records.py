@@ -154,8 +154,8 @@ def describe_divergence(error: DivergedError, step: int, run_dir: RunDir) -> Div
         tensor=error.tensor,
         detail=error.detail,
         last_checkpoint=f"checkpoints/{kept[-1].name}" if kept else None,
-        sequences=list(error.sequences),
-        prompts=list(error.prompts),
+        sequences=error.positions,
+        prompts=error.prompts,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from torch import Tensor
 from cvxrl.engine.credit import CreditAssigner
 from cvxrl.engine.experience import Experience, encode_prompts, foreseeable_examples, grade_episodes, step_examples
 from cvxrl.engine.micro_batches import Limit
+from cvxrl.engine.sequences import Sequences
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.episode import Episode
-from cvxrl.rollout.randomness import generator_for
-from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.rollout.generator import Episode, Generator, Sampling
+from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
 
@@ -25,6 +25,7 @@ class RolloutCollector:
 
     recipe: Recipe
     policy: Policy
+    generator: Generator
     task: Task
     grader: Grader
     assigner: CreditAssigner
@@ -46,17 +47,20 @@ class RolloutCollector:
             used = groups
         episodes = [episode for group in used for episode in group.episodes]
         rewards_PG = torch.tensor([[grade.reward for grade in group.grades] for group in used])
-        prompts, responses = [e.prompt_ids for e in episodes], [e.response_ids for e in episodes]
-        credit = self.assigner.assign(prompts, responses, rewards_PG)
+        sampled = Sequences.of(
+            [e.prompt_ids for e in episodes],
+            [e.response_ids for e in episodes],
+            self.recipe.rollout.samples,
+            [group.id for group in used for _ in group.episodes],
+        )
+        sampled = replace(
+            sampled, sampled_logprobs=[e.logprobs for e in episodes], versions=[e.version for e in episodes]
+        )
+        sequences = self.assigner.assign(sampled, rewards_PG)
         return Experience(
-            prompts=prompts,
-            responses=responses,
-            group_size=self.recipe.rollout.samples,
-            credit=credit,
-            logprobs=[e.logprobs for e in episodes if e.logprobs is not None],
+            sequences,
             sampled_tokens=sum(len(e.response_ids) for group in groups for e in group.episodes),
-            metrics=_metrics(groups) | credit.metrics(),
-            ids=[group.id for group in used for _ in group.episodes],
+            metrics=_metrics(groups) | _advantage_metrics(sequences),
             rewards_PG=rewards_PG,
         )
 
@@ -68,18 +72,18 @@ class RolloutCollector:
         """
         recipe, new_tokens = self.recipe, self.recipe.rollout.max_new_tokens
         prompts = encode_prompts(recipe, self.policy, examples, new_tokens)
-        together = recipe.group_size if "groups" in recipe.objective.needs else 1
-        Limit.of(recipe.train).require(together, max(map(len, prompts)) + new_tokens)
+        Limit.of(recipe.train).require(recipe.coupled_sequences, max(map(len, prompts)) + new_tokens)
         return prompts
 
     def _sample(self, step: int, round_: int) -> list[_Group]:
         spec = self.recipe.rollout
         examples = step_examples(self.recipe, self.task, step, round_)
         prompts = self._encode(examples)
-        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, spec.batch, spec.engine)
-        counters = (step, round_) if round_ else (step,)
-        generator = generator_for(self.recipe.seed, "sampling", *counters)
-        episodes = sample_episodes(self.policy, prompts, spec.samples, sampling, generator)
+        first = round_ * spec.prompts
+        numbers = range(first, first + len(prompts))
+        keys = completion_keys(self.recipe.seed, "sampling", step, prompts=numbers, samples=spec.samples)
+        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p)
+        episodes = self.generator.generate(prompts, keys, sampling)
         grades = grade_episodes(self.policy, self.grader, examples, episodes, spec.samples)
         size = spec.samples
         return [
@@ -117,4 +121,18 @@ def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
         "response/length": sum(len(e.response_ids) for e in episodes) / count,
         "response/truncated": sum(e.truncated for e in episodes) / count,
         "rollout/groups": float(len(groups)),
+    }
+
+
+def _advantage_metrics(sequences: Sequences) -> dict[str, float]:
+    """Range of the advantages: of the responses where they share one, else of the tokens."""
+    assert sequences.advantages is not None
+    if sequences.group_advantages is None:
+        values = torch.cat(sequences.advantages)
+    else:  # every group once
+        values = torch.stack([a for i, a in enumerate(sequences.group_advantages) if i % len(a) == 0])
+    return {
+        "advantage/min": float(values.min()),
+        "advantage/max": float(values.max()),
+        "advantage/mean": float(values.mean()),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError, describe_batch
 from cvxrl.engine.guards import Guards, GuardStop
+from cvxrl.engine.process import StopRequest
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -19,7 +20,6 @@ from cvxrl.engine.records import (
     resumed_at,
     summary_rows,
 )
-from cvxrl.engine.signals import StopRequest
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.errors import UserError
@@ -40,7 +40,8 @@ from cvxrl.runs.jsonl import (
 from cvxrl.runs.provenance import uncommitted_changes
 from cvxrl.runs.record import Divergence, RunRecord, Status
 from cvxrl.runs.secrets import redact, refuse_secrets
-from cvxrl.runs.sink import Sink
+from cvxrl.runs.sink import Sink, Sinks
+from cvxrl.runs.sink_kinds import sink_openers
 
 
 @dataclass
@@ -145,6 +146,7 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> T
     """
     run_dir.check(recipe, entry)
     refuse_secrets(recipe)
+    sink = Sinks(sink, sink_openers(recipe, run_dir.path))
     if entry == "resume" and run_dir.is_finished():
         sink.event(f"finished already: {run_dir.path}")
         return TrainResult("finished", run_dir.path, run_dir.read_record().result)
@@ -194,7 +196,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     step = error.step if isinstance(error, GuardStop) else session.trainer.position.step + 1
     divergence = describe_divergence(error, step, session.run_dir)
     session.sink.event(f"diverged at step {step}: {error}")
-    if error.experience is not None:
+    if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
     return _close(session, record, "diverged", divergence)
 

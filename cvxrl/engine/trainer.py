@@ -8,23 +8,24 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.allocator import keep_freed_memory
-from cvxrl.engine.build import build_collector, build_critic, build_reference
-from cvxrl.engine.critic import Critic
-from cvxrl.engine.determinism import settle_algorithms
-from cvxrl.engine.divergence import DivergedError, blame_batch, require_finite_parameters
-from cvxrl.engine.experience import Collector, Experience
+from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.credit import Critic
+from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
+from cvxrl.engine.experience import Collector
+from cvxrl.engine.loss import Loss
 from cvxrl.engine.optimizer import build_optimizer
-from cvxrl.engine.policy_checks import policy_shift, ratio_deviation
-from cvxrl.engine.signals import StopRequest
+from cvxrl.engine.process import StopRequest, keep_freed_memory, settle_algorithms
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import Position
+from cvxrl.engine.step_metrics import policy_shift, ratio_deviation
 from cvxrl.engine.update import Updater
 from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.decoder import require_engine
+from cvxrl.rollout.generator import Generator
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task, load_grader, load_task
 
 Record = dict[str, float]
@@ -48,6 +49,7 @@ class Trainer:
 
     recipe: Recipe
     policy: Policy
+    generator: Generator
     task: Task
     grader: Grader
     collector: Collector
@@ -76,15 +78,18 @@ class Trainer:
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        collector = build_collector(recipe, policy, task, grader, critic)
+        generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
+        collector = build_collector(recipe, policy, generator, task, grader, critic)
         mistakes.attempt(collector.check)
-        mistakes.attempt(require_engine, policy, recipe.rollout.engine)
-        held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, task, grader) if recipe.eval.every else None
+        held_out = None
+        if recipe.eval.every:
+            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
         if mistakes.problems:
             raise UserError(*mistakes.problems)
-        updater = Updater(recipe, policy, optimizer, critic, build_reference(recipe, policy))
-        updater.check()
-        return cls(recipe, policy, task, grader, collector, updater, held_out, Position())
+        loss = Loss(recipe, policy, critic, build_reference(recipe, policy))
+        _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
+        updater = Updater(loss, optimizer)
+        return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position())
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -94,7 +99,7 @@ class Trainer:
     @property
     def critic(self) -> Critic | None:
         """Value head, if the advantages need one."""
-        return self.updater.critic
+        return self.updater.loss.critic
 
     def run(self, hooks: Hooks, stop: StopRequest) -> bool:
         """Train from the current position to the last step.
@@ -127,18 +132,19 @@ class Trainer:
     def _step(self, step: int) -> Record:
         """Collect, check, update, measure: one outer step."""
         start = time.perf_counter()
+        self.generator.sync(self.policy, step - 1)
         experience = self.collector.collect(step)
+        sequences, reader = experience.sequences, self.updater.loss.reader
         collected = time.perf_counter()
         record: Record = {"step": step, **experience.metrics}
-        if step == 1 and experience.logprobs is not None:
-            with blame_batch(experience, range(len(experience.responses))):
-                record["check/ratio_deviation"] = self._check_ratio(experience)
-        with blame_batch(experience, range(len(experience.responses))):
-            record |= self.updater.update(experience, step)
+        with blame(sequences):
+            if step == 1 and sequences.sampled_logprobs is not None:
+                record["check/ratio_deviation"] = self._check_ratio(sequences)
+            record |= self.updater.update(sequences, step)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         updated = time.perf_counter()
-        record |= policy_shift(self.updater.reader, experience, self.recipe.logging.kl_sequences)
+        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences)
         seconds = time.perf_counter() - start
         tokens = experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
@@ -156,9 +162,9 @@ class Trainer:
             if module is not None:
                 require_finite_parameters(module)
 
-    def _check_ratio(self, experience: Experience) -> float:
+    def _check_ratio(self, sequences: Sequences) -> float:
         """Sampler and trainer must agree on the probabilities before any update, or every ratio is wrong."""
-        deviation = ratio_deviation(self.updater.reader, experience)
+        deviation = ratio_deviation(self.updater.loss.reader, sequences)
         fp32 = self.recipe.train.precision == "fp32" and self.recipe.model.dtype == "float32"
         limit = self.recipe.train.ratio_tolerance or (1e-5 if fp32 else float("inf"))
         if not deviation <= limit:
@@ -170,6 +176,7 @@ class Trainer:
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
+        self.generator.sync(self.policy, step)
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}

@@ -15,7 +15,7 @@ from cvxrl.evaluation.record import Sample
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtract, NoExtract
 from cvxrl.recipe.task import TaskSpec
-from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example, Grader
 from cvxrl.tasks.extraction import last_boxed
 

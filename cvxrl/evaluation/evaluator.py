@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 
 import torch
 
@@ -21,9 +22,8 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.task import TaskSpec
-from cvxrl.rollout.episode import Episode
-from cvxrl.rollout.randomness import generator_for
-from cvxrl.rollout.sampler import Sampling, sample_separately
+from cvxrl.rollout.generator import Episode, Generator, Sampling
+from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.provenance import Provenance, collect_provenance
 from cvxrl.tasks import Example, Grader
 from cvxrl.tasks.base import digest as digest_of
@@ -40,6 +40,7 @@ class Evaluator:
 
     Attributes:
         policy: who answers.
+        generator: makes its completions.
         grader: the task's grader.
         task: says how prompts are put and where a reply's answer is.
         examples: the questions.
@@ -50,6 +51,7 @@ class Evaluator:
     """
 
     policy: Policy
+    generator: Generator
     grader: Grader
     task: TaskSpec
     examples: Sequence[Example]
@@ -91,14 +93,9 @@ class Evaluator:
         return [sample.model_copy(update={"seconds": seconds}) for sample in samples]
 
     def _generate(self, batch: Sequence[Asked]) -> list[Episode]:
-        episodes: list[Episode] = []
-        questions = [(q, [s for _, s in same]) for q, same in groupby(batch, key=lambda each: each[0])]
-        for _, alike in groupby(questions, key=lambda each: len(each[1])):
-            part = list(alike)
-            keys = [(q, s) for q, samples in part for s in samples]
-            generators = [generator_for(self.seed, "evaluation", q, s) for q, s in keys]
-            episodes += sample_separately(self.policy, [self.prompts[q] for q, _ in part], generators, self.sampling)
-        return episodes
+        questions = [(q, [s for _, s in same]) for q, same in groupby(batch, key=itemgetter(0))]
+        keys = [[StreamKey(self.seed, "evaluation", (q, s)) for s in samples] for q, samples in questions]
+        return self.generator.generate([self.prompts[q] for q, _ in questions], keys, self.sampling)
 
 
 def group(samples: Sequence[Sample]) -> list[QuestionRecord]:

@@ -13,8 +13,8 @@ from cvxrl.evaluation.source import HELD_OUT
 from cvxrl.evaluation.summary import summarize
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.generator import Generator, Sampling
 from cvxrl.rollout.prompts import encode_examples
-from cvxrl.rollout.sampler import Sampling
 from cvxrl.runs.checkpoint import checkpoint_name
 from cvxrl.tasks import Grader, Task
 
@@ -56,7 +56,7 @@ class HeldOut:
     evaluator: Evaluator
 
     @classmethod
-    def prepare(cls, recipe: Recipe, policy: Policy, task: Task, grader: Grader) -> HeldOut:
+    def prepare(cls, recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader) -> HeldOut:
         """Encode the questions.
 
         Raises:
@@ -70,8 +70,9 @@ class HeldOut:
             raise UserError(Problem("the task has no held-out examples", "eval.every", remedy=remedy))
         examples = [task.held_out(i) for i in range(count)]
         prompts = encode_examples(recipe.task, policy, examples, rollout.max_new_tokens)
-        how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, engine=rollout.engine)
-        return cls(recipe, Evaluator(policy, grader, recipe.task, examples, prompts, how, spec.seed, rollout.batch))
+        how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p)
+        evaluator = Evaluator(policy, generator, grader, recipe.task, examples, prompts, how, spec.seed, rollout.batch)
+        return cls(recipe, evaluator)
 
     def evaluate(self, step: int) -> Evaluation:
         """Ask the policy as it is after ``step``.

@@ -15,8 +15,9 @@ from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.rollout.generator import Sampling
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples
-from cvxrl.rollout.sampler import Sampling
 from cvxrl.runs.files import write_json
 from cvxrl.tasks import load_grader, load_questions
 
@@ -60,8 +61,9 @@ class Exam:
             prompts = mistakes.attempt(encode_examples, spec, policy, examples, asked.max_new_tokens)
         if policy is None or examples is None or grader is None or prompts is None:
             raise renamed(UserError(*mistakes.problems), _OPTIONS)
-        how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, engine=plan.engine)
-        evaluator = Evaluator(policy, grader, spec, examples, prompts, how, plan.seed, plan.rows)
+        how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
+        generator = LocalGenerator(policy, plan.engine)
+        evaluator = Evaluator(policy, generator, grader, spec, examples, prompts, how, plan.seed, plan.rows)
         settings = Settings(
             checkpoint=describe_policy(policy, plan.target.given, plan.target.path, plan.target.recipe),
             task=describe_task(plan.task.name, plan.task.version, spec, examples),

@@ -109,7 +109,7 @@ def _odds(
 
 def _chunks(batch: TokenBatch, spec: ObjectiveSpec, chunk_numel: int) -> Iterator[Tensor]:
     """Indices of tokens that go together: coupled ones never apart."""
-    if not spec.needs & {"sequences", "groups"}:
+    if spec.coupling == "token":
         yield from chunks(batch.actions_N.numel(), batch.logits_NV.shape[-1], chunk_numel)
         return
     units_N = units(batch, spec)

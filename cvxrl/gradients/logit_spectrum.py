@@ -119,7 +119,7 @@ class _Blocks:
         # Tokens of the same place in different units do not meet, so one product serves them all.
         places_C = position_in_unit(units(part, spec))[wanted_C]
         self.same = [torch.nonzero(places_C == place).squeeze(-1) for place in torch.unique(places_C)]
-        if not spec.needs & {"sequences", "groups"}:
+        if spec.coupling == "token":
             self.same = [torch.arange(wanted_C.numel(), device=wanted_C.device)]
 
     def times(self, vectors_CV: Tensor) -> Tensor:

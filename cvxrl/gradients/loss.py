@@ -20,7 +20,7 @@ Loss = Callable[[TokenBatch, Tensor], Tensor]
 
 def token_weights(batch: TokenBatch, spec: ObjectiveSpec) -> Tensor:
     """Weights under which sequence-coupled objectives are defined: 1 / length of the sequence; else 1. Shape [N]."""
-    if not spec.needs & {"sequences", "groups"}:
+    if spec.coupling == "token":
         return torch.ones(batch.actions_N.numel(), dtype=torch.float64, device=batch.actions_N.device)
     sequence_N = batch.require("sequence_N")
     return 1.0 / sequence_lengths(sequence_N)[sequence_N].to(torch.float64)

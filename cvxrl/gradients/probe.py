@@ -72,7 +72,7 @@ def _probe_tokens(batch: TokenBatch, spec: ObjectiveSpec) -> Tensor:
     """Tokens spread over the batch, or the first two whole units of coupled ones."""
     num_tokens, vocab = batch.logits_NV.shape
     units_N = units(batch, spec)
-    if spec.needs & {"sequences", "groups"}:
+    if spec.coupling != "token":
         return torch.nonzero(units_N < 2).squeeze(-1).cpu()
     count = min(num_tokens, _PROBE_TOKENS, max(8, _PROBE_NUMEL // vocab))
     return torch.linspace(0, num_tokens - 1, count).long()

@@ -25,9 +25,9 @@ def units(batch: TokenBatch, spec: ObjectiveSpec) -> Tensor:
 
     Read from what the spec needs: whole groups of sequences, whole sequences, or nothing beyond the token.
     """
-    if "groups" in spec.needs:
+    if spec.coupling == "group":
         return batch.require("group_S")[batch.require("sequence_N")]
-    if "sequences" in spec.needs:
+    if spec.coupling == "sequence":
         return batch.require("sequence_N")
     return torch.arange(batch.actions_N.numel(), device=batch.actions_N.device)
 

@@ -1,4 +1,4 @@
-"""Pictures of an inspection."""
+"""Pictures of an inspection, and the self-contained HTML page that holds them with its words and tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from cvxrl.inspection.record import InspectRecord, ObjectiveNumbers, Snapshot
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
+from cvxrl.inspection.tables import all_tables
+from cvxrl.report.document import Page
 from cvxrl.report.figure import (
     BLACK,
     GREEN,
@@ -44,8 +46,8 @@ class _Line:
     """A curve over training: of the policy, or one per objective."""
 
     name: str
-    policy: Callable[[Snapshot], float | None] | None = None
-    objective: Callable[[ObjectiveNumbers], float | None] | None = None
+    policy: Callable[[CheckpointMetrics], float | None] | None = None
+    objective: Callable[[ObjectiveMetrics], float | None] | None = None
     log: bool = False
     from_zero: bool = False
     mark: float | None = None
@@ -113,28 +115,28 @@ def _finish(axis: Axes, line: _Line) -> None:
 
 
 def _single(record: InspectRecord) -> Shown:
-    snapshot = record.snapshots[-1]
+    checkpoint = record.snapshots[-1]
     figure, grid = new_figure(2, 2, 6.4)
     (signs, pulls), (bands, layers) = grid
-    _signs(signs, snapshot)
-    _pulls(pulls, snapshot)
-    _bands(bands, snapshot)
-    _layers(layers, snapshot)
+    _signs(signs, checkpoint)
+    _pulls(pulls, checkpoint)
+    _bands(bands, checkpoint)
+    _layers(layers, checkpoint)
     legend(figure, [bands, layers])
-    where = "" if snapshot.step is None else f" after {snapshot.step} steps"
+    where = "" if checkpoint.step is None else f" after {checkpoint.step} steps"
     moved = ""
-    if snapshot.displaced_kl is not None:
+    if checkpoint.displaced_kl is not None:
         moved = (
-            f" Hatched: at a policy {record.drift} optimizer steps of {snapshot.objectives[0].label} further on "
-            f"(KL {short(snapshot.displaced_kl, 2)} nats per token)."
+            f" Hatched: at a policy {record.drift} optimizer steps of {checkpoint.objectives[0].label} further on "
+            f"(KL {short(checkpoint.displaced_kl, 2)} nats per token)."
         )
-    caption = f"{record.recipe}{where}; {snapshot.prompts} x {snapshot.samples} completions.{moved}"
+    caption = f"{record.recipe}{where}; {checkpoint.prompts} x {checkpoint.samples} completions.{moved}"
     return Shown("Side by side", figure, caption)
 
 
-def _signs(axis: Axes, snapshot: Snapshot) -> None:
+def _signs(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of tokens by the signs of their Hessian's eigenvalues."""
-    shown = [o for o in snapshot.objectives if o.logits is not None]
+    shown = [o for o in checkpoint.objectives if o.logits is not None]
     left = np.zeros(len(shown))
     for name, colour in (("convex", GREEN), ("indefinite", ORANGE), ("concave", VERMILION)):
         width = np.array([getattr(o.logits, name) for o in shown])
@@ -147,18 +149,18 @@ def _signs(axis: Axes, snapshot: Snapshot) -> None:
     axis.set_xlabel("share of tokens, by their logits Hessian")
 
 
-def _pulls(axis: Axes, snapshot: Snapshot) -> None:
+def _pulls(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of tokens that pull away from the target or are frozen far from it."""
-    shown = [o for o in snapshot.objectives if o.logits is not None]
+    shown = [o for o in checkpoint.objectives if o.logits is not None]
     for row, o in enumerate(shown):
-        for offset, numbers, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
-            if numbers is not None:
-                axis.barh(row + offset, numbers.away, 0.32, color=VERMILION, hatch=hatch, edgecolor="white")
+        for offset, metrics, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
+            if metrics is not None:
+                axis.barh(row + offset, metrics.away, 0.32, color=VERMILION, hatch=hatch, edgecolor="white")
                 axis.barh(
                     row + offset,
-                    numbers.frozen,
+                    metrics.frozen,
                     0.32,
-                    left=numbers.away,
+                    left=metrics.away,
                     color=SKY,
                     hatch=hatch,
                     edgecolor="white",
@@ -172,9 +174,9 @@ def _pulls(axis: Axes, snapshot: Snapshot) -> None:
     axis.set_xlabel("share of tokens that have a target")
 
 
-def _bands(axis: Axes, snapshot: Snapshot) -> None:
+def _bands(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of the gradient's norm by the probability of the sampled token."""
-    for index, o in enumerate(snapshot.objectives):
+    for index, o in enumerate(checkpoint.objectives):
         if o.gradients is None or not o.gradients.bands:
             continue
         middle = [0.5 * (b.low + b.high) for b in o.gradients.bands]
@@ -188,9 +190,9 @@ def _bands(axis: Axes, snapshot: Snapshot) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _layers(axis: Axes, snapshot: Snapshot) -> None:
+def _layers(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Gradient norm by layer."""
-    for index, o in enumerate(snapshot.objectives):
+    for index, o in enumerate(checkpoint.objectives):
         if o.gradients is None:
             continue
         colour, dash, marker = method_style(index)
@@ -218,7 +220,7 @@ def _size(index: int) -> float:
     return max(3.0, 8.0 - 1.5 * index)
 
 
-def _rows(axis: Axes, shown: list[ObjectiveNumbers]) -> None:
+def _rows(axis: Axes, shown: list[ObjectiveMetrics]) -> None:
     axis.set_yticks(range(len(shown)), [o.label for o in shown], fontsize="small")
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.grid(False, axis="y")
@@ -226,3 +228,18 @@ def _rows(axis: Axes, shown: list[ObjectiveNumbers]) -> None:
 
 def _values(found: list[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in found]
+
+
+def make_page(record: InspectRecord, command: str) -> str:
+    """The page as text: what it says first, then pictures, then tables."""
+    page = Page(f"Gradients of {record.recipe}", command)
+    page.note(f"Target: {record.target}")
+    for note in record.notes:
+        page.warning(note)
+    for objective in record.snapshots[-1].objectives:
+        page.section(f"{objective.label}: {objective.verdict[0]}", objective.equation, objective.verdict[1:])
+    for shown in all_figures(record):
+        page.figure(shown)
+    for table in all_tables(record):
+        page.table(table)
+    return page.html()

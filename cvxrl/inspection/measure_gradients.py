@@ -1,20 +1,23 @@
-"""Gradients of an objective in the parameters: by minibatch, by the advantage's sign, by the token's probability."""
+"""Derivatives of an objective in the parameters: gradients by minibatch, sign and probability, and the Hessian."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
+from cvxrl.engine.sequences import Sequences
+from cvxrl.gradients.curvature import HessianProduct, double_differentiable, extreme_eigenvalues, hutchinson_trace
 from cvxrl.gradients.gram import Gram, SignSplit, cosines, mean_pairwise_cosine, noise_scale, sign_split
 from cvxrl.gradients.parameters import Norms, norms
-from cvxrl.inspection.record import Band, GradientNumbers, Interval
-from cvxrl.inspection.subject import Entrant, Subject
+from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
+from cvxrl.inspection.record import CurvatureMetrics, GradientMetrics, NoiseScaleInterval, ProbabilityBand
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
+from cvxrl.rollout.randomness import generator_for
 
 Named = dict[str, Tensor]
 # Chooses the tokens of a batch, bool [N].
@@ -24,23 +27,27 @@ LEVEL = 0.95  # coverage of the noise scale's interval
 
 
 def measure_gradients(
-    subject: Subject, entrant: Entrant, count: int, keep: torch.dtype | None, tick: Callable[[int], None]
-) -> tuple[GradientNumbers, Named]:
+    loaded: LoadedCheckpoint,
+    objective: MeasuredObjective,
+    count: int,
+    keep: torch.dtype | None,
+    tick: Callable[[int], None],
+) -> tuple[GradientMetrics, Named]:
     """One pass over the rollouts in ``count`` minibatches of whole prompts; also returns the whole gradient.
 
     Args:
-        subject: the checkpoint.
-        entrant: the objective.
+        loaded: the checkpoint.
+        objective: the objective.
         count: number of minibatches; divides the prompts.
         keep: data type in which the minibatches' gradients are kept; bfloat16 halves the memory of large models.
         tick: told how many sequences were done.
     """
-    positive, negative, total = (_zeros(subject.trainable) for _ in range(3))
+    positive, negative, total = (_zeros(loaded.trainable) for _ in range(3))
     parts = Gram(keep)
-    size = len(entrant.everything) // count
-    for start in range(0, len(entrant.everything), size):
-        indices = entrant.everything[start : start + size]
-        above, below, here = split_gradient(subject, entrant, indices, (_positive, _negative, _neutral))
+    size = len(objective.everything) // count
+    for start in range(0, len(objective.everything), size):
+        indices = objective.everything[start : start + size]
+        above, below, here = split_gradient(loaded, objective, indices, (_positive, _negative, _neutral))
         for name, gradient in here.items():
             positive[name] += above[name]
             negative[name] += below[name]
@@ -52,14 +59,16 @@ def measure_gradients(
     both = Gram()
     both.add(positive)
     both.add(negative)
-    return _numbers(entrant, norms(total), sign_split(both.matrix()), parts.matrix(), count), total
+    return _summary(objective, norms(total), sign_split(both.matrix()), parts.matrix(), count), total
 
 
-def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor, count: int) -> GradientNumbers:
-    prompts = len(entrant.everything) // entrant.experience.group_size
+def _summary(
+    objective: MeasuredObjective, sizes: Norms, signs: SignSplit, matrix_KK: Tensor, count: int
+) -> GradientMetrics:
+    prompts = len(objective.everything) // objective.recipe.group_size
     moving = bool((matrix_KK.diagonal() > 0).all())
     noise = noise_scale(matrix_KK, prompts / count, level=LEVEL) if sizes.total > 0 else None
-    return GradientNumbers(
+    return GradientMetrics(
         norm=sizes.total,
         qkv=finite_or_none(sizes.attention_mean),
         by_module=dict(sizes.by_module),
@@ -70,7 +79,7 @@ def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor
         negative_share=finite_or_none(signs.negative_mass),
         minibatch_cosine=mean_pairwise_cosine(matrix_KK) if moving else None,
         snr=finite_or_none(noise.snr * count) if noise else None,
-        noise_scale=Interval(
+        noise_scale=NoiseScaleInterval(
             value=finite_or_none(noise.value) if noise else None,
             low=noise.low if noise else None,
             high=finite_or_none(noise.high) if noise else None,
@@ -82,13 +91,17 @@ def _numbers(entrant: Entrant, sizes: Norms, signs: SignSplit, matrix_KK: Tensor
 
 
 def measure_bands(
-    subject: Subject, entrant: Entrant, indices: Sequence[int], at_once: int, tick: Callable[[int], None]
-) -> list[Band]:
+    loaded: LoadedCheckpoint,
+    objective: MeasuredObjective,
+    indices: Sequence[int],
+    at_once: int,
+    tick: Callable[[int], None],
+) -> list[ProbabilityBand]:
     """Norm of the gradient that the tokens of each tenth of probability make, on the sequences ``indices``.
 
     Args:
-        subject: the checkpoint.
-        entrant: the objective.
+        loaded: the checkpoint.
+        objective: the objective.
         indices: whole groups.
         at_once: tenths, and with them gradients held, per pass.
         tick: told how many sequences were done, per tenth.
@@ -98,11 +111,11 @@ def measure_bands(
     for start in range(0, BANDS, at_once):
         tenths = range(start, min(start + at_once, BANDS))
         choices = [_probability_band(tenth, counts[tenth]) for tenth in tenths]
-        sizes += [norms(gradient).total for gradient in split_gradient(subject, entrant, indices, choices)]
+        sizes += [norms(gradient).total for gradient in split_gradient(loaded, objective, indices, choices)]
         tick(len(indices) * len(tenths))
     tokens, whole = sum(map(sum, counts)), sum(sizes)
     return [
-        Band(
+        ProbabilityBand(
             low=tenth / BANDS,
             high=(tenth + 1) / BANDS,
             tokens=sum(counts[tenth]) / tokens,
@@ -113,6 +126,42 @@ def measure_bands(
     ]
 
 
+def measure_curvature(
+    loaded: LoadedCheckpoint,
+    objective: MeasuredObjective,
+    indices: Sequence[int],
+    lanczos: int,
+    probes: int,
+    tick: Callable[[int], None],
+) -> CurvatureMetrics:
+    """Extreme eigenvalues and trace of the Hessian at the policy that sampled, on the sequences ``indices``."""
+    seed = objective.recipe.seed
+
+    def loss(micro: Sequences) -> Tensor:
+        share_N, _ = weighted_losses(objective, micro)
+        return share_N.sum()
+
+    micros = list(objective.passes(objective.loss.weigh(objective.on_policy.select(indices))))
+    hessian = HessianProduct([partial(loss, micro) for micro in micros], list(loaded.trainable.values()))
+    with double_differentiable(loaded.policy.model):
+        ends = extreme_eigenvalues(
+            hessian, generator_for(seed, "lanczos"), steps=lanczos, progress=lambda *_: tick(len(indices))
+        )
+        trace = hutchinson_trace(
+            hessian, generator_for(seed, "trace"), samples=probes, progress=lambda *_: tick(len(indices))
+        )
+    return CurvatureMetrics(
+        largest=ends.largest,
+        largest_error=ends.largest_error,
+        smallest=ends.smallest,
+        smallest_error=ends.smallest_error,
+        trace=trace.value,
+        trace_error=trace.standard_error,
+        products=ends.products + trace.products,
+        completions=len(indices),
+    )
+
+
 def measure_cosines(totals: Gram, labels: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Cosine of the gradients of each pair of objectives; None beside a zero gradient."""
     if len(labels) < 2:
@@ -121,29 +170,23 @@ def measure_cosines(totals: Gram, labels: Sequence[str]) -> dict[str, dict[str, 
     return {a: {b: finite_or_none(values[i][j]) for j, b in enumerate(labels)} for i, a in enumerate(labels)}
 
 
-def weighted_losses(
-    entrant: Entrant, memory: Memory, micro: Sequence[int], step: Sequence[int]
-) -> tuple[Tensor, TokenBatch]:
-    """What each token of ``micro`` adds to the loss of an optimizer step over ``step``, [N], with gradient."""
-    updater = entrant.updater
-    weight_of = updater.weights(entrant.experience, step)
-    loss_N, batch, _ = updater.losses(entrant.experience, micro, memory)
-    assert batch.sequence_N is not None
-    weight_S = torch.tensor([weight_of[i] for i in micro], device=loss_N.device)
-    return weight_S[batch.sequence_N] * loss_N, batch
+def weighted_losses(objective: MeasuredObjective, micro: Sequences) -> tuple[Tensor, TokenBatch]:
+    """What each token of weighed sequences adds to the loss of their optimizer step, [N], with gradient."""
+    loss_N, batch, _ = objective.loss.losses(micro)
+    return micro.per_token(loss_N.device) * loss_N, batch
 
 
 def split_gradient(
-    subject: Subject, entrant: Entrant, indices: Sequence[int], choices: Sequence[Choice]
+    loaded: LoadedCheckpoint, objective: MeasuredObjective, indices: Sequence[int], choices: Sequence[Choice]
 ) -> list[Named]:
     """For every choice, the gradient of what its tokens contribute to the loss of a step over all sequences.
 
     Tokens outside of ``indices`` count nothing.
     """
-    parameters = list(subject.trainable.values())
-    totals = [_zeros(subject.trainable) for _ in choices]
-    for micro in entrant.updater.micro_batches(entrant.experience, indices):
-        share_N, batch = weighted_losses(entrant, entrant.on_policy, micro, entrant.everything)
+    parameters = list(loaded.trainable.values())
+    totals = [_zeros(loaded.trainable) for _ in choices]
+    for micro in objective.passes(objective.on_policy.select(indices)):
+        share_N, batch = weighted_losses(objective, micro)
         for total, choice in zip(totals, choices, strict=True):
             chosen_N = choice(batch)
             if not bool(chosen_N.any()):

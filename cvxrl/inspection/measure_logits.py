@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
+from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import Rules, logit_space
-from cvxrl.inspection.record import LogitNumbers
-from cvxrl.inspection.subject import Entrant
-from cvxrl.objectives.batch import TokenBatch
+from cvxrl.inspection.checkpoint import MeasuredObjective
+from cvxrl.inspection.record import LogitMetrics
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.rollout.randomness import generator_for
 
@@ -32,31 +31,30 @@ _COLUMNS = (
 
 
 def measure_logits(
-    entrant: Entrant, memory: Memory, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
-) -> LogitNumbers:
+    objective: MeasuredObjective, sequences: Sequences, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
+) -> LogitMetrics:
     """Look at every token of an objective at the policy as it now is.
 
     Args:
-        entrant: the objective.
-        memory: what the policy that sampled said; empty where it is the current one.
+        objective: the objective.
+        sequences: the rollouts, weighed, with what the policy that sampled said where it is not the current one.
         target: the yardstick.
         rules: thresholds and amount of work.
         tick: told how many sequences were done.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
     structure = ""
-    updater, recipe = entrant.updater, entrant.contestant.recipe
-    weight_of = updater.weights(entrant.experience, entrant.everything)
-    for index, micro in enumerate(updater.micro_batches(entrant.experience, entrant.everything)):
+    recipe = objective.recipe
+    for index, micro in enumerate(objective.passes(sequences)):
         with torch.no_grad():
-            batch, _ = updater.batch(entrant.experience, micro, memory)
+            batch, _ = objective.loss.batch(micro)
         space = logit_space(
             batch,
             recipe.objective,
             target,
             rules=rules,
             regularizer=recipe.regularizer,
-            weights_N=_weights(batch, [weight_of[i] for i in micro]),
+            weights_N=micro.per_token(batch.logits_NV.device).double(),
             generator=generator_for(recipe.seed, "inspected tokens", index),
         )
         structure = space.structure.kind
@@ -66,14 +64,14 @@ def measure_logits(
     return summarize({name: torch.cat(parts) for name, parts in found.items()}, structure)
 
 
-def summarize(columns: dict[str, Tensor], structure: str) -> LogitNumbers:
-    """Shares and extremes of per-token columns; see `LogitNumbers`."""
+def summarize(columns: dict[str, Tensor], structure: str) -> LogitMetrics:
+    """Shares and extremes of per-token columns; see `LogitMetrics`."""
     known_N, directed_N = columns["known_N"], columns["directed_N"]
     convex_N, concave_N = columns["psd_N"] & known_N, columns["nsd_N"] & known_N
     reason_N, cosine_N = columns["reason_N"], columns["cosine_N"]
     has_cosine_N = ~cosine_N.isnan()
     flat_N = convex_N & concave_N  # the Hessian is zero
-    return LogitNumbers(
+    return LogitMetrics(
         tokens=known_N.numel(),
         directed=int(directed_N.sum()),
         structure=structure,
@@ -89,11 +87,6 @@ def summarize(columns: dict[str, Tensor], structure: str) -> LogitNumbers:
         distance=float(columns["distance_N"].mean()),
         gradient=float(columns["gradient_norm_N"].square().mean().sqrt()),
     )
-
-
-def _weights(batch: TokenBatch, per_sequence: Sequence[float]) -> Tensor:
-    assert batch.sequence_N is not None
-    return torch.tensor(per_sequence, dtype=torch.float64, device=batch.logits_NV.device)[batch.sequence_N]
 
 
 def _share(chosen_N: Tensor, of_N: Tensor) -> float:

@@ -1,31 +1,34 @@
-"""What one optimizer step of an objective does, seen on the frozen rollouts; all steps are taken back."""
+"""Optimizer steps of an objective, taken and taken back: what one does on the frozen rollouts, and how far it fits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cvxrl.engine.assemble import Memory
 from cvxrl.engine.optimizer import learning_rate, optimizer_steps
-from cvxrl.engine.update import Updater
+from cvxrl.engine.sequences import Sequences
+from cvxrl.gradients.curvature import critical_sharpness
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
+from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
 from cvxrl.inspection.measure_gradients import finite_or_none, weighted_losses
 from cvxrl.inspection.measure_logits import measure_logits
-from cvxrl.inspection.record import UpdateNumbers
-from cvxrl.inspection.subject import Entrant, Subject
+from cvxrl.inspection.record import SharpnessMetrics, UpdateMetrics
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
 
 _QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
+# Forward passes of the line search.
+LINE_PASSES = 9
 _CLIP = 0.2  # the usual clip range, so that the share can be compared across objectives that have none
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TokenDistributions:
     """What a policy says of every response token.
 
     Attributes:
@@ -49,81 +52,82 @@ class Spoken:
 
 
 @torch.no_grad()
-def speak(entrant: Entrant) -> Spoken:
-    """Ask the policy as it now is; order of tokens: sequence by sequence, as in the experience."""
-    experience, updater = entrant.experience, entrant.updater
-    rows = updater.reader.logits(experience.prompts, experience.responses)
+def token_distributions(objective: MeasuredObjective) -> TokenDistributions:
+    """Ask the policy as it now is; order of tokens: sequence by sequence, as in the rollouts."""
+    sequences = objective.sequences
+    rows = objective.loss.reader.logits(sequences)
     logits_NV = torch.cat([part.cpu() for part in rows])
-    return Spoken(
+    return TokenDistributions(
         log_probs_NV=torch.log_softmax(logits_NV, dim=-1),
         entropy_N=entropy(logits_NV),
-        actions_N=torch.tensor([token for r in experience.responses for token in r]),
-        advantages_N=advantages(entrant),
-        sequence_N=torch.repeat_interleave(torch.tensor([len(r) for r in experience.responses])),
+        actions_N=torch.tensor([token for r in sequences.responses for token in r]),
+        advantages_N=advantages(objective),
+        sequence_N=torch.repeat_interleave(torch.tensor(sequences.lengths)),
     )
 
 
-def advantages(entrant: Entrant) -> Tensor:
+def advantages(objective: MeasuredObjective) -> Tensor:
     """Advantages of an objective's sampled tokens, [N], on the CPU."""
-    assert entrant.experience.credit is not None
-    return torch.cat([part.cpu() for part in entrant.experience.credit.advantages])
+    assert objective.sequences.advantages is not None
+    return torch.cat([part.cpu() for part in objective.sequences.advantages])
 
 
-def kl(before: Spoken, after: Spoken) -> Tensor:
+def kl(before: TokenDistributions, after: TokenDistributions) -> Tensor:
     """KL(before || after) over the vocabulary, nats, [N]."""
     return (before.log_probs_NV.exp() * (before.log_probs_NV - after.log_probs_NV)).sum(dim=-1)
 
 
-def next_index(entrant: Entrant, step: int) -> int:
+def next_index(objective: MeasuredObjective, step: int) -> int:
     """Index of the optimizer step that follows ``step`` outer steps; past the end, of the last one."""
-    train = entrant.contestant.recipe.train
+    train = objective.recipe.train
     return min(step * train.inner_epochs * train.minibatches, optimizer_steps(train) - 1)
 
 
-def take_steps(entrant: Entrant, memory: Memory, count: int, step: int, tick: Callable[[int], None]) -> Updater:
-    """Move the policy by ``count`` optimizer steps on the frozen rollouts; returns the updater that did it."""
-    moved = entrant.fresh()
+def take_steps(
+    objective: MeasuredObjective, sequences: Sequences, count: int, step: int, tick: Callable[[int], None]
+) -> None:
+    """Move the policy by ``count`` optimizer steps on the frozen rollouts."""
+    updater = objective.updater()
     for _ in range(count):
-        moved.updater.step(moved.experience, moved.everything, memory, next_index(entrant, step))
-        moved.updater.policy.model.eval()
-        tick(len(moved.everything))
-    moved.updater.optimizer.zero_grad(set_to_none=True)
-    return moved.updater
+        updater.step(sequences, next_index(objective, step))
+        objective.loss.policy.model.eval()
+        tick(len(sequences))
+    updater.optimizer.zero_grad(set_to_none=True)
 
 
 def measure_update(
-    subject: Subject,
-    entrant: Entrant,
-    spoken: Spoken,
+    loaded: LoadedCheckpoint,
+    objective: MeasuredObjective,
+    distributions: TokenDistributions,
     target: LcoKldSpec,
     rules: Rules | None,
     tick: Callable[[int], None],
-) -> UpdateNumbers:
+) -> UpdateMetrics:
     """Take one step of the objective, look, and take it back.
 
     Args:
-        subject: the checkpoint.
-        entrant: the objective.
-        spoken: what the policy says before; its advantages may be another objective's.
+        loaded: the checkpoint.
+        objective: the objective.
+        distributions: what the policy says before; its advantages may be another objective's.
         target: the yardstick.
         rules: of logit space; None leaves it out.
         tick: told how many sequences were passed over.
     """
-    before, memory = replace(spoken, advantages_N=advantages(entrant)), subject.remembered(entrant)
-    weights = {name: p.detach().clone() for name, p in subject.trainable.items()}
-    loss_before = reduced_loss(entrant, memory)
-    step = subject.snapshot.step or 0
-    with subject.restored():
-        take_steps(entrant, memory, 1, step, tick)
-        change = {name: p.detach() - weights[name] for name, p in subject.trainable.items()}
-        after = speak(entrant)
-        loss_after = reduced_loss(entrant, memory)
-        logits = None if rules is None else measure_logits(entrant, memory, target, rules, tick)
-    recipe = entrant.contestant.recipe
+    before, sequences = replace(distributions, advantages_N=advantages(objective)), loaded.remembered(objective)
+    weights = {name: p.detach().clone() for name, p in loaded.trainable.items()}
+    loss_before = reduced_loss(objective, sequences)
+    step = loaded.source.step or 0
+    with loaded.restored():
+        take_steps(objective, sequences, 1, step, tick)
+        change = {name: p.detach() - weights[name] for name, p in loaded.trainable.items()}
+        after = token_distributions(objective)
+        loss_after = reduced_loss(objective, sequences)
+        logits = None if rules is None else measure_logits(objective, sequences, target, rules, tick)
+    recipe = objective.recipe
     whole, by_module = update_ratio(change, weights)
-    return UpdateNumbers(
-        optimizer="fresh" if entrant.saved is None else "saved",
-        learning_rate=learning_rate(recipe.optim, next_index(entrant, step), optimizer_steps(recipe.train)),
+    return UpdateMetrics(
+        optimizer="fresh" if objective.saved is None else "saved",
+        learning_rate=learning_rate(recipe.optim, next_index(objective, step), optimizer_steps(recipe.train)),
         update_to_weight=finite_or_none(whole),
         by_module={name: finite_or_none(ratio) for name, ratio in by_module.items()},
         loss_before=loss_before,
@@ -133,17 +137,53 @@ def measure_update(
     )
 
 
+def measure_sharpness(
+    loaded: LoadedCheckpoint, objective: MeasuredObjective, passes: int, tick: Callable[[int], None]
+) -> SharpnessMetrics:
+    """Line search of the objective's loss along the step that its optimizer takes.
+
+    Args:
+        loaded: the checkpoint.
+        objective: the objective.
+        passes: forward passes of the search.
+        tick: told how many sequences were passed over.
+    """
+    recipe = objective.recipe
+    step, sequences = loaded.source.step or 0, loaded.remembered(objective)
+    start = {name: p.detach().clone() for name, p in loaded.trainable.items()}
+    with loaded.restored():
+        take_steps(objective, sequences, 1, step, lambda _: None)
+        end = {name: p.detach().clone() for name, p in loaded.trainable.items()}
+
+        def loss_at(length: float) -> float:
+            with torch.no_grad():
+                for name, parameter in loaded.trainable.items():
+                    parameter.copy_(torch.lerp(start[name], end[name], length))
+            tick(len(objective.everything))
+            return reduced_loss(objective, sequences)
+
+        found = critical_sharpness(loss_at, evaluations=passes)
+    rate = learning_rate(recipe.optim, next_index(objective, step), optimizer_steps(recipe.train))
+    room = None if math.isinf(found.high) else 2.0 / found.value
+    return SharpnessMetrics(
+        room=room,
+        searched=found.low if room is None else found.high,
+        critical=None if room is None else 2.0 / (room * rate) if room > 0 else None,
+        passes=found.evaluations,
+    )
+
+
 @torch.no_grad()
-def reduced_loss(entrant: Entrant, memory: Memory) -> float:
+def reduced_loss(objective: MeasuredObjective, sequences: Sequences) -> float:
     """The loss of an optimizer step over all sequences, at the policy as it now is."""
     total = 0.0
-    for micro in entrant.updater.micro_batches(entrant.experience, entrant.everything):
-        share_N, _ = weighted_losses(entrant, memory, micro, entrant.everything)
+    for micro in objective.passes(sequences):
+        share_N, _ = weighted_losses(objective, micro)
         total += float(share_N.double().sum())
     return total
 
 
-def _compare(before: Spoken, after: Spoken) -> dict[str, float | dict[str, float]]:
+def _compare(before: TokenDistributions, after: TokenDistributions) -> dict[str, float | dict[str, float]]:
     log_ratio_N = after.action_N - before.action_N
     ratio_N, advantages_N = probability_ratio(log_ratio_N), before.advantages_N
     quantiles = torch.quantile(ratio_N.double(), torch.tensor(list(_QUANTILES.values()), dtype=torch.float64))

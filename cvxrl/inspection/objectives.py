@@ -1,4 +1,4 @@
-"""Which objectives are measured side by side. Imports no torch."""
+"""The objectives that are measured side by side, each under the run's recipe. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PPO = "ppo"
 
 
 @dataclass(frozen=True)
-class Contestant:
+class NamedObjective:
     """An objective under the run's recipe.
 
     Attributes:
@@ -42,7 +42,7 @@ class Contestant:
         return isinstance(self.recipe.advantage, GaeAdvantage)
 
 
-def contestants(names: Sequence[str] | None, recipe: Recipe, has_values: bool) -> list[Contestant]:
+def select_objectives(names: Sequence[str] | None, recipe: Recipe, has_values: bool) -> list[NamedObjective]:
     """The objectives to measure, the run's own first.
 
     Args:
@@ -65,19 +65,19 @@ def contestants(names: Sequence[str] | None, recipe: Recipe, has_values: bool) -
     if names is None:
         usual = [*_USUAL, *([PPO] if has_values else [])]
         names = [own, *(name for name in usual if name != own)]
-    found: list[Contestant] = []
+    found: list[NamedObjective] = []
     problems: list[Problem] = []
     for name in dict.fromkeys(names):
         try:
-            entered = Contestant(own, recipe, True) if name == own else _enter(name, recipe)
-            if entered.needs_values and not has_values:
+            objective = NamedObjective(own, recipe, True) if name == own else _named(name, recipe)
+            if objective.needs_values and not has_values:
                 raise UserError(_no_values(name, recipe))
-            found.append(entered)
+            found.append(objective)
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(*problems)
-    return sorted(found, key=lambda entered: not entered.own)
+    return sorted(found, key=lambda objective: not objective.own)
 
 
 def own_label(recipe: Recipe) -> str:
@@ -86,20 +86,20 @@ def own_label(recipe: Recipe) -> str:
     return PPO if ppo else recipe.objective.kind
 
 
-def yardstick(entered: Sequence[Contestant]) -> LcoKldSpec:
+def yardstick(objectives: Sequence[NamedObjective]) -> LcoKldSpec:
     """The target that every objective is held against: that of the first LCO objective, else beta 1 on both signs."""
-    specs = [contestant.recipe.objective for contestant in entered]
+    specs = [objective.recipe.objective for objective in objectives]
     return target_of(next((spec for spec in specs if isinstance(spec, LcoSpec)), None))
 
 
-def _enter(name: str, recipe: Recipe) -> Contestant:
+def _named(name: str, recipe: Recipe) -> NamedObjective:
     if name.endswith((".yaml", ".yml")) or name in shipped_recipes():
         other = load_recipe(name)
         parts = {key: getattr(other, key).model_dump(mode="json") for key in ("objective", "advantage", "regularizer")}
-        return Contestant(other.name, _replaced(recipe, {**parts, "reduction": other.reduction}, name), False)
+        return NamedObjective(other.name, _replaced(recipe, {**parts, "reduction": other.reduction}, name), False)
     kinds = {kind_of(c) for c in section_classes(ObjectiveSpec)}
     if name == PPO:
-        return Contestant(
+        return NamedObjective(
             name, _replaced(recipe, {"objective": _spec("grpo", recipe), "advantage": _gae(recipe)}, name), False
         )
     if name not in kinds:
@@ -111,7 +111,7 @@ def _enter(name: str, recipe: Recipe) -> Contestant:
     changes: dict[str, Any] = {"objective": _spec(name, recipe)}
     if name == "grpo" and isinstance(recipe.advantage, GaeAdvantage):
         changes["advantage"] = {"kind": "group"}
-    return Contestant(name, _replaced(recipe, changes, name), False)
+    return NamedObjective(name, _replaced(recipe, changes, name), False)
 
 
 def _spec(kind: str, recipe: Recipe) -> dict[str, Any]:

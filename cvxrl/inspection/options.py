@@ -1,52 +1,183 @@
-"""What the user asked for. Imports no torch."""
+"""What an inspection can be asked, and the command-line option that asks it. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
+
+from cvxrl.errors import Problem, UserError, suggest
 
 Part = Literal["logits", "gradients", "bands", "update", "sharpness", "curvature"]
 PARTS: tuple[Part, ...] = ("logits", "gradients", "bands", "update", "sharpness", "curvature")
 # What a look at every checkpoint measures unless told otherwise: the others cost many passes each.
 QUICK_PARTS: tuple[Part, ...] = ("logits", "gradients", "update", "sharpness")
 
+_WHAT, _WORK, _WRITE = "What is looked at", "Amount of work", "Output"
+
+
+def split_commas(text: str) -> tuple[str, ...]:
+    """`a, b` as ("a", "b"); what the words mean is checked with everything else (`plan.make_plan`)."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
 
 @dataclass(frozen=True)
-class Options:
-    """Options of `cvxrl inspect-grads`.
+class InspectOptions:
+    """Settings of an inspection; the help text of a field is its description.
 
     Attributes:
-        path: run directory, checkpoint, or Hugging Face directory or id.
-        recipe: recipe file, where `path` belongs to no run, or to read a run under another one.
-        sets: `key=value` texts laid over the recipe.
-        objectives: kinds or recipe files; None takes the run's own beside the usual ones.
-        steps: checkpoints to look at; None takes the last one.
-        all_steps: look at every checkpoint.
-        prompts, samples: size of the frozen rollout; None takes the recipe's.
-        minibatches: equal parts that the rollout is cut into for the noise scale; None takes at most 8.
-        drift: optimizer steps of the run's own objective after which logit space is looked at again.
-        parts: what to measure; None takes everything that the model's size allows.
-        lanczos: Hessian-vector products per objective.
-        probes: random vectors for the trace.
-        device: where to run.
-        out: folder of rollouts and results; None takes `inspect/` in the run.
-        fresh: sample again even if frozen rollouts are there.
+        steps: numbers, or texts of numbers.
+        out: None takes `inspect/` in the run.
     """
 
-    path: str
-    recipe: Path | None = None
-    sets: list[str] = field(default_factory=list)
-    objectives: list[str] | None = None
-    steps: list[int] | None = None
-    all_steps: bool = False
-    prompts: int | None = None
-    samples: int | None = None
-    minibatches: int | None = None
-    drift: int = 4
-    parts: tuple[Part, ...] | None = None
-    lanczos: int = 20
-    probes: int = 10
-    device: str = "auto"
-    out: Path | None = None
-    fresh: bool = False
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="Run directory, one of its checkpoints, or a Hugging Face directory or id."
+        ),
+    ]
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE", help="Recipe file or name, for a PATH that belongs to no run.", rich_help_panel=_WHAT
+        ),
+    ] = None
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_WHAT),
+    ] = field(default_factory=list)
+    objectives: Annotated[
+        tuple[str, ...] | None,
+        typer.Option(
+            parser=split_commas,
+            metavar="A,B",
+            help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...) or recipes. Default: the run's own, "
+            "lco-kld, lco-mse, grpo, reinforce, and ppo where there is a critic.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    steps: Annotated[
+        tuple[int | str, ...] | None,
+        typer.Option(
+            "--step",
+            parser=split_commas,
+            metavar="N[,M]",
+            help="Checkpoints of these steps; 0 is before training. Default: last.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    all_steps: Annotated[
+        bool, typer.Option("--all-steps", help="Every checkpoint of the run.", rich_help_panel=_WHAT)
+    ] = False
+    prompts: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Prompts. Default: the recipe's.", rich_help_panel=_WORK)
+    ] = None
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Completions per prompt. Default: the recipe's.", rich_help_panel=_WORK),
+    ] = None
+    minibatches: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Equal parts for the noise scale. Default: at most 8.", rich_help_panel=_WORK
+        ),
+    ] = None
+    drift: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Also look at logit space after N optimizer steps of the run's own objective; 0 does not.",
+            rich_help_panel=_WORK,
+        ),
+    ] = 4
+    parts: Annotated[
+        tuple[str, ...] | None,
+        typer.Option(
+            parser=split_commas,
+            metavar="A,B",
+            help="logits, gradients, bands, update, sharpness, curvature. Default: all, without curvature for large "
+            "models, and without bands and curvature for --all-steps.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None
+    lanczos: Annotated[
+        int,
+        typer.Option(min=2, metavar="N", help="Hessian-vector products for the eigenvalues.", rich_help_panel=_WORK),
+    ] = 20
+    probes: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Random vectors for the trace.", rich_help_panel=_WORK)
+    ] = 10
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run.", rich_help_panel=_WORK)] = (
+        "auto"
+    )
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Sample again, even if frozen rollouts are there.", rich_help_panel=_WORK)
+    ] = False
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of rollouts and INSPECT.json. Default: inspect/ in the run, else outputs/eval/PATH/inspect.",
+            rich_help_panel=_WRITE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class InspectOutput:
+    """What is written beside INSPECT.json."""
+
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a figure (.png, .svg).", rich_help_panel=_WRITE)
+    ] = None
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one self-contained page.", rich_help_panel=_WRITE)
+    ] = None
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=_WRITE)
+    ] = False
+
+
+def check_steps(steps: Sequence[int | str] | None) -> list[int] | None:
+    """The steps as numbers.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    if steps is None:
+        return None
+    try:
+        numbers = [int(step) for step in steps]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        written = ",".join(map(str, steps))
+        what, remedy = f"`{written}` is not a list of steps", "for example 50 or 0,50,100"
+        raise UserError(Problem(what, "--step", remedy=remedy))
+    return numbers
+
+
+def check_parts(asked: Sequence[str] | None) -> tuple[Part, ...] | None:
+    """The parts to measure, in their usual order.
+
+    Raises:
+        UserError: with every name that is no part, or if a part lacks one that it rests on.
+    """
+    if asked is None:
+        return None
+    choose = f"choose from {', '.join(PARTS)}"
+    unknown = [name for name in asked if name not in PARTS]
+    problems = [
+        Problem(f"there is no part `{name}`", "--parts", remedy=f"{suggest(name, PARTS)}{choose}") for name in unknown
+    ]
+    if not asked:
+        problems.append(Problem("names no part", "--parts", remedy=choose))
+    if "bands" in asked and "gradients" not in asked:
+        problems.append(Problem("`bands` split the gradients", "--parts", remedy="add gradients"))
+    if problems:
+        raise UserError(*problems)
+    return tuple(part for part in PARTS if part in asked)

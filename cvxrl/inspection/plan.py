@@ -1,80 +1,115 @@
-"""From options to a checked plan; every mistake that can be seen without loading anything. Imports no torch."""
+"""From options to a checked plan: which checkpoints and objectives are measured, under which recipe.
+
+Every mistake that can be seen without loading anything is found here, and all are told at once. Imports no torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvxrl.errors import Problem, UserError
-from cvxrl.inspection.objectives import Contestant, contestants, yardstick
-from cvxrl.inspection.options import Options
-from cvxrl.inspection.source import Snapshot, Source, find_source
-from cvxrl.recipe.advantage import GaeAdvantage, RewardAdvantage
-from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.recipe.schema import Recipe
+from pydantic import ValidationError
 
+from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.evaluation.target import Target, find_target, renamed
+from cvxrl.inspection.objectives import NamedObjective, select_objectives, yardstick
+from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_steps
+from cvxrl.recipe.advantage import GaeAdvantage
+from cvxrl.recipe.lco import LcoKldSpec
+from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.runs.checkpoint import list_checkpoints, step_of, verify_checkpoint
+from cvxrl.runs.directory import RunDir
+
+_PATH = "PATH"
 _MOST_MINIBATCHES = 8
 # Below this a jackknife over minibatches says nothing about its own width.
 FEWEST_MINIBATCHES = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class Checkpoint:
+    """A policy at one moment of its training.
+
+    Attributes:
+        step: last finished step, 0 before training; None where there is no run.
+        model: recipe section that loads it.
+        state: checkpoint that also holds optimizer and value head, or None.
+    """
+
+    step: int | None
+    model: ModelSpec
+    state: Path | None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder and its row."""
+        return "checkpoint" if self.step is None else f"step-{self.step:06d}"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What is looked at.
+
+    Attributes:
+        recipe: the run's, or the one that was named.
+        chosen: in the order of training.
+        folder: where frozen rollouts and results go unless told otherwise.
+    """
+
+    recipe: Recipe
+    chosen: list[Checkpoint]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class InspectionPlan:
     """A checked inspection.
 
     Attributes:
         options: as asked.
         recipe: the run's, with the asked size of the rollout.
-        snapshots: what is looked at, in the order of training.
-        contestants: objectives, the run's own first.
-        yardstick: target that all of them are held against.
+        checkpoints: what is looked at, in the order of training.
+        objectives: the run's own first.
+        yardstick: defines the target that all of them are held against.
+        parts: what is measured; None leaves it to the model's size.
         minibatches: equal parts of the rollout.
         folder: where rollouts and results go.
     """
 
-    options: Options
+    options: InspectOptions
     recipe: Recipe
-    snapshots: list[Snapshot]
-    contestants: list[Contestant]
+    checkpoints: list[Checkpoint]
+    objectives: list[NamedObjective]
     yardstick: LcoKldSpec
+    parts: tuple[Part, ...] | None
     minibatches: int
     folder: Path
 
-    @property
-    def plain_advantage(self) -> RewardAdvantage:
-        """An estimator that needs nothing but rewards."""
-        return RewardAdvantage()
 
-
-def make_plan(options: Options) -> Plan:
+def make_plan(options: InspectOptions) -> InspectionPlan:
     """Check the options against what is on the disk.
 
     Raises:
         UserError: with every mistake found.
     """
-    problems = list(_impossible(options))
-    source: Source | None = None
-    try:
-        source = find_source(options)
-    except UserError as error:
-        problems += error.problems
-    if source is None:
-        raise UserError(*problems)
-    recipe = _resized(source.recipe, options)
-    entered: list[Contestant] = []
-    try:
-        entered = contestants(options.objectives, recipe, _has_values(source))
-    except UserError as error:
-        problems += error.problems
+    mistakes = Mistakes()
+    mistakes.problems += _impossible(options)
+    parts, steps = mistakes.attempt(check_parts, options.parts), mistakes.attempt(check_steps, options.steps)
+    found = mistakes.attempt(_find, options, steps)
+    if found is None:
+        raise UserError(*mistakes.problems)
+    recipe = _resized(found.recipe, options)
+    objectives = mistakes.attempt(select_objectives, options.objectives, recipe, _has_values(found)) or []
     count = options.minibatches or _largest_divisor(recipe.rollout.prompts)
-    problems += _too_few(options, recipe, count)
-    if problems:
-        raise UserError(*problems)
-    folder = options.out or source.folder
-    return Plan(options, recipe, source.snapshots, entered, yardstick(entered), count, folder)
+    mistakes.problems += _too_few(options, parts, recipe, count)
+    if mistakes.problems:
+        raise UserError(*mistakes.problems)
+    folder = options.out or found.folder
+    return InspectionPlan(options, recipe, found.chosen, objectives, yardstick(objectives), parts, count, folder)
 
 
-def _impossible(options: Options) -> list[Problem]:
+def _impossible(options: InspectOptions) -> list[Problem]:
     problems = []
     if options.all_steps and options.steps is not None:
         problems.append(Problem("cannot be combined with --step", "--all-steps", remedy="choose one of them"))
@@ -83,7 +118,7 @@ def _impossible(options: Options) -> list[Problem]:
     return problems
 
 
-def _resized(recipe: Recipe, options: Options) -> Recipe:
+def _resized(recipe: Recipe, options: InspectOptions) -> Recipe:
     """The recipe with the asked number of prompts and samples, one pass over a rollout, and logits to look at."""
     rollout = recipe.rollout.model_copy(
         update={
@@ -98,20 +133,20 @@ def _resized(recipe: Recipe, options: Options) -> Recipe:
     return recipe.model_copy(update={"rollout": rollout, "train": train})
 
 
-def _has_values(source: Source) -> bool:
-    """Whether every snapshot comes with the value head of the run's own advantages."""
-    own = isinstance(source.recipe.advantage, GaeAdvantage)
+def _has_values(found: Checkpoints) -> bool:
+    """Whether every checkpoint comes with the value head of the run's own advantages."""
+    own = isinstance(found.recipe.advantage, GaeAdvantage)
     # The value head starts at zero, so before the first step it needs no checkpoint.
-    return own and all(s.state is not None or s.step == 0 for s in source.snapshots)
+    return own and all(c.state is not None or c.step == 0 for c in found.chosen)
 
 
 def _largest_divisor(prompts: int) -> int:
     return max(n for n in range(1, _MOST_MINIBATCHES + 1) if prompts % n == 0)
 
 
-def _too_few(options: Options, recipe: Recipe, count: int) -> list[Problem]:
+def _too_few(options: InspectOptions, parts: tuple[Part, ...] | None, recipe: Recipe, count: int) -> list[Problem]:
     prompts = recipe.rollout.prompts
-    if options.parts is not None and "gradients" not in options.parts:
+    if parts is not None and "gradients" not in parts:
         return []
     if prompts % count:
         remedy = f"choose a divisor of {prompts}, or another --prompts"
@@ -124,3 +159,86 @@ def _too_few(options: Options, recipe: Recipe, count: int) -> list[Problem]:
         remedy = f"set --prompts to a multiple of {FEWEST_MINIBATCHES}, or leave gradients out of --parts"
         return [Problem(what, "--prompts" if options.minibatches is None else "--minibatches", remedy=remedy)]
     return []
+
+
+def _find(options: InspectOptions, steps: list[int] | None) -> Checkpoints:
+    """The checkpoints that the user named.
+
+    Raises:
+        UserError: there is no policy, no recipe, or no such step.
+    """
+    try:
+        target = find_target(options.path)
+    except UserError as error:
+        raise renamed(error, {"--ckpt": _PATH}) from None
+    if options.recipe is not None:
+        recipe = load_recipe(options.recipe, options.sets)
+    elif target.run is not None:
+        recipe = load_recipe(RunDir(target.run).recipe, options.sets)
+    else:
+        raise UserError(
+            Problem(
+                f"`{options.path}` belongs to no run, so it has no recipe: no task, no rollouts, no objective",
+                "--recipe",
+                remedy="name one, e.g. --recipe math_lco_kld",
+            )
+        )
+    if target.run is None:
+        return _of_policy(target, recipe, options)
+    return Checkpoints(recipe, _of_run(target, target.run, recipe, steps, options.all_steps), target.run / "inspect")
+
+
+def _of_policy(target: Target, recipe: Recipe, options: InspectOptions) -> Checkpoints:
+    if options.steps is not None or options.all_steps:
+        option = "--step" if options.steps is not None else "--all-steps"
+        raise UserError(Problem("is for run directories", option, remedy="leave it out, or give a run as PATH"))
+    model = target.model(recipe.model.dtype, recipe.model.revision if target.path == recipe.model.path else None)
+    model = model.model_copy(update={"trust_remote_code": recipe.model.trust_remote_code})
+    return Checkpoints(recipe, [Checkpoint(None, model, None)], target.folder("inspect"))
+
+
+def _of_run(target: Target, run: Path, recipe: Recipe, steps: list[int] | None, all_steps: bool) -> list[Checkpoint]:
+    known = _checkpoints(run, recipe, target)
+    if all_steps:
+        chosen = list(known.values())
+    elif steps is not None:
+        missing = [str(step) for step in steps if step not in known]
+        if missing:
+            remedy = f"choose from {', '.join(map(str, known))}; checkpoint.every says which steps a run keeps"
+            what = f"the run has no checkpoint of step {', '.join(missing)}"
+            raise UserError(Problem(what, "--step", str(run), remedy))
+        chosen = [known[step] for step in sorted(set(steps))]
+    elif target.step is not None:  # the path names a checkpoint
+        chosen = [known[step_of(Path(target.path))]]
+    else:
+        chosen = list(known.values())[-1:]
+    for checkpoint in chosen:
+        if checkpoint.state is not None:
+            verify_checkpoint(checkpoint.state)
+    return chosen
+
+
+def _checkpoints(run: Path, recipe: Recipe, target: Target) -> dict[int, Checkpoint]:
+    """Every policy of a run by step: the one it began with, its checkpoints, its final one."""
+    directory = RunDir(run)
+    found = {0: Checkpoint(0, recipe.model, None)}
+    for path in list_checkpoints(directory.checkpoints):
+        # A checkpoint of adapters holds nothing but them, and is laid over the policy that training began with.
+        model = recipe.model if recipe.model.lora is not None else _model(recipe, path)
+        found[step_of(path)] = Checkpoint(step_of(path), model, path)
+    last = _last_step(directory)
+    if (directory.policy / "config.json").is_file() and last is not None and last not in found:
+        found[last] = Checkpoint(last, _model(recipe, directory.policy), None)
+    return dict(sorted(found.items()))
+
+
+def _model(recipe: Recipe, path: Path) -> ModelSpec:
+    return ModelSpec.model_validate({"path": str(path), "dtype": recipe.model.dtype})
+
+
+def _last_step(directory: RunDir) -> int | None:
+    try:
+        step = directory.read_record().result.get("step")
+    except (OSError, ValidationError, UserError):
+        return None
+    return None if step is None else int(step)

@@ -18,7 +18,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LogitNumbers(Strict):
+class LogitMetrics(Strict):
     """One objective in the space of each token's logits (docs/gradients.md, section 1); shares are of ``directed``.
 
     Attributes:
@@ -51,7 +51,7 @@ class LogitNumbers(Strict):
     gradient: float
 
 
-class Band(Strict):
+class ProbabilityBand(Strict):
     """Tokens whose sampled probability lies in [low, high).
 
     Attributes:
@@ -67,7 +67,7 @@ class Band(Strict):
     share: float
 
 
-class Interval(Strict):
+class NoiseScaleInterval(Strict):
     """An estimate with its interval; a bound is None where the data does not give one."""
 
     value: float | None
@@ -75,7 +75,7 @@ class Interval(Strict):
     high: float | None
 
 
-class GradientNumbers(Strict):
+class GradientMetrics(Strict):
     """One objective in the space of the parameters (docs/gradients.md, section 2).
 
     Attributes:
@@ -103,13 +103,13 @@ class GradientNumbers(Strict):
     negative_share: float | None
     minibatch_cosine: float | None
     snr: float | None
-    noise_scale: Interval
+    noise_scale: NoiseScaleInterval
     prompts: int
-    bands: list[Band]
+    bands: list[ProbabilityBand]
     band_completions: int
 
 
-class CurvatureNumbers(Strict):
+class CurvatureMetrics(Strict):
     """Hessian of one objective's loss in the parameters (docs/gradients.md, section 3).
 
     Attributes:
@@ -130,7 +130,7 @@ class CurvatureNumbers(Strict):
     completions: int
 
 
-class SharpnessNumbers(Strict):
+class SharpnessMetrics(Strict):
     """A line search along the update that the optimizer takes (arXiv 2601.16979).
 
     Attributes:
@@ -147,7 +147,7 @@ class SharpnessNumbers(Strict):
     passes: int
 
 
-class UpdateNumbers(Strict):
+class UpdateMetrics(Strict):
     """What one optimizer step of an objective does, measured on the frozen rollouts.
 
     Attributes:
@@ -181,10 +181,10 @@ class UpdateNumbers(Strict):
     clipped: float
     ess_tokens: float
     ess_sequences: float
-    logits: LogitNumbers | None
+    logits: LogitMetrics | None
 
 
-class ObjectiveNumbers(Strict):
+class ObjectiveMetrics(Strict):
     """Everything measured of one objective; parts that were not asked for are None.
 
     Attributes:
@@ -199,16 +199,16 @@ class ObjectiveNumbers(Strict):
     label: str
     own: bool
     equation: str
-    logits: LogitNumbers | None = None
-    displaced: LogitNumbers | None = None
-    gradients: GradientNumbers | None = None
-    update: UpdateNumbers | None = None
-    sharpness: SharpnessNumbers | None = None
-    curvature: CurvatureNumbers | None = None
+    logits: LogitMetrics | None = None
+    displaced: LogitMetrics | None = None
+    gradients: GradientMetrics | None = None
+    update: UpdateMetrics | None = None
+    sharpness: SharpnessMetrics | None = None
+    curvature: CurvatureMetrics | None = None
     verdict: list[str] = []
 
 
-class Snapshot(Strict):
+class CheckpointMetrics(Strict):
     """One checkpoint.
 
     Attributes:
@@ -235,7 +235,7 @@ class Snapshot(Strict):
     entropy: float
     probability: float
     displaced_kl: float | None
-    objectives: list[ObjectiveNumbers]
+    objectives: list[ObjectiveMetrics]
     cosines: dict[str, dict[str, float | None]]
 
 
@@ -261,7 +261,7 @@ class InspectRecord(Strict):
     drift: int
     parameters: int
     notes: list[str]
-    snapshots: list[Snapshot]
+    snapshots: list[CheckpointMetrics]
     provenance: Provenance
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from cvxrl.engine.experience import Collector, Experience
+from cvxrl.engine.experience import Collector
+from cvxrl.engine.sequences import Sequences
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.files import write_json
@@ -44,19 +46,10 @@ class FrozenRollouts(BaseModel):
     metrics: dict[str, float]
 
     @property
-    def experience(self) -> Experience:
+    def sequences(self) -> Sequences:
         """As the engine sees them, without advantages."""
-        return Experience(
-            prompts=self.prompts,
-            responses=self.responses,
-            group_size=len(self.rewards[0]),
-            credit=None,
-            logprobs=[torch.tensor(values) for values in self.logprobs],
-            sampled_tokens=sum(map(len, self.responses)),
-            metrics=self.metrics,
-            ids=self.ids,
-            rewards_PG=self.rewards_PG,
-        )
+        made = Sequences.of(self.prompts, self.responses, len(self.rewards[0]), self.ids)
+        return replace(made, sampled_logprobs=[torch.tensor(values) for values in self.logprobs])
 
     @property
     def rewards_PG(self) -> Tensor:
@@ -101,13 +94,14 @@ def read_rollouts(file: Path) -> FrozenRollouts:
 def freeze(collector: Collector, step: int, key: dict[str, Any], file: Path) -> FrozenRollouts:
     """Sample and grade the rollouts of training step ``step``, and write them down."""
     experience = collector.collect(step)
-    assert experience.logprobs is not None and experience.rewards_PG is not None
+    sequences = experience.sequences
+    assert sequences.sampled_logprobs is not None and experience.rewards_PG is not None
     frozen = FrozenRollouts(
         key=key,
-        prompts=experience.prompts,
-        responses=experience.responses,
-        logprobs=[values.tolist() for values in experience.logprobs],
-        ids=experience.ids,
+        prompts=sequences.prompts,
+        responses=sequences.responses,
+        logprobs=[values.tolist() for values in sequences.sampled_logprobs],
+        ids=sequences.ids,
         rewards=experience.rewards_PG.tolist(),
         metrics={k: v for k, v in experience.metrics.items() if not k.startswith("advantage/")},
     )

@@ -10,16 +10,28 @@ import torch
 from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
-from cvxrl.inspection.measure_curvature import LINE_PASSES, measure_curvature, measure_sharpness
-from cvxrl.inspection.measure_gradients import BANDS, measure_bands, measure_cosines, measure_gradients
+from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint
+from cvxrl.inspection.findings import findings
+from cvxrl.inspection.measure_gradients import (
+    BANDS,
+    measure_bands,
+    measure_cosines,
+    measure_curvature,
+    measure_gradients,
+)
 from cvxrl.inspection.measure_logits import measure_logits
-from cvxrl.inspection.measure_update import Spoken, kl, measure_update, speak, take_steps
+from cvxrl.inspection.measure_update import (
+    LINE_PASSES,
+    TokenDistributions,
+    kl,
+    measure_sharpness,
+    measure_update,
+    take_steps,
+    token_distributions,
+)
 from cvxrl.inspection.options import PARTS, QUICK_PARTS, Part
-from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Plan
-from cvxrl.inspection.reading import verdict
-from cvxrl.inspection.record import InspectRecord, LogitNumbers, ObjectiveNumbers, Snapshot
-from cvxrl.inspection.source import Snapshot as SnapshotSource
-from cvxrl.inspection.subject import Entrant, Subject, load_subject
+from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Checkpoint, InspectionPlan
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, ObjectiveMetrics
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.report.progress import ProgressBar
 from cvxrl.tasks import Grader, Task, load_grader, load_task
@@ -54,7 +66,7 @@ class Scope:
     notes: list[str]
 
 
-def run_inspection(plan: Plan, progress: ProgressBar, stopped: Callable[[], bool]) -> InspectRecord | None:
+def run_inspection(plan: InspectionPlan, progress: ProgressBar, stopped: Callable[[], bool]) -> InspectRecord | None:
     """Measure; None if the user asked to stop (the frozen rollouts stay).
 
     Raises:
@@ -68,34 +80,34 @@ def run_inspection(plan: Plan, progress: ProgressBar, stopped: Callable[[], bool
 
 
 def _run(
-    plan: Plan, task: Task, grader: Grader, progress: ProgressBar, stopped: Callable[[], bool]
+    plan: InspectionPlan, task: Task, grader: Grader, progress: ProgressBar, stopped: Callable[[], bool]
 ) -> InspectRecord | None:
-    measured: list[Snapshot] = []
-    subject: Subject | None = None
+    measured: list[CheckpointMetrics] = []
+    loaded: LoadedCheckpoint | None = None
     scope: Scope | None = None
-    for number, source in enumerate(plan.snapshots):
-        subject = load_subject(plan, source, task, grader)
+    for number, source in enumerate(plan.checkpoints):
+        loaded = load_checkpoint(plan, source, task, grader)
         if scope is None:
-            scope = _scope(plan, subject)
-            sequences = len(subject.rollouts.responses)
-            total = len(plan.snapshots) * _work(plan, scope, sequences)
-            progress.start("inspecting", total, 0, f"inspecting {len(plan.snapshots)} checkpoint(s)")
-        text = f"{source.name} ({number + 1} of {len(plan.snapshots)})"
+            scope = _scope(plan, loaded)
+            sequences = len(loaded.rollouts.responses)
+            total = len(plan.checkpoints) * _work(plan, scope, sequences)
+            progress.start("inspecting", total, 0, f"inspecting {len(plan.checkpoints)} checkpoint(s)")
+        text = f"{source.name} ({number + 1} of {len(plan.checkpoints)})"
         meter = _Meter(progress, text, stopped)
         try:
-            measured.append(_snapshot(plan, scope, subject, source, meter))
+            measured.append(_measure_checkpoint(plan, scope, loaded, source, meter))
         except _Stopped:
             return None
-    assert subject is not None and scope is not None
+    assert loaded is not None and scope is not None
     return InspectRecord(
         path=plan.options.path,
         recipe=plan.recipe.name,
         target=describe_target(plan.yardstick),
         drift=plan.options.drift if "logits" in scope.parts else 0,
-        parameters=sum(p.numel() for p in subject.trainable.values()),
+        parameters=sum(p.numel() for p in loaded.trainable.values()),
         notes=scope.notes,
         snapshots=measured,
-        provenance=provenance_of(subject.policy),
+        provenance=provenance_of(loaded.policy),
     )
 
 
@@ -122,13 +134,13 @@ class _Meter:
         return tick
 
 
-def _scope(plan: Plan, subject: Subject) -> Scope:
+def _scope(plan: InspectionPlan, loaded: LoadedCheckpoint) -> Scope:
     """What the model's size allows."""
-    large = sum(p.numel() for p in subject.trainable.values()) > LARGE
-    default = QUICK_PARTS if len(plan.snapshots) > 1 else PARTS
-    parts = plan.options.parts or default
+    large = sum(p.numel() for p in loaded.trainable.values()) > LARGE
+    default = QUICK_PARTS if len(plan.checkpoints) > 1 else PARTS
+    parts = plan.parts or default
     notes = []
-    if plan.options.parts is None and large:
+    if plan.parts is None and large:
         left = [part for part in ("bands", "curvature") if part in parts]
         parts = tuple(part for part in parts if part not in left)
         notes += [f"no {part}: the model is large; ask for them with --parts" for part in left]
@@ -143,9 +155,9 @@ def _scope(plan: Plan, subject: Subject) -> Scope:
     return Scope(parts, large, Rules(eigenvalue_tokens=_EIGENVALUE_TOKENS), passes, count, notes)
 
 
-def _work(plan: Plan, scope: Scope, sequences: int) -> int:
+def _work(plan: InspectionPlan, scope: Scope, sequences: int) -> int:
     """Progress units of one checkpoint."""
-    count, small = len(plan.contestants), sequences // scope.minibatches
+    count, small = len(plan.objectives), sequences // scope.minibatches
     costs = {
         "logits": count * _LOOK * (2 if plan.options.drift else 1) * sequences + plan.options.drift * _STEP * sequences,
         "gradients": count * _SPLIT * sequences,
@@ -157,104 +169,106 @@ def _work(plan: Plan, scope: Scope, sequences: int) -> int:
     return sum(cost for part, cost in costs.items() if part in scope.parts)
 
 
-def _snapshot(plan: Plan, scope: Scope, subject: Subject, source: SnapshotSource, meter: _Meter) -> Snapshot:
-    own = subject.entrants[0]
-    spoken = speak(own)
+def _measure_checkpoint(
+    plan: InspectionPlan, scope: Scope, loaded: LoadedCheckpoint, source: Checkpoint, meter: _Meter
+) -> CheckpointMetrics:
+    own = loaded.objectives[0]
+    distributions = token_distributions(own)
     found = {
-        entrant.label: ObjectiveNumbers(
-            label=entrant.label, own=entrant.contestant.own, equation=entrant.contestant.recipe.equation
+        objective.label: ObjectiveMetrics(
+            label=objective.label, own=objective.named.own, equation=objective.recipe.equation
         )
-        for entrant in subject.entrants
+        for objective in loaded.objectives
     }
-    displaced: dict[str, LogitNumbers] = {}
+    displaced: dict[str, LogitMetrics] = {}
     displaced_kl = None
     if "logits" in scope.parts and plan.options.drift:
-        displaced, displaced_kl = _displaced(plan, scope, subject, spoken, meter)
+        displaced, displaced_kl = _displaced(plan, scope, loaded, distributions, meter)
     totals = Gram(torch.bfloat16 if scope.large else None)
-    for entrant in subject.entrants:
-        numbers = found[entrant.label].model_copy(update={"displaced": displaced.get(entrant.label)})
-        numbers = _measure(plan, scope, subject, entrant, spoken, numbers, totals, meter)
-        lines = verdict(numbers, plan.options.drift, own.label, displaced_kl)
-        found[entrant.label] = numbers.model_copy(update={"verdict": lines})
-    rollouts = subject.rollouts
-    return Snapshot(
+    for objective in loaded.objectives:
+        metrics = found[objective.label].model_copy(update={"displaced": displaced.get(objective.label)})
+        metrics = _measure_objective(plan, scope, loaded, objective, distributions, metrics, totals, meter)
+        lines = findings(metrics, plan.options.drift, own.label, displaced_kl)
+        found[objective.label] = metrics.model_copy(update={"verdict": lines})
+    rollouts = loaded.rollouts
+    return CheckpointMetrics(
         step=source.step,
-        policy=subject.weights_hash,
-        rollouts=str(subject.file),
+        policy=loaded.weights_hash,
+        rollouts=str(loaded.file),
         prompts=len(rollouts.rewards),
         samples=len(rollouts.rewards[0]),
         tokens=sum(map(len, rollouts.responses)),
         correct=rollouts.metrics["reward/correct"],
         reward=rollouts.metrics["reward/mean"],
-        entropy=float(spoken.entropy_N.mean()),
-        probability=float(spoken.action_N.exp().mean()),
+        entropy=float(distributions.entropy_N.mean()),
+        probability=float(distributions.action_N.exp().mean()),
         displaced_kl=displaced_kl,
         objectives=list(found.values()),
-        cosines=measure_cosines(totals, [e.label for e in subject.entrants] if "gradients" in scope.parts else []),
+        cosines=measure_cosines(totals, [e.label for e in loaded.objectives] if "gradients" in scope.parts else []),
     )
 
 
-def _measure(
-    plan: Plan,
+def _measure_objective(
+    plan: InspectionPlan,
     scope: Scope,
-    subject: Subject,
-    entrant: Entrant,
-    spoken: Spoken,
-    numbers: ObjectiveNumbers,
+    loaded: LoadedCheckpoint,
+    objective: MeasuredObjective,
+    distributions: TokenDistributions,
+    metrics: ObjectiveMetrics,
     totals: Gram,
     meter: _Meter,
-) -> ObjectiveNumbers:
+) -> ObjectiveMetrics:
     """All parts of one objective at the policy that sampled."""
     options = plan.options
-    part = _telling(subject, scope.minibatches)
+    part = _informative_part(loaded, scope.minibatches)
     found: dict[str, object] = {}
     rules = scope.rules if "logits" in scope.parts else None
     if rules is not None:
-        found["logits"] = measure_logits(entrant, entrant.on_policy, plan.yardstick, rules, meter.at(_LOOK))
+        found["logits"] = measure_logits(objective, objective.on_policy, plan.yardstick, rules, meter.at(_LOOK))
     if "gradients" in scope.parts:
         keep = torch.bfloat16 if scope.large else None
-        gradients, total = measure_gradients(subject, entrant, scope.minibatches, keep, meter.at(_SPLIT))
+        gradients, total = measure_gradients(loaded, objective, scope.minibatches, keep, meter.at(_SPLIT))
         totals.add(total)
         del total
         if "bands" in scope.parts:
-            chosen = part if scope.large else entrant.everything
-            bands = measure_bands(subject, entrant, chosen, 1 if scope.large else BANDS, meter.at(_STEP))
+            chosen = part if scope.large else objective.everything
+            bands = measure_bands(loaded, objective, chosen, 1 if scope.large else BANDS, meter.at(_STEP))
             gradients = gradients.model_copy(update={"bands": bands, "band_completions": len(chosen)})
         found["gradients"] = gradients
     if "update" in scope.parts:
         # In logit space once more only where that is cheap; the displaced policy shows the same.
         again = None if scope.large else rules
-        found["update"] = measure_update(subject, entrant, spoken, plan.yardstick, again, meter.at(_STEP))
+        found["update"] = measure_update(loaded, objective, distributions, plan.yardstick, again, meter.at(_STEP))
     if "sharpness" in scope.parts:
-        found["sharpness"] = measure_sharpness(subject, entrant, scope.line_passes, meter.at(1))
+        found["sharpness"] = measure_sharpness(loaded, objective, scope.line_passes, meter.at(1))
     if "curvature" in scope.parts:
         tick = meter.at(_PRODUCT)
-        found["curvature"] = measure_curvature(subject, entrant, part, options.lanczos, options.probes, tick)
-    return numbers.model_copy(update=found)
+        found["curvature"] = measure_curvature(loaded, objective, part, options.lanczos, options.probes, tick)
+    return metrics.model_copy(update=found)
 
 
-def _telling(subject: Subject, count: int) -> list[int]:
-    """One ``count``-th of the sequences, whole groups, those whose rewards differ first: the others teach nothing."""
-    rewards_PG = subject.rollouts.rewards
+def _informative_part(loaded: LoadedCheckpoint, count: int) -> list[int]:
+    """One ``count``-th of the sequences, whole groups, those whose rewards differ first: others have no gradient."""
+    rewards_PG = loaded.rollouts.rewards
     size = len(rewards_PG[0])
     prompts = sorted(range(len(rewards_PG)), key=lambda p: len(set(rewards_PG[p])) == 1)
     return [size * p + g for p in sorted(prompts[: len(prompts) // count]) for g in range(size)]
 
 
 def _displaced(
-    plan: Plan, scope: Scope, subject: Subject, spoken: Spoken, meter: _Meter
-) -> tuple[dict[str, LogitNumbers], float]:
+    plan: InspectionPlan, scope: Scope, loaded: LoadedCheckpoint, distributions: TokenDistributions, meter: _Meter
+) -> tuple[dict[str, LogitMetrics], float]:
     """Every objective in logit space at one policy that has moved on, and how far that policy is."""
-    own = subject.entrants[0]
-    memories = {entrant.label: subject.remembered(entrant) for entrant in subject.entrants}
-    with subject.restored():
-        take_steps(own, memories[own.label], plan.options.drift, subject.snapshot.step or 0, meter.at(_STEP))
-        distance = float(kl(spoken, speak(own)).mean())
+    own = loaded.objectives[0]
+    rollouts = {objective.label: loaded.remembered(objective) for objective in loaded.objectives}
+    with loaded.restored():
+        take_steps(own, rollouts[own.label], plan.options.drift, loaded.source.step or 0, meter.at(_STEP))
+        distance = float(kl(distributions, token_distributions(own)).mean())
         found = {
-            entrant.label: measure_logits(
-                entrant, memories[entrant.label], plan.yardstick, scope.rules, meter.at(_LOOK)
+            objective.label: measure_logits(
+                objective, rollouts[objective.label], plan.yardstick, scope.rules, meter.at(_LOOK)
             )
-            for entrant in subject.entrants
+            for objective in loaded.objectives
         }
     return found, distance
 

@@ -1,11 +1,14 @@
-"""The numbers of an inspection as tables."""
+"""An inspection in text: its numbers as tables, and the whole of it on the terminal or plain in a pipe."""
 
 from __future__ import annotations
 
-from cvxrl.inspection.reading import headline
-from cvxrl.inspection.record import InspectRecord, Interval, LogitNumbers, SharpnessNumbers, Snapshot
-from cvxrl.report.document import Table
-from cvxrl.report.format import NOTHING, fixed, scientific, share, short, signed
+import textwrap
+from typing import TextIO
+
+from cvxrl.inspection.findings import headline
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, NoiseScaleInterval, SharpnessMetrics
+from cvxrl.report.document import WIDTH, Table, print_report
+from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed
 
 
 def all_tables(record: InspectRecord) -> list[Table]:
@@ -26,17 +29,17 @@ def all_tables(record: InspectRecord) -> list[Table]:
 def trajectory(record: InspectRecord) -> Table:
     """One row per checkpoint and objective."""
     rows = []
-    for snapshot in record.snapshots:
-        for number, o in enumerate(snapshot.objectives):
+    for checkpoint in record.snapshots:
+        for number, o in enumerate(checkpoint.objectives):
             g, u, s = o.gradients, o.update, o.sharpness
             off = o.displaced or o.logits
             first = number == 0
             rows.append(
                 [
-                    str(snapshot.step) if first else "",
-                    share(snapshot.correct) if first else "",
-                    fixed(snapshot.entropy) if first else "",
-                    fixed(snapshot.probability) if first else "",
+                    str(checkpoint.step) if first else "",
+                    share(checkpoint.correct) if first else "",
+                    fixed(checkpoint.entropy) if first else "",
+                    fixed(checkpoint.probability) if first else "",
                     o.label,
                     short(g.qkv if g else None),
                     share(off.away if off else None),
@@ -45,7 +48,7 @@ def trajectory(record: InspectRecord) -> Table:
                     headline(o),
                 ]
             )
-    columns = ("step", "right", "entropy", "p(a)", "<objective", "grad qkv", "away", "step KL", "room", "<reading")
+    columns = ("step", "right", "entropy", "p(a)", "<objective", "grad qkv", "away", "step KL", "room", "<finding")
     note = (
         "p(a): mean probability of the sampled tokens. grad qkv: mean norm over query, key and value projections. "
         "away: tokens whose descent direction points away from their target"
@@ -55,16 +58,16 @@ def trajectory(record: InspectRecord) -> Table:
     return Table("Over training", columns, rows, note)
 
 
-def _logits(snapshot: Snapshot, drift: int) -> Table:
+def _logits(checkpoint: CheckpointMetrics, drift: int) -> Table:
     rows = []
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         for where, n in (("sampled", o.logits), ("moved", o.displaced)):
             if n is not None:
                 rows.append([o.label, where, *_logit_cells(n)])
     columns = ("<objective", "<at", "convex", "smallest", "away", "clip", "p>0", "p>1", "cosine", "distance")
     moved = ""
-    if snapshot.displaced_kl is not None:
-        own, far = snapshot.objectives[0].label, short(snapshot.displaced_kl, 2)
+    if checkpoint.displaced_kl is not None:
+        own, far = checkpoint.objectives[0].label, short(checkpoint.displaced_kl, 2)
         moved = f" moved: after {drift} steps of {own}, KL {far} per token."
     note = (
         "Shares of the tokens that have a target. convex: the logits Hessian has no negative eigenvalue. smallest: "
@@ -76,7 +79,7 @@ def _logits(snapshot: Snapshot, drift: int) -> Table:
     return Table("In logit space", columns, rows, note)
 
 
-def _logit_cells(n: LogitNumbers) -> list[str]:
+def _logit_cells(n: LogitMetrics) -> list[str]:
     frozen = n.frozen_by
     return [
         share(n.convex),
@@ -90,10 +93,10 @@ def _logit_cells(n: LogitNumbers) -> list[str]:
     ]
 
 
-def _parameters(snapshot: Snapshot) -> Table:
+def _parameters(checkpoint: CheckpointMetrics) -> Table:
     rows = []
     prompts = 0
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         g = o.gradients
         if g is not None:
             prompts = g.prompts
@@ -117,8 +120,8 @@ def _parameters(snapshot: Snapshot) -> Table:
     return Table("In the parameters", columns, rows, note)
 
 
-def _bands(snapshot: Snapshot) -> Table:
-    measured = [o for o in snapshot.objectives if o.gradients is not None and o.gradients.bands]
+def _bands(checkpoint: CheckpointMetrics) -> Table:
+    measured = [o for o in checkpoint.objectives if o.gradients is not None and o.gradients.bands]
     if not measured:
         return Table("", ())
     first = measured[0].gradients
@@ -132,9 +135,9 @@ def _bands(snapshot: Snapshot) -> Table:
     return Table("Which tokens make the gradient", columns, rows, note)
 
 
-def _updates(snapshot: Snapshot) -> Table:
+def _updates(checkpoint: CheckpointMetrics) -> Table:
     rows = []
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         u, s = o.update, o.sharpness
         if u is not None:
             rows.append(
@@ -160,9 +163,9 @@ def _updates(snapshot: Snapshot) -> Table:
     return Table("One optimizer step", columns, rows, note)
 
 
-def _curvature(snapshot: Snapshot) -> Table:
+def _curvature(checkpoint: CheckpointMetrics) -> Table:
     rows = []
-    for o in snapshot.objectives:
+    for o in checkpoint.objectives:
         c = o.curvature
         if c is not None:
             rows.append(
@@ -177,13 +180,13 @@ def _curvature(snapshot: Snapshot) -> Table:
     return Table("Curvature", ("<objective", "largest", "smallest", "trace"), rows, note)
 
 
-def _cosines(snapshot: Snapshot) -> Table:
-    labels = list(snapshot.cosines)
-    rows = [[a, *(signed(snapshot.cosines[a][b], 2) for b in labels)] for a in labels]
+def _cosines(checkpoint: CheckpointMetrics) -> Table:
+    labels = list(checkpoint.cosines)
+    rows = [[a, *(signed(checkpoint.cosines[a][b], 2) for b in labels)] for a in labels]
     return Table("Cosines between the gradients", ("<objective", *labels), rows if len(labels) > 1 else [])
 
 
-def _room(numbers: SharpnessNumbers | None) -> str:
+def _room(numbers: SharpnessMetrics | None) -> str:
     if numbers is None:
         return NOTHING
     if numbers.room is None:
@@ -191,9 +194,41 @@ def _room(numbers: SharpnessNumbers | None) -> str:
     return short(numbers.room, 2) if numbers.room else f"<{short(numbers.searched, 1)}"
 
 
-def _interval(value: Interval) -> str:
+def _interval(value: NoiseScaleInterval) -> str:
     if value.value is None:
         return "not measurable"
     low = short(value.low)
     high = "inf" if value.high is None else short(value.high)
     return f"{short(value.value)} [{low}, {high}]"
+
+
+def print_record(record: InspectRecord, stream: TextIO) -> None:
+    """Write a header, every table, and what the numbers of the last checkpoint say."""
+    last = record.snapshots[-1]
+    print_report([*_header(record, last), ""], all_tables(record), _verdicts(last), stream)
+
+
+def _header(record: InspectRecord, last: CheckpointMetrics) -> list[str]:
+    where = "" if last.step is None else f", step {last.step}"
+    lines = [
+        f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
+        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {percent(last.correct)} right",
+        f"target    {record.target}",
+        *(f"note      {note}" for note in record.notes),
+    ]
+    # The path stays on one line, where it can be copied.
+    return [f"policy    {record.path}{where}", *(part for line in lines for part in _wrapped(line, "", " " * 10))]
+
+
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=later)
+
+
+def _verdicts(last: CheckpointMetrics) -> list[str]:
+    lines = []
+    for objective in last.objectives:
+        own = " (the run's own)" if objective.own else ""
+        lines.append(f"{objective.label}{own}: {objective.verdict[0]}")
+        for sentence in objective.verdict[1:]:
+            lines += _wrapped(sentence, "  - ", "    ")
+    return lines

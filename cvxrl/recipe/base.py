@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
 
 Need = Literal[
     "advantages",  # one per token, of the sampled token
     "demonstrations",  # the task's, instead of rollouts
     "group_advantages",  # those of all samples of the prompt, beside each token
-    "groups",  # all samples of a prompt in the same micro-batch
     "old_logits",  # over the vocabulary, of the policy that sampled
     "old_logprobs",  # of the sampled tokens, by the policy that sampled
     "preferences",  # pairs of a chosen and a rejected response, instead of rollouts
     "reference_logprobs",  # of the tokens, by the policy that training started from
-    "sequences",  # which token belongs to which response
+]
+
+# What the loss of a token depends on beside the token itself, and so what must share a forward pass.
+Coupling = Literal[
+    "token",  # nothing
+    "sequence",  # the other tokens of its response
+    "group",  # all responses of its prompt
+]
+# Whether a response without an advantage has a gradient; one without needs no backward pass.
+ZeroAdvantage = Literal[
+    "no gradient",  # the advantage is a factor of the loss
+    "no gradient on-policy",  # the target is the policy that sampled, which pulls back a policy that has moved
+    "gradient",
 ]
 
 
@@ -29,3 +42,21 @@ class Section(BaseModel):
     """A recipe section: unknown keys are errors, values cannot change after loading, NaN is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class ObjectiveSection(Section):
+    """What every objective declares beside its fields; the engine asks nothing else of an objective.
+
+    Each also has an `equation`, its loss per token as text, and `needs`, the inputs it cannot do without. An objective
+    whose answer is always the same overrides a property by a class variable.
+    """
+
+    @property
+    def coupling(self) -> Coupling:
+        """What must share a forward pass."""
+        return "token"
+
+    @property
+    def zero_advantage(self) -> ZeroAdvantage:
+        """Whether a response without an advantage has a gradient."""
+        return "gradient"

@@ -35,7 +35,7 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
             f"advantage.kind: `{recipe.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "
             "set rollout.samples to 2 or more, or advantage.kind to reward"
         )
-    if objective.needs & {"groups", "group_advantages"} and rollout.samples < 2:
+    if (objective.coupling == "group" or "group_advantages" in objective.needs) and rollout.samples < 2:
         yield (
             f"objective.kind: `{objective.kind}` compares the samples of a prompt, but rollout.samples is 1; set "
             "rollout.samples to 2 or more"
@@ -49,7 +49,8 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
 
 def _credit(recipe: Recipe) -> Iterator[str]:
     """Sequence-level objectives need one advantage per sequence."""
-    per_sequence = recipe.objective.needs & {"sequences", "group_advantages"}
+    objective = recipe.objective
+    per_sequence = objective.coupling != "token" or "group_advantages" in objective.needs
     if per_sequence and recipe.advantage.credit != "sequence":
         yield (
             f"advantage.kind: `{recipe.advantage.kind}` gives every token its own advantage, but the objective needs "
@@ -69,7 +70,7 @@ def _data(recipe: Recipe) -> Iterator[str]:
 def _steps(recipe: Recipe) -> Iterator[str]:
     train = recipe.train
     count, what = recipe.sequences_per_step, "sequences"
-    if "groups" in recipe.objective.needs:
+    if recipe.objective.coupling == "group":
         count, what = recipe.rollout.prompts, "prompts (whose sequences stay together)"
     if count % train.minibatches:
         yield (f"train.minibatches: {train.minibatches} does not divide the {count} {what} of a step; choose a divisor")
@@ -87,7 +88,7 @@ def _memory(recipe: Recipe) -> Iterator[str]:
     if train.micro_batch is not None and train.micro_batch_tokens is not None:
         yield "train.micro_batch_tokens: train.micro_batch is given too; keep one of them and set the other to null"
     if train.micro_batch_tokens is not None and recipe.data == "rollouts":
-        together = recipe.group_size if "groups" in recipe.objective.needs else 1
+        together = recipe.coupled_sequences
         least = together * (1 + recipe.rollout.max_new_tokens)
         if train.micro_batch_tokens < least:
             what = f"{together} responses of a prompt, which stay together," if together > 1 else "one response"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from cvxrl.recipe.base import Need, Section
+from cvxrl.recipe.base import Need, ObjectiveSection, Section, ZeroAdvantage
 
 
 class ExactSupport(Section):
@@ -34,7 +34,7 @@ class TopKFillSupport(Section):
 SupportSpec = Annotated[ExactSupport | TopKSupport | TopKFillSupport, Field(discriminator="kind")]
 
 
-class LcoSpec(Section):
+class LcoSpec(ObjectiveSection):
     """What the LCO objectives share: the target pi* ~ pi_old exp(A / beta)."""
 
     kind: str
@@ -77,6 +77,11 @@ class LcoSpec(Section):
         return always | {"group_advantages"} if self.shift == "drift-free" else always
 
     @property
+    def zero_advantage(self) -> ZeroAdvantage:
+        """The target of such a token is the policy that sampled it, or the current one."""
+        return "no gradient on-policy"
+
+    @property
     def _target_text(self) -> str:
         base = {"frozen": "old", "moving": "stopgrad(current)"}[self.target]
         tilt = {"exponential": "A / b", "linear": "logit(clip(p0 + (A / b)(1 - p0))) - logit(p0)"}[self.tilt]
@@ -90,6 +95,11 @@ class LcoKldSpec(LcoSpec):
 
     kind: Literal["lco-kld"] = Field("lco-kld", description="Forward KL to the tilted rollout policy.")
     support: SupportSpec = Field(ExactSupport(), description="Tokens over which target and policy are compared.")
+
+    @property
+    def zero_advantage(self) -> ZeroAdvantage:
+        """Filled-in logits make a target that differs from the policy even without an advantage."""
+        return "gradient" if isinstance(self.support, TopKFillSupport) else super().zero_advantage
 
     @property
     def equation(self) -> str:

@@ -76,6 +76,7 @@ def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> It
         yield Problem(f"`{details['input']}` has characters that are not allowed", key, file, f"match {message[30:]}")
     else:
         given = json.dumps(details["input"], default=str)
+        message = message.replace("valid tuple", "list").replace("valid dictionary", "mapping")  # YAML's words
         yield Problem(f"{message[:1].lower()}{message[1:]}, got {given[:80]}", key, file, "give a value of that type")
 
 
@@ -97,7 +98,10 @@ def _without_tags(loc: Sequence[str | int], values: Any, root: type[BaseModel]) 
         if parts and is_tag:
             continue
         parts.append(str(part))
-        inside = inside.get(part) if isinstance(inside, Mapping) else None
+        if isinstance(inside, list):
+            inside = inside[part] if isinstance(part, int) and part < len(inside) else None
+        else:
+            inside = inside.get(part) if isinstance(inside, Mapping) else None
     return tuple(parts)
 
 

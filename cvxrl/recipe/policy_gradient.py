@@ -6,33 +6,37 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from cvxrl.recipe.base import Need, Section
+from cvxrl.recipe.base import Coupling, Need, ObjectiveSection, ZeroAdvantage
 
 
-class GrpoSpec(Section):
+class GrpoSpec(ObjectiveSection):
     """The clipped ratio surrogate (PPO, arXiv 1707.06347, eq. 7; GRPO with group advantages, arXiv 2402.03300)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
+    zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
     equation: ClassVar[str] = "L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = pi(a) / pi_old(a)"
     kind: Literal["grpo"] = Field("grpo", description="Clipped ratio times advantage, as in PPO.")
     clip_low: float = Field(0.2, gt=0, le=1, description="How far the ratio may fall below 1 before it is clipped.")
     clip_high: PositiveFloat = Field(0.2, description="How far the ratio may rise above 1 before it is clipped.")
 
 
-class GspoSpec(Section):
+class GspoSpec(ObjectiveSection):
     """The clipped surrogate of the sequence's geometric-mean ratio (GSPO, arXiv 2507.18071, eq. 5)."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages", "sequences"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
+    coupling: ClassVar[Coupling] = "sequence"
+    zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
     equation: ClassVar[str] = "L = -min(s A, clip(s, 1 - clip_low, 1 + clip_high) A),  s = exp(mean_t log r_t)"
     kind: Literal["gspo"] = Field("gspo", description="Clipped sequence ratio times advantage.")
     clip_low: float = Field(3e-4, gt=0, le=1, description="How far the sequence ratio may fall below 1.")
     clip_high: PositiveFloat = Field(4e-4, description="How far the sequence ratio may rise above 1.")
 
 
-class CispoSpec(Section):
+class CispoSpec(ObjectiveSection):
     """Policy gradient with a clipped, detached importance weight (CISPO, arXiv 2506.13585, eq. 4)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
+    zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
     equation: ClassVar[str] = "L = -stopgrad(min(r, ratio_max)) A log pi(a)"
     kind: Literal["cispo"] = Field(
         "cispo", description="Clipped, detached ratio times advantage times log-probability."
@@ -40,15 +44,16 @@ class CispoSpec(Section):
     ratio_max: PositiveFloat = Field(5.0, description="Largest importance weight.")
 
 
-class ReinforceSpec(Section):
+class ReinforceSpec(ObjectiveSection):
     """The plain policy gradient (Williams 1992)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"advantages"})
+    zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
     equation: ClassVar[str] = "L = -A log pi(a)"
     kind: Literal["reinforce"] = Field("reinforce", description="Advantage times log-probability.")
 
 
-class AwrSpec(Section):
+class AwrSpec(ObjectiveSection):
     """Advantage-weighted regression (arXiv 1910.00177, eq. 11)."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"advantages"})

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from cvxrl.recipe.base import Need, Section
+from cvxrl.recipe.base import Coupling, Need, ObjectiveSection
 
 
-class SftSpec(Section):
+class SftSpec(ObjectiveSection):
     """Cross-entropy on the task's demonstrations."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"demonstrations"})
@@ -17,19 +17,21 @@ class SftSpec(Section):
     kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the task's demonstrations.")
 
 
-class DpoSpec(Section):
+class DpoSpec(ObjectiveSection):
     """Direct preference optimization (arXiv 2305.18290, eq. 7)."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"preferences", "reference_logprobs", "sequences", "groups"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"preferences", "reference_logprobs"})
+    coupling: ClassVar[Coupling] = "group"
     equation: ClassVar[str] = "L = -log sigmoid(beta (log w_chosen - log w_rejected)),  log w = sum_t log pi / pi_ref"
     kind: Literal["dpo"] = Field("dpo", description="Logistic loss on log-ratio differences to the starting policy.")
     beta: PositiveFloat = Field(0.1, description="Scale of the implicit reward.")
 
 
-class QrmSpec(Section):
+class QrmSpec(ObjectiveSection):
     """The authors' verifier: logistic loss on mean log-probabilities, plus cross-entropy (docs/method.md, 2)."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"preferences", "sequences", "groups"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"preferences"})
+    coupling: ClassVar[Coupling] = "group"
     equation: ClassVar[str] = (
         "L = -log sigmoid(beta (mean log pi(chosen) - mean log pi(rejected)) - gamma) - sft mean log pi(chosen)"
     )

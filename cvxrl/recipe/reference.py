@@ -77,6 +77,8 @@ def _type(annotation: Any) -> str:
         if all(isinstance(a, type) and issubclass(a, BaseModel) for a in arguments):
             return "section, by `kind`"
         return " or ".join("none" if a is type(None) else _type(a) for a in arguments)
+    if origin is tuple and any(section_classes(annotation)):
+        return "list of sections, by `kind`"
     if origin is tuple:
         return "list" if Ellipsis in arguments else f"list of {len(arguments)}"
     if origin in (dict, list):

@@ -10,6 +10,7 @@ from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
 from cvxrl.recipe.base import NEUTRAL, Section
 from cvxrl.recipe.conflicts import conflicts
 from cvxrl.recipe.guards import GuardsSpec
+from cvxrl.recipe.logging import CheckpointSpec, LoggingSpec
 from cvxrl.recipe.lora import LoraSpec
 from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
 from cvxrl.recipe.optim import AdamwSpec, OptimSpec
@@ -153,36 +154,6 @@ class EvalSpec(Section):
     seed: NonNegativeInt = Field(0, description="Seed of evaluation sampling, independent of the training seed.")
 
 
-class CheckpointSpec(Section):
-    """When the trainer's state is saved."""
-
-    every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted.")
-    keep: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
-    best: bool = Field(
-        True,
-        description="Also keep the checkpoint with the highest `eval/accuracy` (the earliest of equals) among those "
-        "taken at a step that was evaluated.",
-    )
-
-
-class LoggingSpec(Section):
-    """What is written besides metrics."""
-
-    samples: Annotated[NonNegativeInt, NEUTRAL] = Field(
-        4, description="Readable completions stored with every evaluation."
-    )
-    kl_sequences: NonNegativeInt = Field(
-        32,
-        description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never. That "
-        "estimate is what `guards.kl` reads.",
-    )
-    gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
-        0,
-        description="Every N steps, log gradient norms by kind of module and, for one group of completions, the shares "
-        "of tokens that are convex, pull away from their target or are frozen (docs/inspect.md); 0 is never.",
-    )
-
-
 class Recipe(Section):
     """One experiment. `advantage`, `objective` and `reduction` are independent of each other."""
 
@@ -229,6 +200,11 @@ class Recipe(Section):
     def sequences_per_step(self) -> int:
         """Sequences that one step trains on."""
         return self.rollout.prompts * self.group_size
+
+    @property
+    def coupled_sequences(self) -> int:
+        """Sequences that must share a forward pass: those of a prompt where the objective compares them, else one."""
+        return self.group_size if self.objective.coupling == "group" else 1
 
     @property
     def equation(self) -> str:

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from cvxrl.recipe.base import Section
+from cvxrl.recipe.base import FunctionName, Section
 from cvxrl.recipe.extract import ExtractSpec, NoExtract, check_pattern
 
-FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
 LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 

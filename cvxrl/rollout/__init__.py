@@ -1,1 +1,1 @@
-"""From prompts to episodes."""
+"""From prompts to episodes: keyed random streams, the generator seam, and decoding on this machine."""

@@ -13,7 +13,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import is_plain
 from cvxrl.rollout.plain_decoder import PlainDecoder
-from cvxrl.rollout.prompts import padded_prompts
+from cvxrl.rollout.prompts import padded_prompts, row_prompts
 from cvxrl.rollout.static_decoder import StaticDecoder
 
 Engine = Literal["auto", "static", "transformers"]
@@ -22,14 +22,14 @@ Engine = Literal["auto", "static", "transformers"]
 class Decoder(Protocol):
     """B rows with what was computed for their tokens so far."""
 
-    def start(self, prompts: Sequence[list[int]], samples: int) -> Tensor:
-        """Begin ``samples`` rows with each prompt, those of a prompt adjacent; logits [B, V] of their next tokens."""
+    def start(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Tensor:
+        """Begin ``counts[p]`` rows with prompt p, those of a prompt adjacent; logits [B, V] of their next tokens."""
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Append a token to every row; logits [B, V] of the next ones."""
 
     def keep(self, rows_K: Tensor) -> None:
-        """Go on with these rows alone, in this order."""
+        """Go on with these rows alone, in this order; a row may be asked for more than once."""
 
 
 def require_engine(policy: Policy, engine: Engine) -> None:
@@ -70,14 +70,14 @@ class TransformersDecoder:
         self.policy = policy
         self.cache = DynamicCache(config=policy.model.config)
 
-    def start(self, prompts: Sequence[list[int]], samples: int) -> Tensor:
+    def start(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Tensor:
         """Prefill each prompt once and copy its cache to its rows."""
         ids, mask = padded_prompts(prompts, self.policy.pad_id, self.policy.device)
-        self.mask_BT = mask.repeat_interleave(samples, dim=0)
-        self.lengths_B = self.mask_BT.sum(dim=1)
+        self.mask_BT, self.lengths_B = mask, mask.sum(dim=1)
         logits = self._logits(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0))
-        self.cache.batch_repeat_interleave(samples)
-        return logits.repeat_interleave(samples, dim=0)
+        rows_B = row_prompts(counts, ids.device)
+        self.keep(rows_B)
+        return logits[rows_B]
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """One token per row."""
@@ -87,7 +87,7 @@ class TransformersDecoder:
         return logits
 
     def keep(self, rows_K: Tensor) -> None:
-        """Drop the other rows from the cache."""
+        """Select rows of the cache."""
         self.mask_BT, self.lengths_B = self.mask_BT[rows_K], self.lengths_B[rows_K]
         self.cache.batch_select_indices(rows_K)
 

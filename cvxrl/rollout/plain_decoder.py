@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import Heads, heads_of, layers_of, rotary_tables, scaled, turn
-from cvxrl.rollout.prompts import padded_prompts
+from cvxrl.rollout.prompts import padded_prompts, row_prompts
 
 Map = Callable[[Tensor], Tensor]
 Store = Callable[["Layer", Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -32,7 +32,7 @@ class PlainDecoder:
         self.layers = [Layer(layer, self.heads) for layer in layers_of(policy.model)]
         self.cos_T, self.sin_T = rotary_tables(policy.model, torch.arange(0, device=policy.device))
 
-    def start(self, prompts: Sequence[list[int]], samples: int) -> Tensor:
+    def start(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Tensor:
         """Prefill each prompt once and copy its keys and values to its rows."""
         ids, mask = padded_prompts(prompts, self.policy.pad_id, self.policy.device)
         width = ids.shape[1]
@@ -48,8 +48,9 @@ class PlainDecoder:
         logits = self._logits(ids, (mask.cumsum(dim=1) - 1).clamp(min=0), bias)
         self.filled = width
         self.lengths_B = mask.sum(dim=1)
-        self.keep(torch.arange(len(prompts), device=mask.device).repeat_interleave(samples))
-        return logits.repeat_interleave(samples, dim=0)
+        rows_B = row_prompts(counts, mask.device)
+        self.keep(rows_B)
+        return logits[rows_B]
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """One token per row."""

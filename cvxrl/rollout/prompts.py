@@ -51,3 +51,9 @@ def padded_prompts(prompts: Sequence[list[int]], pad_id: int, device: torch.devi
     ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     return ids, mask
+
+
+def row_prompts(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Index of the prompt of every row, [B]: ``counts[p]`` times p, for each p."""
+    indices = torch.arange(len(counts), device=device)
+    return indices.repeat_interleave(torch.tensor(counts, device=device))

@@ -30,10 +30,10 @@ class StaticDecoder(PlainDecoder):
         self._place_1: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def start(self, prompts: Sequence[list[int]], samples: int) -> Tensor:
+    def start(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Tensor:
         """Prefill as the plain decoder does: prompts come once, in any shape."""
         self._forget()
-        return super().start(prompts, samples)
+        return super().start(prompts, counts)
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """One token per row; the logits are overwritten by the next call."""

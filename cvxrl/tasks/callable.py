@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvxrl.errors import Problem, UserError
+from cvxrl.imports import blame, import_function
 from cvxrl.recipe.task import CallableSource
-from cvxrl.tasks import imports
 from cvxrl.tasks.base import Example, Source
 from cvxrl.tasks.finite_task import FiniteTask
 
@@ -31,11 +31,11 @@ def load_rows(spec: CallableSource) -> Sequence[Example]:
     Raises:
         UserError: it cannot be imported, raises, or returns something other than a sequence of examples.
     """
-    make = imports.function(spec.function, _KEY)
+    make = import_function(spec.function, _KEY)
     try:
         made = make(**spec.kwargs)
     except Exception as error:
-        message = f"`{spec.function}` failed: {imports.blame(error)}"
+        message = f"`{spec.function}` failed: {blame(error)}"
         raise UserError(Problem(message, key=_KEY, remedy="fix the function or task.source.kwargs")) from error
     if not isinstance(made, Sequence) or isinstance(made, str | bytes):
         raise UserError(Problem(f"`{spec.function}` returned {type(made).__name__}", key=_KEY, remedy=_SHAPE))

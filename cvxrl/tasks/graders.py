@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cvxrl.errors import Problem, UserError
+from cvxrl.imports import import_function, require_installed
 from cvxrl.recipe.extract import ExtractSpec, NoExtract
 from cvxrl.recipe.task import (
     CallableReward,
@@ -18,7 +19,7 @@ from cvxrl.recipe.task import (
     ReasoningGymSource,
     TaskSpec,
 )
-from cvxrl.tasks import imports, judges
+from cvxrl.tasks import judges
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extraction import Extracted, Extractor, canonical
 from cvxrl.tasks.sandbox import JobResult, Sandbox, run_job
@@ -91,7 +92,7 @@ class CallableGrader:
         """
         self._spec = spec
         self._extractor = Extractor(extraction)
-        _check_parameters(imports.function(spec.function, _KEY), spec)
+        _check_parameters(import_function(spec.function, _KEY), spec)
         options = {"function": spec.function, "key": _KEY, "kwargs": spec.kwargs}
         self._judge = judges.user_function(options)
         self._sandbox = Sandbox("cvxrl.tasks.judges:user_function", options, spec.timeout_s, spec.memory_mb)
@@ -218,7 +219,7 @@ class MathVerifyGrader(_SandboxedGrader):
         Raises:
             UserError: it is not.
         """
-        imports.require_installed("math_verify", "math-verify", "math", "task.reward.kind")
+        require_installed("math_verify", "math-verify", "math", "task.reward.kind")
         super().__init__(spec, extraction, "math_verify", {}, threshold=1.0)
         self._whole = isinstance(extraction, NoExtract)
 
@@ -235,7 +236,7 @@ class ReasoningGymGrader(_SandboxedGrader):
         Raises:
             UserError: it is not.
         """
-        imports.require_installed("reasoning_gym", "reasoning-gym", "tasks", "task.reward.kind")
+        require_installed("reasoning_gym", "reasoning-gym", "tasks", "task.reward.kind")
         super().__init__(spec, extraction, "reasoning_gym", source.model_dump(mode="json"), spec.threshold)
 
     def _job(self, reply: str, example: Example) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import logging
 import math
 from typing import Any
 
+from cvxrl.imports import blame, import_function
 from cvxrl.recipe.task import ReasoningGymSource
-from cvxrl.tasks import imports
 from cvxrl.tasks.extraction import last_boxed, last_group
 from cvxrl.tasks.sandbox import Judge, NotGradable
 
@@ -72,7 +72,7 @@ def user_function(options: dict[str, Any]) -> Judge:
     It answers `{"score"}`, or `{"fault"}` in words if the function itself is to blame: it raised something, or
     returned no number.
     """
-    call = imports.function(options["function"], options["key"])
+    call = import_function(options["function"], options["key"])
 
     def judge(job: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -80,7 +80,7 @@ def user_function(options: dict[str, Any]) -> Judge:
         except MemoryError:
             raise
         except Exception as error:
-            return {"fault": f"failed on a reply: {imports.blame(error)}", "raised": True}
+            return {"fault": f"failed on a reply: {blame(error)}", "raised": True}
         number = finite_number(value)
         return {"fault": f"returned {value!r}", "raised": False} if number is None else {"score": number}
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cvxrl.errors import Problem, UserError
+from cvxrl.imports import import_optional, near_or_known
 from cvxrl.recipe.task import ReasoningGymSource
-from cvxrl.tasks import imports
 from cvxrl.tasks.base import HELD_OUT, TRAIN, Example, Source, digest, draw_example
 
 _FINGERPRINTED = 16
@@ -68,14 +68,14 @@ def create(spec: ReasoningGymSource) -> Any:
     Raises:
         UserError: reasoning-gym is missing, or does not know the data set or one of its options.
     """
-    package = imports.optional("reasoning_gym", "reasoning-gym", "tasks", "task.source.kind")
+    package = import_optional("reasoning_gym", "reasoning-gym", "tasks", "task.source.kind")
     known: dict[str, tuple[type, type]] = package.factory.DATASETS
     if spec.dataset not in known:
         raise UserError(
             Problem(
                 f"reasoning-gym has no data set `{spec.dataset}`",
                 key="task.source.dataset",
-                remedy=imports.near_or_known(spec.dataset, list(known)),
+                remedy=near_or_known(spec.dataset, list(known)),
             )
         )
     options = [f.name for f in dataclasses.fields(known[spec.dataset][1]) if f.name not in ("seed", "size")]
@@ -86,7 +86,7 @@ def create(spec: ReasoningGymSource) -> Any:
                 Problem(
                     f"`{spec.dataset}` has no option `{o}`",
                     key=f"task.source.config.{o}",
-                    remedy=imports.near_or_known(o, options),
+                    remedy=near_or_known(o, options),
                 )
                 for o in unknown
             )

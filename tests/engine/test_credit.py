@@ -12,7 +12,7 @@ import torch
 from helpers import SilentSink, tiny
 from torch import Tensor
 
-import cvxrl.engine.update as update
+import cvxrl.engine.loss as loss
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
@@ -33,7 +33,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[TokenBatch]:
         seen.append(batch)
         return compute(batch, spec)
 
-    monkeypatch.setattr(update, "compute", remember)
+    monkeypatch.setattr(loss, "compute", remember)
     return seen
 
 
@@ -43,7 +43,7 @@ def entropies(logits_NV: Tensor) -> Tensor:
 
 def test_the_target_stays_where_the_rollout_left_it(batches: list[TokenBatch]) -> None:
     trainer = Trainer.build(tiny("math_lco_kld", "train.inner_epochs=3", "optim.lr=1e-2"))
-    trainer.updater.update(trainer.collector.collect(1), 1)
+    trainer.updater.update(trainer.collector.collect(1).sequences, 1)
     first, _, last = batches
     assert first.old_logits_NV is not None and last.old_logits_NV is not None
     torch.testing.assert_close(first.old_logits_NV, first.logits_NV.detach(), rtol=1e-5, atol=1e-5)
@@ -54,7 +54,7 @@ def test_the_target_stays_where_the_rollout_left_it(batches: list[TokenBatch]) -
 def test_a_moving_target_ignores_the_rollout(batches: list[TokenBatch]) -> None:
     moving = tiny("math_lco_mse", "objective.target=moving", "train.inner_epochs=2", "optim.lr=1e-2")
     trainer = Trainer.build(moving)
-    trainer.updater.update(trainer.collector.collect(1), 1)
+    trainer.updater.update(trainer.collector.collect(1).sequences, 1)
     for batch in batches:
         assert batch.advantages_N is not None
         # (z - z*)^2 is (A / b)^2 wherever the policy is, since z* starts from z itself.
@@ -66,37 +66,36 @@ def test_the_critic_starts_at_the_bare_reward_and_learns_the_mean() -> None:
     plain = ("advantage.whiten=false", "advantage.lam=1.0", "advantage.value_clip=null")
     recipe = tiny("math_ppo", *plain, "optim.lr=2e-3", "train.inner_epochs=20")
     trainer = Trainer.build(recipe)
-    experience = trainer.collector.collect(1)
-    credit = experience.credit
-    assert credit is not None and credit.values is not None and credit.returns is not None
-    assert all(float(v.abs().max()) == 0.0 for v in credit.values)
-    rewards = [float(advantages[0]) for advantages in credit.advantages]
+    sequences = trainer.collector.collect(1).sequences
+    assert sequences.advantages is not None and sequences.values is not None and sequences.returns is not None
+    assert all(float(v.abs().max()) == 0.0 for v in sequences.values)
+    rewards = [float(advantages[0]) for advantages in sequences.advantages]
     assert set(rewards) == {0.0, 1.0}
     # With lambda = gamma = 1 and no values, every token of a response gets the reward of its end.
-    assert all(torch.equal(a, torch.full_like(a, r)) for a, r in zip(credit.advantages, rewards, strict=True))
-    before = sum(float((r**2).sum()) for r in credit.returns)
-    trainer.updater.update(experience, 1)
+    assert all(torch.equal(a, torch.full_like(a, r)) for a, r in zip(sequences.advantages, rewards, strict=True))
+    before = sum(float((r**2).sum()) for r in sequences.returns)
+    trainer.updater.update(sequences, 1)
     assert trainer.critic is not None
-    values = trainer.critic.read(trainer.updater.reader, experience.prompts, experience.responses)
-    after = sum(float(((v.cpu() - r) ** 2).sum()) for v, r in zip(values, credit.returns, strict=True))
+    values = trainer.critic.read(trainer.updater.loss.reader, sequences)
+    after = sum(float(((v.cpu() - r) ** 2).sum()) for v, r in zip(values, sequences.returns, strict=True))
     assert after < 0.8 * before
 
 
 def test_a_verifier_scores_candidates_by_its_own_log_probabilities() -> None:
     """The policy judging itself: candidates are its top k, and scores fall with their probability."""
     trainer = Trainer.build(tiny("math_lco_kld_dense", "advantage.center=true"))
-    experience = trainer.collector.collect(1)
-    assert experience.credit is not None and experience.credit.dense is not None
-    reader = trainer.updater.reader
-    for i, dense in enumerate(experience.credit.dense[:4]):
-        logits_TV = reader.logits(experience.prompts[i : i + 1], experience.responses[i : i + 1])[0]
-        actions_T = torch.tensor(experience.responses[i])
+    sequences = trainer.collector.collect(1).sequences
+    assert sequences.advantages is not None and sequences.dense is not None
+    reader = trainer.updater.loss.reader
+    for i, dense in enumerate(sequences.dense[:4]):
+        logits_TV = reader.logits(sequences.select([i]))[0]
+        actions_T = torch.tensor(sequences.responses[i])
         assert (dense.ids_NK == actions_T.unsqueeze(-1)).sum(-1).eq(1).all()
         scores_TK = torch.log_softmax(logits_TV, -1).gather(-1, dense.ids_NK)
         expected_TK = (scores_TK - scores_TK.mean(-1, keepdim=True)) / scores_TK.std(-1, keepdim=True)
         torch.testing.assert_close(dense.values_NK, expected_TK, rtol=1e-3, atol=1e-3)
         sampled_T = dense.values_NK[dense.ids_NK == actions_T.unsqueeze(-1)]
-        assert torch.equal(experience.credit.advantages[i], sampled_T)
+        assert torch.equal(sequences.advantages[i], sampled_T)
 
 
 def test_verifiers_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -111,11 +110,10 @@ def test_verifiers_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 def test_dpo_verifier_equal_to_its_reference_says_nothing() -> None:
     same = "package:cvxrl/assets/base"
-    dense = f"{{kind: dense-dpo, verifier: '{same}', reference: '{same}', k: 3}}"
-    trainer = Trainer.build(tiny("math_lco_kld_dense", f"advantage={dense}"))
-    credit = trainer.collector.collect(1).credit
-    assert credit is not None and credit.dense is not None
-    assert all(float(d.values_NK.abs().max()) == 0.0 for d in credit.dense)
+    spec = f"{{kind: dense-dpo, verifier: '{same}', reference: '{same}', k: 3}}"
+    trainer = Trainer.build(tiny("math_lco_kld_dense", f"advantage={spec}"))
+    dense = trainer.collector.collect(1).sequences.dense
+    assert dense is not None and all(float(d.values_NK.abs().max()) == 0.0 for d in dense)
 
 
 def test_dynamic_sampling_looks_for_contrast_among_new_prompts() -> None:
@@ -124,16 +122,17 @@ def test_dynamic_sampling_looks_for_contrast_among_new_prompts() -> None:
     more = trainer.collector.collect(1)
     assert once.metrics["rollout/groups"] == 4 and once.metrics["reward/zero_variance_groups"] > 0
     assert 4 < more.metrics["rollout/groups"] <= 24 and more.metrics["rollout/groups"] % 4 == 0
-    assert more.credit is not None and more.credit.group_PG is not None
-    assert int((more.credit.group_PG != 0).any(dim=1).sum()) == 4
-    assert len({tuple(prompt) for prompt in more.prompts}) == 4
-    assert more.sampled_tokens > sum(map(len, more.responses))
+    sequences = more.sequences
+    assert sequences.group_advantages is not None
+    assert all(bool(advantages_G.any()) for advantages_G in sequences.group_advantages)
+    assert len({tuple(prompt) for prompt in sequences.prompts}) == 4 == len(set(sequences.groups))
+    assert more.sampled_tokens > sum(sequences.lengths)
 
 
 def test_the_reference_is_where_training_started(batches: list[TokenBatch]) -> None:
     recipe = tiny("math_grpo", "regularizer.kl_coefficient=0.1", "optim.lr=1e-2")
     trainer = Trainer.build(recipe)
-    metrics = [trainer.updater.update(trainer.collector.collect(step), step) for step in (1, 2)]
+    metrics = [trainer.updater.update(trainer.collector.collect(step).sequences, step) for step in (1, 2)]
     assert metrics[0]["policy/reference_kl"] == pytest.approx(0.0, abs=1e-6)
     assert metrics[1]["policy/reference_kl"] > 1e-3
 
@@ -143,16 +142,16 @@ def test_an_entropy_bonus_raises_entropy(batches: list[TokenBatch]) -> None:
     for coefficient in (0.0, 1.0):
         overrides = (f"regularizer.entropy_coefficient={coefficient}", "train.inner_epochs=4", "optim.lr=1e-3")
         trainer = Trainer.build(tiny("math_grpo", *overrides))
-        trainer.updater.update(trainer.collector.collect(1), 1)
+        trainer.updater.update(trainer.collector.collect(1).sequences, 1)
         after.append(float(entropies(batches[-1].logits_NV).mean()))
     assert after[1] > after[0] + 0.05
 
 
 def test_dpo_starts_at_log_two_and_learns_the_pairs(batches: list[TokenBatch]) -> None:
     trainer = Trainer.build(tiny("pref_dpo", "optim.lr=1e-3", "train.inner_epochs=8"))
-    experience = trainer.collector.collect(1)
-    assert experience.group_size == 2
-    trainer.updater.update(experience, 1)
+    sequences = trainer.collector.collect(1).sequences
+    assert sequences.groups[:4] == [0, 0, 1, 1]
+    trainer.updater.update(sequences, 1)
     spec = trainer.recipe.objective
     first, last = (compute(batch, spec) for batch in (batches[0], batches[-1]))
     assert first.loss_N.detach().numpy() == pytest.approx(math.log(2), abs=1e-5)
@@ -167,11 +166,11 @@ def test_preference_pairs_come_from_files(tmp_path: Path) -> None:
     source = f"task.source={{kind: dataset, path: {tmp_path / 'pairs.jsonl'}, {fields}}}"
     recipe = tiny("pref_qrm", source, "eval.every=0")
     trainer = Trainer.build(recipe)
-    experience = trainer.collector.collect(1)
-    chosen, rejected = trainer.policy.decode(experience.responses[:2])
+    sequences = trainer.collector.collect(1).sequences
+    chosen, rejected = trainer.policy.decode(sequences.responses[:2])
     number = int(chosen[0])
     assert (chosen, rejected) == (f"{number}+2={number + 2}", f"{number}+2={number + 3}")
-    assert experience.prompts[0] == experience.prompts[1]
+    assert sequences.prompts[0] == sequences.prompts[1]
     assert run_training(recipe, RunDir.of(tmp_path, recipe), SilentSink(), "new").status == "finished"
 
 
@@ -223,7 +222,7 @@ def test_dropping_the_optimizer_state_changes_the_second_step() -> None:
         trainer = Trainer.build(tiny("math_lco_kld", f"train.reset_optimizer={reset}"))
         weights = []
         for step in (1, 2):
-            trainer.updater.update(trainer.collector.collect(step), step)
+            trainer.updater.update(trainer.collector.collect(step).sequences, step)
             weights.append(torch.cat([p.detach().flatten() for p in trainer.policy.model.parameters()]))
         after.append(weights)
     assert torch.equal(after[0][0], after[1][0]) and not torch.equal(after[0][1], after[1][1])

@@ -14,13 +14,11 @@ from engine_steps import gradient, largest_difference
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
-from cvxrl.engine.experience import Credit
-from cvxrl.engine.policy_checks import ratio_deviation
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
+from cvxrl.engine.step_metrics import ratio_deviation
 from cvxrl.engine.trainer import Trainer
 from cvxrl.recipe.schema import Recipe
-from cvxrl.rollout.sampler import Sampling, draw, nucleus, sample_episodes
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 
@@ -42,55 +40,45 @@ REDUCTIONS = ["token-mean", "sequence-mean", "constant"]
 )
 def test_micro_batch_split_leaves_the_gradient_alone(name: str, reduction: str) -> None:
     whole = tiny(name, f"reduction={reduction}", "optim.max_grad_norm=null")
-    experience = Trainer.build(whole).collector.collect(1)
-    reference = gradient(whole, experience)
+    sequences = Trainer.build(whole).collector.collect(1).sequences
+    reference = gradient(whole, sequences)
     assert max(float(g.abs().max()) for g in reference.values()) > 0
     for size in (1, 3, 5):
         split = tiny(name, f"reduction={reduction}", "optim.max_grad_norm=null", f"train.micro_batch={size}")
-        assert largest_difference(reference, gradient(split, experience)) < 2e-5
+        assert largest_difference(reference, gradient(split, sequences)) < 2e-5
 
 
 @pytest.mark.parametrize("name", [*OF_SEQUENCES, "math_ppo", "math_lco_kld_dense"])
 def test_micro_batches_keep_what_belongs_together(name: str) -> None:
     whole = tiny(name, "optim.max_grad_norm=null")
-    experience = Trainer.build(whole).collector.collect(1)
-    reference = gradient(whole, experience)
+    sequences = Trainer.build(whole).collector.collect(1).sequences
+    reference = gradient(whole, sequences)
     assert max(float(g.abs().max()) for g in reference.values()) > 0
     for size in (1, 8):
         split = tiny(name, "optim.max_grad_norm=null", f"train.micro_batch={size}")
-        assert largest_difference(reference, gradient(split, experience)) < 2e-5
+        assert largest_difference(reference, gradient(split, sequences)) < 2e-5
 
 
 def test_a_per_micro_batch_mean_would_change_the_gradient() -> None:
     """Negative control of the test above: lengths differ, so averaging per micro-batch is not the same."""
     recipe = tiny("math_reinforce", "optim.max_grad_norm=null")
-    experience = Trainer.build(recipe).collector.collect(1)
-    assert len(set(map(len, experience.responses))) > 1
-    half = len(experience.responses) // 2
-    assert experience.credit is not None and experience.logprobs is not None
-    parts = [
-        replace(
-            experience,
-            prompts=experience.prompts[s],
-            responses=experience.responses[s],
-            credit=Credit(experience.credit.advantages[s]),
-            logprobs=experience.logprobs[s],
-        )
-        for s in (slice(None, half), slice(half, None))
-    ]
+    sequences = Trainer.build(recipe).collector.collect(1).sequences
+    assert len(set(sequences.lengths)) > 1
+    half = len(sequences) // 2
+    parts = [sequences.select(range(half)), sequences.select(range(half, len(sequences)))]
     first, second = (gradient(recipe, part) for part in parts)
     mean = {k: (first[k] + second[k]) / 2 for k in first}
-    assert largest_difference(gradient(recipe, experience), mean) > 1e-3
+    assert largest_difference(gradient(recipe, sequences), mean) > 1e-3
 
 
 def test_padding_cannot_reach_a_response_token() -> None:
     trainer = Trainer.build(tiny("math_grpo"))
-    experience = trainer.collector.collect(1)
-    together = trainer.policy.response_outputs(experience.prompts, experience.responses).logits_NV
+    sequences = trainer.collector.collect(1).sequences
+    together = trainer.policy.response_outputs(sequences.prompts, sequences.responses).logits_NV
     alone = torch.cat(
         [
             trainer.policy.response_outputs([p], [r]).logits_NV
-            for p, r in zip(experience.prompts, experience.responses, strict=True)
+            for p, r in zip(sequences.prompts, sequences.responses, strict=True)
         ]
     )
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
@@ -99,47 +87,16 @@ def test_padding_cannot_reach_a_response_token() -> None:
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 def test_on_policy_ratio_is_one_at_every_temperature(temperature: float) -> None:
     trainer = Trainer.build(tiny("math_grpo", f"rollout.temperature={temperature}"))
-    experience = trainer.collector.collect(1)
-    assert 0 <= ratio_deviation(trainer.updater.reader, experience) < 1e-5
+    sequences = trainer.collector.collect(1).sequences
+    assert 0 <= ratio_deviation(trainer.updater.loss.reader, sequences) < 1e-5
 
 
 def test_ratio_check_sees_a_policy_that_moved() -> None:
     trainer = Trainer.build(tiny("math_grpo"))
-    experience = trainer.collector.collect(1)
+    sequences = trainer.collector.collect(1).sequences
     with torch.no_grad():
         next(trainer.policy.model.parameters()).mul_(1.01)
-    assert ratio_deviation(trainer.updater.reader, experience) > 1e-4
-
-
-def test_sampler_is_independent_of_batching() -> None:
-    trainer = Trainer.build(tiny("math_grpo"))
-    prompts = trainer.policy.encode(["1+2?", "3+4+5+6?", "9+9+9?"])
-    sampling = Sampling(max_new_tokens=24, temperature=1.0)
-    together = sample_episodes(trainer.policy, prompts, 2, sampling, torch.Generator().manual_seed(3))
-    again = sample_episodes(trainer.policy, prompts, 2, sampling, torch.Generator().manual_seed(3))
-    other = sample_episodes(trainer.policy, prompts, 2, sampling, torch.Generator().manual_seed(4))
-    assert [e.response_ids for e in together] == [e.response_ids for e in again]
-    assert [e.response_ids for e in together] != [e.response_ids for e in other]
-    greedy = Sampling(max_new_tokens=24, temperature=0.0)
-    whole = sample_episodes(trainer.policy, prompts, 1, greedy, torch.Generator())
-    single = [sample_episodes(trainer.policy, [p], 1, greedy, torch.Generator())[0] for p in prompts]
-    assert [e.response_ids for e in whole] == [e.response_ids for e in single]
-
-
-def test_draw_follows_the_distribution() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    tokens, logprobs = draw(logits.expand(20_000, -1), uniform, temperature=0.5, top_p=1.0)
-    expected = torch.softmax(logits[0] / 0.5, dim=0)
-    shares = torch.bincount(tokens, minlength=4) / 20_000
-    torch.testing.assert_close(shares, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(logprobs, expected.log()[tokens])
-
-
-def test_nucleus_keeps_the_smallest_sufficient_set() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert torch.isfinite(nucleus(logits, 0.6)).tolist() == [[True, True, False, False]]
-    assert torch.isfinite(nucleus(logits, 0.01)).tolist() == [[True, False, False, False]]
+    assert ratio_deviation(trainer.updater.loss.reader, sequences) > 1e-4
 
 
 def run(recipe: Recipe, out: Path, entry: str = "new") -> tuple[list[dict[str, float]], dict[str, Tensor]]:
@@ -173,7 +130,7 @@ def test_base_recipe_starts_bit_identically() -> None:
     runs = []
     for _ in range(2):
         trainer = Trainer.build(recipe)
-        losses = [trainer.updater.update(trainer.collector.collect(step), step)["loss"] for step in (1, 2, 3)]
+        losses = [trainer.updater.update(trainer.collector.collect(step).sequences, step)["loss"] for step in (1, 2, 3)]
         runs.append((losses, [p.detach().clone() for p in trainer.policy.model.parameters()]))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
@@ -215,7 +172,7 @@ def test_interrupted_run_resumes_bit_identically(
 
 def test_state_round_trip(tmp_path: Path) -> None:
     trainer = Trainer.build(tiny("math_grpo"))
-    trainer.updater.update(trainer.collector.collect(1), 1)
+    trainer.updater.update(trainer.collector.collect(1).sequences, 1)
     save_state(tmp_path, trainer.policy, trainer.critic, trainer.optimizer, trainer.position)
     fresh = Trainer.build(tiny("math_grpo"))
     load_state(tmp_path, fresh.policy, fresh.critic, fresh.optimizer)
@@ -227,10 +184,10 @@ def test_non_finite_loss_stops_before_the_optimizer_moves(tmp_path: Path) -> Non
     recipe = tiny("math_reinforce")
     trainer = Trainer.build(recipe)
     before = [p.detach().clone() for p in trainer.policy.model.parameters()]
-    experience = trainer.collector.collect(1)
-    assert experience.credit is not None
-    bad = [torch.full_like(advantages, float("nan")) for advantages in experience.credit.advantages]
-    broken = replace(experience, credit=Credit(bad))
+    sequences = trainer.collector.collect(1).sequences
+    assert sequences.advantages is not None
+    bad = [torch.full_like(advantages, float("nan")) for advantages in sequences.advantages]
+    broken = replace(sequences, advantages=bad, group_advantages=None)
     from cvxrl.engine.divergence import DivergedError
 
     with pytest.raises(DivergedError, match="loss"):

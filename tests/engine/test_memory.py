@@ -32,7 +32,7 @@ RESPONSES = [[2] * 5, [2] * 1, [2] * 2, [2] * 6]
 
 def test_sequences_are_packed_by_length_up_to_the_budget() -> None:
     def packed(tokens: int) -> list[list[int]]:
-        return list(by_length(PROMPTS, RESPONSES, range(4), Limit(tokens=tokens)))
+        return list(by_length(PROMPTS, RESPONSES, Limit(tokens=tokens)))
 
     assert packed(16) == [[1, 0], [2], [3]]  # 2 x 8; 11; 15
     assert packed(30) == [[1, 0], [2, 3]]  # three would be 3 x 11
@@ -43,21 +43,21 @@ def test_sequences_are_packed_by_length_up_to_the_budget() -> None:
 
 
 def test_groups_stay_together_in_the_budget() -> None:
-    assert list(whole_groups(PROMPTS, RESPONSES, range(4), 2, Limit(tokens=30))) == [[0, 1], [2, 3]]
-    assert list(whole_groups(PROMPTS, RESPONSES, range(4), 2, Limit(sequences=1))) == [[0, 1], [2, 3]]
+    assert list(whole_groups(PROMPTS, RESPONSES, [0, 0, 1, 1], Limit(tokens=30))) == [[0, 1], [2, 3]]
+    assert list(whole_groups(PROMPTS, RESPONSES, [0, 0, 1, 1], Limit(sequences=1))) == [[0, 1], [2, 3]]
     with pytest.raises(UserError, match="a group of 2 x 15 tokens"):
-        list(whole_groups(PROMPTS, RESPONSES, range(4), 2, Limit(tokens=29)))
+        list(whole_groups(PROMPTS, RESPONSES, [0, 0, 1, 1], Limit(tokens=29)))
 
 
 @pytest.mark.parametrize("name", ["math_grpo", "math_lco_kld", "math_gspo", "math_ppo"])
 def test_a_token_budget_leaves_the_gradient_alone(name: str) -> None:
     whole = tiny(name, FREE)
     trainer = Trainer.build(whole)
-    experience = trainer.collector.collect(1)
-    reference = gradient(whole, experience)
+    sequences = trainer.collector.collect(1).sequences
+    reference = gradient(whole, sequences)
     for tokens in (200, 400):
         assert (
-            largest_difference(reference, gradient(tiny(name, FREE, f"train.micro_batch_tokens={tokens}"), experience))
+            largest_difference(reference, gradient(tiny(name, FREE, f"train.micro_batch_tokens={tokens}"), sequences))
             < 2e-5
         )
 
@@ -72,11 +72,11 @@ def test_a_prompt_above_the_budget_is_refused_before_anything_is_written(tmp_pat
 
 def test_checkpointing_leaves_the_gradient_alone_and_keeps_less() -> None:
     plain, checkpointing = tiny("math_grpo", FREE), tiny("math_grpo", FREE, "train.gradient_checkpointing=true")
-    experience = Trainer.build(plain).collector.collect(1)
+    sequences = Trainer.build(plain).collector.collect(1).sequences
     with counting_saved() as many:
-        reference = gradient(plain, experience)
+        reference = gradient(plain, sequences)
     with counting_saved() as few:
-        found = gradient(checkpointing, experience)
+        found = gradient(checkpointing, sequences)
     assert largest_difference(reference, found) < 2e-5
     assert sum(few) < 0.5 * sum(many)
 
@@ -113,9 +113,9 @@ def updated(name: str, *overrides: str) -> tuple[dict[str, float], dict[str, Ten
     """Metrics and parameters after one step's updates on fixed data, and the most rows of logits on the way."""
     # Steps as large as the gradient is: Adam would make a whole step of a difference in the last bit.
     trainer = Trainer.build(tiny(name, "optim.kind=sgd", "optim.lr=0.1", *overrides))
-    experience = trainer.collector.collect(1)
+    sequences = trainer.collector.collect(1).sequences
     with Rows(trainer.policy.model.config.vocab_size) as rows:
-        metrics = trainer.updater.update(experience, 1)
+        metrics = trainer.updater.update(sequences, 1)
     return metrics, {k: v.detach() for k, v in trainer.policy.model.named_parameters()}, rows.most
 
 

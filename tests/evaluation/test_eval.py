@@ -31,6 +31,7 @@ from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.table import print_record
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.schema import ModelSpec
+from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.directory import RunDir
 from cvxrl.tasks import load_grader, load_questions
 
@@ -109,15 +110,12 @@ def weights_after(recipe: Any, out: Path) -> bytes:
     return (run_dir.policy / "model.safetensors").read_bytes()
 
 
-def test_a_shared_generator_would_let_evaluation_change_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shared_stream_would_let_evaluation_change_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control of test_engine's test that evaluating changes no training number."""
 
     def trained(every: int, name: str) -> bytes:
         shared = torch.Generator().manual_seed(0)
-        for module in ("engine.rollouts", "evaluation.evaluator"):
-            monkeypatch.setattr(f"cvxrl.{module}.generator_for", lambda *_: shared)
+        monkeypatch.setattr(StreamKey, "uniform", lambda _, n: torch.rand(n, generator=shared, dtype=torch.float64))
         return weights_after(tiny("math_lco_kld", f"eval.every={every}"), tmp_path / name)
 
     assert trained(1, "often") != trained(0, "never")

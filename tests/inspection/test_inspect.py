@@ -14,13 +14,13 @@ from helpers import ROOT, SilentSink, tiny, without_times
 from safetensors.torch import load_file, save_file
 
 from cvxrl.engine.session import run_training
-from cvxrl.inspection import reading
+from cvxrl.inspection.checkpoint import LoadedCheckpoint, load_checkpoint
+from cvxrl.inspection.findings import findings, headline
 from cvxrl.inspection.measure_update import effective_share, take_steps
-from cvxrl.inspection.objectives import contestants, yardstick
-from cvxrl.inspection.options import Options
+from cvxrl.inspection.objectives import select_objectives, yardstick
+from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.plan import make_plan
-from cvxrl.inspection.record import InspectRecord, LogitNumbers, ObjectiveNumbers, SharpnessNumbers
-from cvxrl.inspection.subject import Subject, load_subject
+from cvxrl.inspection.record import InspectRecord, LogitMetrics, ObjectiveMetrics, SharpnessMetrics
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
@@ -47,10 +47,10 @@ def run(runs: Path) -> Path:
 
 
 @pytest.fixture
-def subject(run: Path, tmp_path: Path) -> Iterator[Subject]:
-    plan = make_plan(Options(str(run), steps=[1], out=tmp_path / "inspect"))
+def loaded(run: Path, tmp_path: Path) -> Iterator[LoadedCheckpoint]:
+    plan = make_plan(InspectOptions(str(run), steps=(1,), out=tmp_path / "inspect"))
     grader = load_grader(plan.recipe.task)
-    yield load_subject(plan, plan.snapshots[0], load_task(plan.recipe.task, plan.recipe.seed), grader)
+    yield load_checkpoint(plan, plan.checkpoints[0], load_task(plan.recipe.task, plan.recipe.seed), grader)
     grader.close()
 
 
@@ -76,16 +76,18 @@ def test_the_inspected_step_is_the_one_that_training_took(run: Path, cvxrl: Any,
     assert document["snapshots"][0]["correct"] == pytest.approx(trained["reward/correct"], rel=1e-6)
 
 
-def test_a_step_with_the_saved_optimizer_gives_the_next_checkpoint_bit_for_bit(run: Path, subject: Subject) -> None:
-    own = subject.entrants[0]
-    before = {name: p.detach().clone() for name, p in subject.trainable.items()}
-    with subject.restored():
+def test_a_step_with_the_saved_optimizer_gives_the_next_checkpoint_bit_for_bit(
+    run: Path, loaded: LoadedCheckpoint
+) -> None:
+    own = loaded.objectives[0]
+    before = {name: p.detach().clone() for name, p in loaded.trainable.items()}
+    with loaded.restored():
         take_steps(own, own.on_policy, 1, 1, lambda _: None)
         expected = load_file(RunDir(run).checkpoints / "step-000002" / "model.safetensors")
-        moved = {name: p.detach().clone() for name, p in subject.trainable.items()}
+        moved = {name: p.detach().clone() for name, p in loaded.trainable.items()}
     assert all(torch.equal(expected[name], tensor) for name, tensor in moved.items())
     assert any(not torch.equal(before[name], tensor) for name, tensor in moved.items())
-    assert all(torch.equal(before[name], p) for name, p in subject.trainable.items())
+    assert all(torch.equal(before[name], p) for name, p in loaded.trainable.items())
 
 
 def test_parts_of_the_gradient_add_up(run: Path, cvxrl: Any, tmp_path: Path) -> None:
@@ -246,17 +248,17 @@ def test_planted_defects_change_the_verdict(
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def logits(**changes: Any) -> LogitNumbers:
+def logits(**changes: Any) -> LogitMetrics:
     plain = {
         "tokens": 100, "directed": 100, "structure": "odds", "convex": 1.0, "concave": 0.0, "indefinite": 0.0,
         "smallest": 0.0, "largest": 1.0, "away": 0.0, "cosine": 0.9, "frozen": 0.0, "frozen_by": {}, "distance": 0.1,
         "gradient": 0.1,
     }  # fmt: skip
-    return LogitNumbers.model_validate(plain | changes)
+    return LogitMetrics.model_validate(plain | changes)
 
 
-def numbers(**parts: Any) -> ObjectiveNumbers:
-    return ObjectiveNumbers(label="x", own=False, equation="L", **parts)
+def numbers(**parts: Any) -> ObjectiveMetrics:
+    return ObjectiveMetrics(label="x", own=False, equation="L", **parts)
 
 
 @pytest.mark.parametrize(
@@ -267,19 +269,19 @@ def numbers(**parts: Any) -> ObjectiveNumbers:
         ({"logits": logits(), "displaced": logits(frozen=0.12)}, "partly frozen"),
         ({"logits": logits(), "displaced": logits(away=0.31, frozen=0.12)}, "pulls away"),
         (
-            {"logits": logits(away=0.31), "sharpness": SharpnessNumbers(room=0.5, searched=1, critical=2, passes=3)},
+            {"logits": logits(away=0.31), "sharpness": SharpnessMetrics(room=0.5, searched=1, critical=2, passes=3)},
             "overshoots",
         ),
-        ({"sharpness": SharpnessNumbers(room=None, searched=8, critical=None, passes=3)}, "steady"),
+        ({"sharpness": SharpnessMetrics(room=None, searched=8, critical=None, passes=3)}, "steady"),
     ],
 )
 def test_headlines(parts: dict[str, Any], expected: str) -> None:
-    assert reading.headline(numbers(**parts)) == expected
+    assert headline(numbers(**parts)) == expected
 
 
 def test_sentences_hold_the_numbers() -> None:
     off = logits(away=0.31, frozen=0.12, frozen_by={"clip": 0.12, "improbable": 0.0})
-    lines = " ".join(reading.verdict(numbers(logits=logits(), displaced=off), 4, "grpo", 0.25))
+    lines = " ".join(findings(numbers(logits=logits(), displaced=off), 4, "grpo", 0.25))
     assert "31% of the tokens pull away from their target; frozen far from it: 12% by the clip" in lines
     assert "after 4 steps of grpo (KL 0.25)" in lines
 
@@ -292,10 +294,10 @@ def test_effective_share_by_hand() -> None:
 
 def test_the_yardstick_is_the_first_lco_target() -> None:
     recipe = tiny("math_grpo")
-    assert yardstick(contestants(["grpo", "reinforce"], recipe, False)).beta == 1
-    entered = contestants(["grpo", str(ROOT / "recipes" / "math_lco_mse.yaml")], recipe, False)
-    assert yardstick(entered).beta == 5
-    assert yardstick(contestants(None, tiny("math_lco_kld"), False)).negative_beta_scale == 100
+    assert yardstick(select_objectives(["grpo", "reinforce"], recipe, False)).beta == 1
+    selected = select_objectives(["grpo", str(ROOT / "recipes" / "math_lco_mse.yaml")], recipe, False)
+    assert yardstick(selected).beta == 5
+    assert yardstick(select_objectives(None, tiny("math_lco_kld"), False)).negative_beta_scale == 100
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -53,5 +53,5 @@ def test_every_combination_loads_or_is_refused_with_a_reason(objective: str) -> 
 @pytest.mark.parametrize("advantage", ["batch", "gae", "dense-logprob"])
 def test_what_loads_runs(objective: str, advantage: str) -> None:
     trainer = Trainer.build(tiny("math_base", *chosen(objective, advantage, "constant")))
-    record = trainer.updater.update(trainer.collector.collect(1), 1)
+    record = trainer.updater.update(trainer.collector.collect(1).sequences, 1)
     assert record["grad/norm"] > 0

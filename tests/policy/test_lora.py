@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from cvxrl.cli import main
 from cvxrl.engine.plan import describe
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
@@ -23,7 +24,9 @@ from cvxrl.objectives.linear import head_of
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import ModelSpec
-from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.rollout.generator import Sampling
+from cvxrl.rollout.local_generator import LocalGenerator
+from cvxrl.rollout.randomness import completion_keys
 from cvxrl.runs.directory import RunDir
 
 BASE = "package:cvxrl/assets/base"
@@ -63,11 +66,10 @@ def test_a_fresh_adapter_changes_no_bit(lora: dict[str, Any]) -> None:
     # Not for the values' sake: torch takes another path through a product with a matrix that wants a gradient.
     plain.model.requires_grad_(False)
     assert logits(fresh).view(torch.uint8).equal(logits(plain).view(torch.uint8))
-    samples = [
-        sample_episodes(p, PROMPTS, 3, Sampling(12, 1.0), torch.Generator().manual_seed(1)) for p in (plain, fresh)
-    ]
+    keys = completion_keys(1, "sampling", prompts=range(len(PROMPTS)), samples=3)
+    samples = [LocalGenerator(p).generate(PROMPTS, keys, Sampling(12, 1.0)) for p in (plain, fresh)]
     for a, b in zip(*samples, strict=True):
-        assert a.response_ids == b.response_ids and a.logprobs is not None and a.logprobs.equal(b.logprobs)
+        assert a.response_ids == b.response_ids and a.logprobs.equal(b.logprobs)
     assert not logits(moved(fresh)).equal(logits(plain))
 
 
@@ -75,7 +77,7 @@ def test_only_the_adapter_is_trained_and_the_seed_makes_it() -> None:
     trainer = Trainer.build(tiny("math_lora"))
     before = {name: p.detach().clone() for name, p in trainer.policy.model.named_parameters()}
     in_optimizer = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
-    trainer.updater.update(trainer.collector.collect(1), 1)
+    trainer.updater.update(trainer.collector.collect(1).sequences, 1)
     changed = {name for name, p in trainer.policy.model.named_parameters() if not p.equal(before[name])}
     assert changed and all(".lora_" in name for name in changed)
     assert in_optimizer == sum(p.numel() for p in trainer.policy.trained) == describe(trainer.recipe).trainable
@@ -87,14 +89,14 @@ def test_only_the_adapter_is_trained_and_the_seed_makes_it() -> None:
 def test_dropout_works_in_the_training_pass_alone() -> None:
     trainer = Trainer.build(tiny("math_lora", "model.lora.dropout=0.5", "train.minibatches=2"))
     moved(trainer.policy)
-    experience = trainer.collector.collect(1)
-    record = trainer.updater.update(experience, 1)
+    sequences = trainer.collector.collect(1).sequences
+    record = trainer.updater.update(sequences, 1)
     assert not trainer.policy.model.training
-    again = [trainer.updater.reader.log_probs(experience.prompts, experience.responses) for _ in range(2)]
+    again = [trainer.updater.loss.reader.log_probs(sequences) for _ in range(2)]
     assert all(a.equal(b) for a, b in zip(*again, strict=True))
     twin = Trainer.build(tiny("math_lora", "model.lora.dropout=0.0", "train.minibatches=2"))
     moved(twin.policy)
-    assert record["loss"] != twin.updater.update(experience, 1)["loss"]
+    assert record["loss"] != twin.updater.update(sequences, 1)["loss"]
 
 
 @pytest.mark.parametrize("targets", ["all-linear", EVERYWHERE])
@@ -132,12 +134,13 @@ def test_the_adapter_loads_with_peft_and_comes_back_bit_for_bit(tmp_path: Path) 
 def test_the_reference_is_the_policy_without_its_adapter() -> None:
     recipe = tiny("math_lora", "regularizer.kl_coefficient=0.1")
     trainer = Trainer.build(recipe)
-    reference = trainer.updater.reference
+    reference = trainer.updater.loss.reference
     assert reference is not None and reference.policy.model is trainer.policy.model
     moved(trainer.policy)
-    plain = Trainer.build(tiny("math_lco_kld", "regularizer.kl_coefficient=0.1")).updater.reference
+    plain = Trainer.build(tiny("math_lco_kld", "regularizer.kl_coefficient=0.1")).updater.loss.reference
     assert plain is not None
-    found, expected = (r.log_probs(PROMPTS, RESPONSES) for r in (reference, plain))
+    sequences = Sequences.of(PROMPTS, RESPONSES, 1)
+    found, expected = (r.log_probs(sequences) for r in (reference, plain))
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
     assert all(p.requires_grad for p in trainer.policy.trained) and len(trainer.policy.trained) == 56
 

@@ -26,9 +26,10 @@ from cvxrl.policy.packed import packed_rows
 from cvxrl.policy.plain import gated, is_plain, pad_rows, rms_norm, rotate, unpad_rows
 from cvxrl.rollout import plain_decoder, static_decoder
 from cvxrl.rollout.decoder import TransformersDecoder, decoder_for
-from cvxrl.rollout.episode import Episode
+from cvxrl.rollout.generator import Episode, Sampling
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.plain_decoder import PlainDecoder
-from cvxrl.rollout.sampler import Sampling, sample_episodes
+from cvxrl.rollout.randomness import completion_keys
 from cvxrl.rollout.static_decoder import StaticDecoder
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9]]
@@ -129,8 +130,8 @@ def test_pointwise_gradients() -> None:
 
 
 def sampled(model: PreTrainedModel, prompts: list[list[int]], engine: Any, longest: int = 40) -> list[Episode]:
-    sampling = Sampling(longest, 1.0, engine=engine)
-    return sample_episodes(policy(model), prompts, 8, sampling, torch.Generator().manual_seed(3))
+    keys = completion_keys(3, "sampling", prompts=range(len(prompts)), samples=8)
+    return LocalGenerator(policy(model), engine).generate(prompts, keys, Sampling(longest, 1.0))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,7 +166,7 @@ def test_shapes_stay_and_a_token_may_be_computed_twice() -> None:
     """What a CUDA graph needs: the same buffers at every token, and a warm-up that leaves no trace."""
     decoder = StaticDecoder(policy(small().eval()))
     with torch.no_grad():
-        decoder.start([[3, 4, 5], [7]], 2)
+        decoder.start([[3, 4, 5], [7]], [2, 2])
         tokens = torch.tensor([2, 3, 4, 5])
         decoder.step(tokens)
         buffers = [decoder.bias_BT, decoder.lengths_B, decoder._tokens_B, decoder._place_1]

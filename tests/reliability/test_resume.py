@@ -20,7 +20,7 @@ from helpers import SilentSink, without_times
 from safetensors.torch import load_file
 
 from cvxrl.engine import session
-from cvxrl.engine.determinism import settle_algorithms
+from cvxrl.engine.process import settle_algorithms
 from cvxrl.errors import UserError
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy

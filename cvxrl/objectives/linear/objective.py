@@ -37,7 +37,7 @@ def linear_objective(
     """
     if isinstance(spec, LcoMseSpec | LcoLchSpec):
         return _gathered(batch, spec, weights_N, chunk_tokens)
-    if spec.needs & {"sequences", "groups"}:
+    if spec.coupling != "token":
         return _of_sequences(batch, spec, weights_N, chunk_tokens)
     kernel, frozen = odds_kernel(batch, spec, weights_N), None
     if isinstance(spec, LcoKldSpec):

@@ -1,0 +1,73 @@
+"""Settings of the whole process: the same bits twice, freed memory kept, and Ctrl-C that lets a step finish."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+
+# cuBLAS repeats itself only with a workspace of fixed size; it reads this at its first use.
+_CUBLAS, _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+# Parameters of mallopt(3), and the largest threshold that glibc accepts.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
+_NEVER = 2**31 - 1
+
+
+def settle_algorithms(device: torch.device, deterministic: bool) -> None:
+    """Ask for deterministic algorithms on CUDA, or allow any; an operation that has none warns and runs as it can."""
+    if device.type != "cuda":
+        return
+    if deterministic:
+        os.environ.setdefault(_CUBLAS, _WORKSPACE)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give tensors' memory back between steps; elsewhere, nothing.
+
+    Every page that comes back from the system is a page fault and is filled with zeros: half of a step's faults, about
+    5% of its time on a small policy (docs/performance.md). The peak stays the same.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library, or another system
+        return
+    mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+class StopRequest:
+    """Remembers that a signal asked the run to stop.
+
+    Used as a context manager in the main thread; elsewhere it only never fires, since Python delivers signals to the
+    main thread alone.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has been asked yet."""
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Take over SIGINT and SIGTERM."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

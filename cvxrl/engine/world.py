@@ -1,0 +1,62 @@
+"""The seam between the engine and the processes it runs in: which of how many this is, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class World(Protocol):
+    """The processes that train one policy together; each has its share of a step's sequences.
+
+    The engine asks it for the normaliser of the loss, for metrics, and for who writes. Every call is made by all of
+    them in the same order.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        ...
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes, the same on each; shape and type as given."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, in the order of their ranks, the same on each."""
+        ...
+
+
+class SingleProcess:
+    """One process: its share is the whole."""
+
+    rank = 0
+    size = 1
+    is_main = True
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value itself."""
+        return [value]
+
+
+def sum_metrics(world: World, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Sum of every metric over the processes, each of which has the same keys; exact where there is one process."""
+    totals = world.sum(torch.tensor(list(metrics.values()), dtype=torch.float64))
+    return dict(zip(metrics, totals.tolist(), strict=True))

@@ -1,0 +1,76 @@
+"""Imports of optional packages and of functions that a recipe names; what is missing is a `UserError` with a remedy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from cvxrl.errors import Problem, UserError, suggest
+
+
+def import_optional(module: str, package: str, extra: str, key: str) -> ModuleType:
+    """Import a package that only some recipes need.
+
+    Raises:
+        UserError: it is not installed; the remedy names the extra that brings it.
+    """
+    require_installed(module, package, extra, key)
+    return importlib.import_module(module)
+
+
+def require_installed(module: str, package: str, extra: str, key: str) -> None:
+    """Raise UserError unless `module` can be found; imports nothing."""
+    if importlib.util.find_spec(module) is None:
+        remedy = f'pip install "cvxrl[{extra}]"'
+        raise UserError(Problem(f"this needs the package {package}, which is not installed", key=key, remedy=remedy))
+
+
+def import_function(name: str, key: str) -> Callable[..., Any]:
+    """Return what `module:function` names; the working directory is searched after the installed packages.
+
+    Raises:
+        UserError: there is no such module or function, it cannot be called, or importing the module fails.
+    """
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise UserError(Problem(f"importing `{module_name}` failed: {error}", key=key)) from error
+        remedy = f"install it, or run from the directory that holds {module_name.split('.')[0]}"
+        raise UserError(Problem(f"there is no module `{error.name}`", key=key, remedy=remedy)) from None
+    except Exception as error:
+        message = f"importing `{module_name}` failed: {blame(error)}"
+        raise UserError(Problem(message, key=key, remedy="make the module importable on its own")) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            remedy = near_or_known(part, dir(found))
+            raise UserError(Problem(f"`{module_name}` has no `{attribute}`", key=key, remedy=remedy))
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(Problem(f"`{name}` is not a function", key=key, remedy="name something that can be called"))
+    return found  # type: ignore[no-any-return]
+
+
+def blame(error: Exception) -> str:
+    """Say what an exception of the user's code is, and at which file and line it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def near_or_known(word: str, known: Sequence[str]) -> str:
+    """Remedy that names the known word nearest to `word`, or some of those that there are."""
+    near = suggest(word, known).strip()
+    if near:
+        return near
+    shown = sorted(k for k in known if not k.startswith("_"))
+    return "there are: " + ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")

@@ -1,0 +1,203 @@
+"""A checkpoint ready to be measured: policy, frozen rollouts, and a loss per objective."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.credit import Critic
+from cvxrl.engine.divergence import DivergedError, require_finite_parameters
+from cvxrl.engine.loss import Loss, with_old_logits
+from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.records import identify
+from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.state import read_trainer_state
+from cvxrl.engine.update import Updater
+from cvxrl.errors import Problem, UserError
+from cvxrl.inspection.objectives import NamedObjective
+from cvxrl.inspection.plan import Checkpoint, InspectionPlan
+from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
+from cvxrl.policy.load import load_policy, pick_device
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.advantage import RewardAdvantage
+from cvxrl.recipe.schema import Recipe
+from cvxrl.tasks import Grader, Task
+
+
+@dataclass(frozen=True)
+class MeasuredObjective:
+    """One objective on the frozen rollouts.
+
+    Attributes:
+        named: its name and recipe.
+        loss: evaluates it.
+        sequences: the frozen rollouts with its advantages.
+        saved: optimizer state to step from, where the checkpoint has that of this objective.
+    """
+
+    named: NamedObjective
+    loss: Loss
+    sequences: Sequences
+    saved: dict[str, Any] | None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.named.label
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe with this objective."""
+        return self.named.recipe
+
+    @property
+    def everything(self) -> list[int]:
+        """Indices of all sequences."""
+        return list(range(len(self.sequences)))
+
+    @cached_property
+    def on_policy(self) -> Sequences:
+        """The rollouts, weighed, while the policy is the one that sampled: its logits come with each pass."""
+        return self.loss.weigh(self.loss.remember(self.sequences, off_policy=False))
+
+    def passes(self, sequences: Sequences) -> Iterator[Sequences]:
+        """Parts of the sequences for one forward pass each."""
+        return sequences.split(self.loss.reader.limit, self.recipe.objective.coupling)
+
+    def updater(self) -> Updater:
+        """Takes steps on the loss with an optimizer of its own: in the saved state, or as new."""
+        modules = [self.loss.policy.model, *([self.loss.critic] if self.loss.critic else [])]
+        optimizer = build_optimizer(modules, self.recipe.optim)
+        if self.saved is not None:
+            optimizer.load_state_dict(copy.deepcopy(self.saved))
+        return Updater(self.loss, optimizer)
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A policy with what it is measured on.
+
+    Attributes:
+        source: which checkpoint.
+        policy: in evaluation mode.
+        rollouts: what it said.
+        file: where that is kept.
+        objectives: the objectives, the run's own first.
+        weights_hash: digest of the policy.
+    """
+
+    source: Checkpoint
+    policy: Policy
+    rollouts: FrozenRollouts
+    file: Path
+    objectives: list[MeasuredObjective]
+    weights_hash: str
+
+    @property
+    def trainable(self) -> dict[str, Tensor]:
+        """Parameters that training moves, by name."""
+        return {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
+
+    @cached_property
+    def old_logits(self) -> list[Tensor]:
+        """What the policy that sampled says of the rollouts; asked for the first time while it is still there."""
+        own = self.objectives[0]
+        return own.loss.reader.logits(own.sequences)
+
+    def remembered(self, objective: MeasuredObjective) -> Sequences:
+        """An objective's rollouts with what the policy that sampled said, to look at after the policy has moved."""
+        return with_old_logits(objective.on_policy, self.old_logits)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put every trainable tensor back when the block ends, whatever steps were taken in it."""
+        critic = self.objectives[0].loss.critic
+        tensors = [*self.trainable.values(), *(critic.parameters() if critic else ())]
+        kept = [p.detach().clone() for p in tensors]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, before in zip(tensors, kept, strict=True):
+                    parameter.copy_(before)
+                    parameter.grad = None
+
+
+def load_checkpoint(plan: InspectionPlan, source: Checkpoint, task: Task, grader: Grader) -> LoadedCheckpoint:
+    """Load a checkpoint, sample or read its rollouts, and give every objective its advantages.
+
+    Raises:
+        UserError: the weights are not finite, a part cannot be loaded, or the rollouts' file is damaged.
+    """
+    recipe = plan.recipe
+    device = pick_device(plan.options.device)
+    policy = load_policy(source.model, device, recipe.seed)
+    if source.state is not None and recipe.model.lora is not None:
+        policy.load_trained(source.state)
+    _require_finite(policy, source)
+    policy.model.eval()
+    critic = _critic(plan, policy)
+    state = None if source.state is None else read_trainer_state(source.state, device)
+    if critic is not None and state is not None:
+        critic.load_state_dict(state["critic"])
+    rollouts, file, digest = _rollouts(plan, source, recipe, policy, task, grader)
+    objectives = [_measured(named, policy, critic, rollouts, state) for named in plan.objectives]
+    return LoadedCheckpoint(source, policy, rollouts, file, objectives, digest)
+
+
+def _require_finite(policy: Policy, source: Checkpoint) -> None:
+    try:
+        require_finite_parameters(policy.model)
+    except DivergedError as error:
+        what = f"the policy's weights are not finite: {error}"
+        remedy = "look at an earlier step with --step" if source.step else "give another checkpoint"
+        raise UserError(Problem(what, "PATH", str(source.model.path), remedy)) from None
+
+
+def _critic(plan: InspectionPlan, policy: Policy) -> Critic | None:
+    """The value head, if any objective's advantages come from one."""
+    for named in plan.objectives:
+        if named.needs_values:
+            return build_critic(named.recipe, policy)
+    return None
+
+
+def _rollouts(
+    plan: InspectionPlan, source: Checkpoint, recipe: Recipe, policy: Policy, task: Task, grader: Grader
+) -> tuple[FrozenRollouts, Path, str]:
+    """Those of the training step that would come next, from their file if it is there."""
+    step = (source.step or 0) + 1
+    identity = identify(policy, task)
+    key = rollout_key(recipe, step, identity.model, identity.tokenizer, identity.task)
+    file = rollout_file(plan.folder / source.name, key)
+    if file.is_file() and not plan.options.fresh:
+        return read_rollouts(file), file, identity.model
+    # Rewards do not depend on advantages, so those of the plainest estimator do here.
+    plain = recipe.model_copy(update={"advantage": RewardAdvantage()})
+    collector = build_collector(plain, policy, build_generator(plain, policy), task, grader, None)
+    collector.check()
+    return freeze(collector, step, key, file), file, identity.model
+
+
+def _measured(
+    named: NamedObjective,
+    policy: Policy,
+    critic: Critic | None,
+    rollouts: FrozenRollouts,
+    state: dict[str, Any] | None,
+) -> MeasuredObjective:
+    recipe = named.recipe
+    head = critic if named.needs_values else None
+    loss = Loss(recipe, policy, head, build_reference(recipe, policy))
+    sequences = build_assigner(recipe, policy, head).assign(rollouts.sequences, rollouts.rewards_PG)
+    saved = state["optimizer"] if named.own and state is not None else None
+    return MeasuredObjective(named, loss, sequences, saved)

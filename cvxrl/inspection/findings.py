@@ -1,0 +1,128 @@
+"""The findings on an objective: its metrics in words, with the number behind each. No torch here."""
+
+from __future__ import annotations
+
+from cvxrl.inspection.record import (
+    CurvatureMetrics,
+    GradientMetrics,
+    LogitMetrics,
+    ObjectiveMetrics,
+    SharpnessMetrics,
+    UpdateMetrics,
+)
+
+# A share of tokens below this is mentioned but decides nothing.
+NOTABLE = 0.05
+# One update that moves the policy further than this, in nats per token, is called a jump.
+JUMP = 0.1
+
+
+def headline(metrics: ObjectiveMetrics) -> str:
+    """One or two words: the worst thing that was found, in the order in which it hurts."""
+    off = metrics.displaced or metrics.logits
+    if metrics.update is not None and metrics.update.kl > JUMP:
+        return "jumps"
+    if metrics.sharpness is not None and metrics.sharpness.room is not None and metrics.sharpness.room < 1:
+        return "overshoots"
+    if off is not None and off.away >= NOTABLE:
+        return "pulls away"
+    if off is not None and off.frozen >= NOTABLE:
+        return "partly frozen"
+    if metrics.logits is not None and metrics.logits.convex < 1:
+        return "not convex"
+    return "steady"
+
+
+def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: float | None) -> list[str]:
+    """Sentences; the first is the headline.
+
+    Args:
+        metrics: of one objective.
+        drift: optimizer steps to the displaced policy.
+        own: label of the objective that took them.
+        displaced_kl: how far that policy is, nats per token.
+    """
+    lines = [headline(metrics)]
+    if metrics.logits is not None:
+        lines.append(_convexity(metrics.logits))
+        lines.append(_direction(metrics.logits, "where it was sampled"))
+    if metrics.displaced is not None and displaced_kl is not None:
+        where = f"after {drift} steps of {own} (KL {displaced_kl:.2g})"
+        lines.append(_direction(metrics.displaced, where))
+    for text in (
+        metrics.gradients and _gradients(metrics.gradients),
+        metrics.update and _update(metrics.update),
+        metrics.sharpness and _sharpness(metrics.sharpness),
+        metrics.curvature and _curvature(metrics.curvature),
+    ):
+        if text:
+            lines.append(text)
+    return lines
+
+
+def _convexity(n: LogitMetrics) -> str:
+    if n.convex == 1:
+        return "convex in the logits of every token"
+    bent = f"{_percent(n.indefinite)} indefinite, {_percent(n.concave)} concave"
+    return f"convex in the logits of {_percent(n.convex)} of the tokens ({bent}; smallest eigenvalue {n.smallest:.2g})"
+
+
+def _direction(n: LogitMetrics, where: str) -> str:
+    if not n.directed:
+        return f"{where}: no token has a target other than where it is"
+    pulls = f"{_percent(n.away)} of the tokens pull away from their target" if n.away else "no token pulls away"
+    frozen = "none is frozen"
+    if n.frozen:
+        names = {"clip": "by the clip", "improbable": "near p = 0", "certain": "near p = 1", "flat": "from the start"}
+        why = [f"{_percent(share)} {names[name]}" for name, share in n.frozen_by.items() if share]
+        frozen = f"frozen far from it: {', '.join(why)}"
+    return f"{where}: {pulls}; {frozen}"
+
+
+def _gradients(n: GradientMetrics) -> str:
+    text = f"gradient norm {n.norm:.3g}"
+    if n.negative_share is not None and n.sign_cosine is not None:
+        text += (
+            f", {_percent(n.negative_share)} of it from negative advantages "
+            f"(cosine with the positive {n.sign_cosine:+.2f})"
+        )
+    if n.noise_scale.value is not None:
+        bounds = "".join(f", {name} {bound:.3g}" for name, bound in _bounds(n) if bound is not None)
+        text += f"; as much noise as signal at {n.noise_scale.value:.3g} prompts{bounds}; the batch has {n.prompts}"
+    else:
+        text += "; the batch is too noisy to tell a gradient from none"
+    return text
+
+
+def _bounds(n: GradientMetrics) -> list[tuple[str, float | None]]:
+    return [("at least", n.noise_scale.low), ("at most", n.noise_scale.high)]
+
+
+def _update(n: UpdateMetrics) -> str:
+    return (
+        f"one step (lr {n.learning_rate:.2g}, {n.optimizer} optimizer state) moves the policy by KL {n.kl:.2g}, its "
+        f"surrogate by {n.surrogate:+.2g}, entropy {n.entropy_before:.3g} to {n.entropy_after:.3g}, "
+        f"largest ratio {n.ratio['max']:.3g}"
+    )
+
+
+def _sharpness(n: SharpnessMetrics) -> str:
+    if n.room is None:
+        return f"its step can be stretched {n.searched:g} times and more before its loss rises"
+    if n.room == 0:
+        return f"its step overshoots: even {n.searched:.1g} of it raises the loss"
+    if n.room < 1:
+        return f"its step overshoots: the loss is back at its start after {n.room:.2g} of it"
+    return f"its step can be stretched {n.room:.2g} times before its loss is back at its start"
+
+
+def _curvature(n: CurvatureMetrics) -> str:
+    return f"Hessian from {n.smallest:.2g} to {n.largest:.2g}, trace {n.trace:.3g} ± {n.trace_error:.1g}"
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.001:
+        return "under 0.1%"
+    if 0.999 < share < 1:
+        return "over 99.9%"
+    return f"{100 * share:.0f}%" if share in (0, 1) or share >= 0.1 else f"{100 * share:.1f}%"

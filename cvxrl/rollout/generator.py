@@ -1,0 +1,72 @@
+"""The seam between whoever wants completions and whatever makes them: prompts and stream keys in, episodes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from cvxrl.policy.model import Policy
+from cvxrl.rollout.randomness import StreamKey
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        max_new_tokens: longest completion.
+        temperature: the logits are divided by it; 0 takes the most probable token.
+        top_p: nucleus mass; the reported log-probabilities are those of the truncated, renormalised distribution.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One prompt with one completion.
+
+    For the prompt "7+5?" answered with "7+5=12" and the end token, ``response_ids`` has 7 entries and ``logprobs`` as
+    many; ``truncated`` is False because the end token came before the length limit.
+
+    Attributes:
+        prompt_ids: token ids of the rendered prompt.
+        response_ids: sampled token ids, the end token included if it was reached.
+        logprobs: log-probability of each sampled token under the distribution it was drawn from, on the CPU, [T].
+        truncated: the completion reached the length limit without an end token.
+        version: optimizer updates (outer steps) that the policy which sampled it had seen; see `Generator.sync`.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    logprobs: Tensor
+    truncated: bool
+    version: int = 0
+
+
+class Generator(Protocol):
+    """Makes completions: the decoders of this machine (`LocalGenerator`), or a server."""
+
+    def generate(
+        self, prompts: Sequence[list[int]], keys: Sequence[Sequence[StreamKey]], sampling: Sampling
+    ) -> list[Episode]:
+        """One completion per key, those of a prompt adjacent.
+
+        A completion depends on its prompt, its key, the sampling and the policy; not on what else is asked, nor on how
+        the work is split, beyond the rounding of the forward pass.
+
+        Args:
+            prompts: token ids of P prompts.
+            keys: for each prompt, the streams of its completions; at least one.
+            sampling: how tokens are drawn.
+        """
+        ...
+
+    def sync(self, policy: Policy, version: int) -> None:
+        """Sample from these weights from now on, and mark episodes with ``version``."""
+        ...

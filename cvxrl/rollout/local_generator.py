@@ -1,0 +1,121 @@
+"""Completions decoded on this machine: shared prefill, key/value cache, finished rows leave the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from cvxrl.policy.model import Policy
+from cvxrl.rollout.decoder import Decoder, Engine, decoder_for
+from cvxrl.rollout.drawing import draw
+from cvxrl.rollout.generator import Episode, Sampling
+from cvxrl.rollout.randomness import StreamKey
+
+# Dropping rows copies the cache, so it waits until at most this share of the rows is still unfinished.
+_COMPACT_BELOW = 0.75
+
+
+@dataclass
+class LocalGenerator:
+    """Samples from a policy in this process; see `cvxrl.rollout.generator.Generator`.
+
+    Attributes:
+        policy: put into evaluation mode while it samples.
+        engine: what computes the logits; equal up to rounding.
+        rows: completions decoded at a time; None means all. A memory setting: it changes no draw.
+        version: what episodes are marked with.
+    """
+
+    policy: Policy
+    engine: Engine = "auto"
+    rows: int | None = None
+    version: int = 0
+
+    def sync(self, policy: Policy, version: int) -> None:
+        """Weights of this process are at hand as they are; only the version is news."""
+        self.policy, self.version = policy, version
+
+    def generate(
+        self, prompts: Sequence[list[int]], keys: Sequence[Sequence[StreamKey]], sampling: Sampling
+    ) -> list[Episode]:
+        """See `cvxrl.rollout.generator.Generator`."""
+        each = [(p, key) for p, streams in enumerate(keys) for key in streams]
+        rows = self.rows or len(each)
+        episodes: list[Episode] = []
+        with _evaluating(self.policy):
+            for start in range(0, len(each), rows):
+                batch = each[start : start + rows]
+                counts = [(p, len(list(same))) for p, same in groupby(p for p, _ in batch)]
+                numbers = torch.stack([key.uniform(sampling.max_new_tokens) for _, key in batch], dim=1)
+                decoder = decoder_for(self.policy, self.engine)
+                logits = decoder.start([prompts[p] for p, _ in counts], [count for _, count in counts])
+                sampled = _decode(self.policy, decoder, logits, numbers, sampling)
+                episodes += [
+                    Episode(prompts[p], tokens, logprobs, truncated, self.version)
+                    for (p, _), (tokens, logprobs, truncated) in zip(batch, sampled, strict=True)
+                ]
+        return episodes
+
+
+@contextmanager
+def _evaluating(policy: Policy) -> Iterator[None]:
+    """Evaluation mode and no gradients; the mode found is put back."""
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        policy.model.train(was_training)
+
+
+def _decode(
+    policy: Policy, decoder: Decoder, logits: Tensor, numbers_TB: Tensor, sampling: Sampling
+) -> list[tuple[list[int], Tensor, bool]]:
+    """Draw token by token until every row has ended.
+
+    Args:
+        policy: names the tokens that end a completion.
+        decoder: has read the prompts.
+        logits: of every row's first token, [B, V].
+        numbers_TB: uniform numbers, one per token position and row.
+        sampling: how tokens are drawn.
+
+    Returns:
+        Token ids, log-probabilities, and whether the length limit was reached, row by row.
+    """
+    device, (longest, num_rows) = policy.device, numbers_TB.shape
+    numbers_TB = numbers_TB.to(device)
+    end_ids = torch.tensor(policy.end_ids, device=device)
+    tokens = torch.full((longest, num_rows), policy.pad_id, dtype=torch.long, device=device)
+    logprobs = torch.zeros((longest, num_rows), device=device)
+    counts = torch.full((num_rows,), longest, dtype=torch.long, device=device)
+    rows = torch.arange(num_rows, device=device)  # batch row -> completion
+    unfinished = torch.ones_like(rows, dtype=torch.bool)
+    for t in range(longest):
+        chosen, chosen_logprobs = draw(logits.float(), numbers_TB[t][rows], sampling.temperature, sampling.top_p)
+        # Rows that have ended may still be here; what they say is cut off at their count.
+        tokens[t, rows], logprobs[t, rows] = chosen, chosen_logprobs
+        ending = unfinished & torch.isin(chosen, end_ids)
+        counts[rows[ending]] = t + 1
+        unfinished &= ~ending
+        count = int(unfinished.sum())
+        if count == 0 or t + 1 == longest:
+            break
+        if count <= _COMPACT_BELOW * len(rows):
+            keep = unfinished.nonzero().squeeze(-1)
+            rows, chosen, unfinished = rows[keep], chosen[keep], unfinished[keep]
+            decoder.keep(keep)
+        logits = decoder.step(chosen)
+    truncated = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    truncated[rows[unfinished]] = True
+    tokens_BT, logprobs_BT, cut = tokens.t().cpu(), logprobs.t().cpu(), truncated.tolist()
+    return [
+        (tokens_BT[i, :count].tolist(), logprobs_BT[i, :count].clone(), cut[i])
+        for i, count in enumerate(counts.tolist())
+    ]

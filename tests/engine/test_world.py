@@ -1,0 +1,111 @@
+"""Several processes that share a step: the same normaliser, the same metrics, and the gradient of one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny
+from torch import Tensor
+
+from cvxrl.engine.loss import Loss
+from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.trainer import Trainer
+from cvxrl.engine.world import SingleProcess, World, sum_metrics
+
+ALL = ["token-mean", "sequence-mean", "constant"]
+
+
+class Meeting:
+    """Where the ranks of a `ThreadWorld` lay down what they have."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.barrier, self.values = size, threading.Barrier(size, timeout=60), [None] * size
+
+
+class ThreadWorld:
+    """Threads that stand for processes: the second implementation of the seam."""
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.rank, self._meeting = rank, meeting
+
+    @property
+    def size(self) -> int:
+        return self._meeting.size
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        self._meeting.values[self.rank] = value
+        self._meeting.barrier.wait()
+        found = list(self._meeting.values)
+        self._meeting.barrier.wait()
+        return found
+
+    def sum(self, values: Tensor) -> Tensor:
+        return torch.stack(self.gather(values)).sum(dim=0)
+
+
+def together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Results of jobs that wait for one another."""
+    results: list[Any] = [None] * len(jobs)
+
+    def run(i: int) -> None:
+        results[i] = jobs[i]()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def gradient_of(loss: Loss, sequences: Sequences) -> tuple[dict[str, float], list[Tensor]]:
+    parameters = loss.policy.trained
+    for parameter in parameters:
+        parameter.grad = None
+    metrics = loss.backward(loss.weigh(loss.remember(sequences, off_policy=False)))
+    return metrics, [p.grad.clone() for p in parameters if p.grad is not None]
+
+
+@pytest.mark.parametrize("reduction", ALL)
+@pytest.mark.parametrize("name", ["math_grpo", "math_tpo"])
+def test_shares_add_up_to_the_whole(name: str, reduction: str) -> None:
+    recipe = tiny(name, f"reduction={reduction}", "train.micro_batch=4")
+    trainer = Trainer.build(recipe)
+    sequences = trainer.collector.collect(1).sequences
+    metrics, whole = gradient_of(trainer.updater.loss, sequences)
+    # Uneven shares of whole groups, and as many policies: threads share memory, processes would not.
+    size, cut = 2, 3 * recipe.rollout.samples
+    shares = [sequences.select(range(cut)), sequences.select(range(cut, len(sequences)))]
+    assert [len(share) for share in shares] == [12, 4]
+    losses = [Trainer.build(recipe).updater.loss for _ in range(size)]
+
+    def on_ranks(worlds: Sequence[World]) -> list[tuple[dict[str, float], list[Tensor]]]:
+        ranks = [replace(loss, world=world) for loss, world in zip(losses, worlds, strict=True)]
+        return together([lambda r=r: gradient_of(ranks[r], shares[r]) for r in range(size)])  # type: ignore[misc]
+
+    meeting = Meeting(size)
+    found = on_ranks([ThreadWorld(rank, meeting) for rank in range(size)])
+    scale = max(float(g.abs().max()) for g in whole)
+    for parts in zip(whole, *(gradients for _, gradients in found), strict=True):
+        torch.testing.assert_close(sum(parts[1:]), parts[0], rtol=0, atol=1e-5 * scale)
+    assert found[0][0] == found[1][0] == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+    # Ranks that know nothing of one another normalise by their own share, which is another gradient.
+    alone = on_ranks([SingleProcess(), SingleProcess()])
+    wrong = [sum(parts) for parts in zip(*(gradients for _, gradients in alone), strict=True)]
+    assert max(float((a - b).abs().max()) for a, b in zip(wrong, whole, strict=True)) > 0.1 * scale
+
+
+def test_one_process_is_the_whole() -> None:
+    world: World = SingleProcess()
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    values = {"a": 0.1 + 0.2, "b": 1e-30, "c": float("inf")}
+    assert sum_metrics(world, values) == values and world.gather("x") == ["x"]
