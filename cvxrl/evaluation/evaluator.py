@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.answers import judge
 from cvxrl.evaluation.memory import rows_that_fit
 from cvxrl.evaluation.record import CheckpointInfo, QuestionRecord, Sample, TaskInfo
-from cvxrl.policy.identity import hash_weights
+from cvxrl.policy.identity import count_parameters, hash_weights
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest
 from cvxrl.recipe.schema import Recipe
@@ -127,12 +127,11 @@ def describe_policy(policy: Policy, path: str, loaded: str, recipe: Recipe | Non
         loaded: what was loaded.
         recipe: of the run that it belongs to, if any.
     """
-    parameters = list(policy.model.parameters())
     return CheckpointInfo(
         path=path,
         policy=loaded,
-        dtype=str(parameters[0].dtype).removeprefix("torch."),
-        parameters=sum(p.numel() for p in parameters),
+        dtype=str(policy.model.dtype).removeprefix("torch."),
+        parameters=count_parameters(policy.model),
         sha256=hash_weights(policy.model),
         recipe=digest(recipe) if recipe else None,
         seed=recipe.seed if recipe else None,
