@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
 from cvxrl.engine.sizes import Shape, shape_of
 from cvxrl.errors import UserError
+from cvxrl.evaluation.memory import MOST_ROWS
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.optim import AdamwSpec, SgdSpec
 from cvxrl.recipe.schema import Recipe
@@ -185,7 +186,7 @@ def _sampling(recipe: Recipe, shape: Shape, lengths: Lengths) -> int:
     """The largest batch that is decoded at a time, its cache as long as the longest sequence."""
     rows = recipe.sequences_per_step if recipe.data == "rollouts" else 0
     if recipe.eval.every:
-        rows = max(rows, recipe.eval.prompts * recipe.eval.samples)
+        rows = max(rows, min(MOST_ROWS, recipe.eval.prompts * recipe.eval.samples))
     rows = min(rows, recipe.rollout.batch or rows)
     tokens = max(lengths.prompts) + max(lengths.responses)
     cache = 2 * (shape.layers + 1) * shape.keys * _BYTES[recipe.model.dtype] * tokens
