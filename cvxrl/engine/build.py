@@ -7,6 +7,7 @@ from dataclasses import replace
 from cvxrl.engine.collectors import Collector, DemonstrationCollector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
 from cvxrl.engine.readers import Reader
+from cvxrl.engine.world import World
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
@@ -48,7 +49,13 @@ def build_generator(recipe: Recipe, policy: Policy) -> Generator:
 
 
 def build_collector(
-    recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader, critic: Critic | None
+    recipe: Recipe,
+    policy: Policy,
+    generator: Generator,
+    task: Task,
+    grader: Grader,
+    critic: Critic | None,
+    world: World,
 ) -> Collector:
     """What makes the experience of each step.
 
@@ -57,7 +64,7 @@ def build_collector(
     """
     if recipe.data != "rollouts":
         return DemonstrationCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic))
+    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic), world)
 
 
 def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
