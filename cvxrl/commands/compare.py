@@ -120,10 +120,9 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         values: of the varied key, for which recipes are trained.
         training: how.
     """
-    from cvxrl.compare.discover import discover
     from cvxrl.compare.plan import plan_runs
     from cvxrl.compare.result import build
-    from cvxrl.compare.run import read_run
+    from cvxrl.compare.sources import discover, read_runs
 
     found, sets = discover(paths), training.set_
     if not found.recipes:
@@ -138,20 +137,14 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
     if plan.jobs and found.problems:
         raise UserError(*found.problems)  # before hours of training, not after
     if plan.jobs:
-        from cvxrl.compare.train import train_all
-        from cvxrl.compare.watch import make_watcher
+        from cvxrl.compare.train import make_watcher, train_all
 
         with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
             found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher)
     failed = {problem.file for problem in found.problems}
-    runs = []
-    for path in dict.fromkeys([*plan.runs, *found.runs]):
-        try:
-            if str(path) not in failed:
-                runs.append(read_run(path))
-        except UserError as error:
-            found.problems += error.problems
-    return build(runs, options, found.problems)
+    asked = dict.fromkeys([*plan.runs, *found.runs])
+    runs, unreadable = read_runs(path for path in asked if str(path) not in failed)
+    return build(runs, options, [*found.problems, *unreadable])
 
 
 def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:

@@ -27,7 +27,7 @@ def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "comparisons": [asdict(p) for p in c.pairs],
         "sensitivity": [asdict(s) for s in c.sensitivities],
         "differing_keys": [asdict(f) for f in c.factors],
-        "unfinished": [{"path": str(r.path), "status": r.record.status} for g in c.groups for r in g.unfinished],
+        "unfinished": [{"path": str(r.path), "status": r.status} for g in c.groups for r in g.unfinished],
         "require": [asdict(v) for v in verdicts],
         "warnings": c.warnings,
         "problems": [asdict(p) for p in c.problems],

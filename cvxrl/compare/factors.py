@@ -22,7 +22,7 @@ class Factor:
     Attributes:
         key: dotted recipe key.
         declared: whether it belongs to what is being compared.
-        values: value per group label; None where a recipe has no such key.
+        values: value per group label; None where a recipe has no such key. A group whose recipe is not known has none.
     """
 
     key: str
@@ -31,8 +31,10 @@ class Factor:
 
 
 def find_factors(groups: Sequence[Group], options: Options) -> list[Factor]:
-    """Keys in which any two groups differ, except those that cannot change a result."""
-    changes = {g.label: differences(groups[0].recipe, g.recipe) for g in groups}
+    """Keys in which any two recipes that are known differ, except those that cannot change a result."""
+    recipes = {g.label: g.recipe for g in groups if g.recipe is not None}
+    first = next(iter(recipes.values()), {})
+    changes = {label: differences(first, recipe) for label, recipe in recipes.items()}
     keys = sorted({key for found in changes.values() for key, _, _ in found} - set(FREE_KEYS))
     factors = []
     for key in keys:
@@ -56,13 +58,14 @@ def refuse_undeclared(factors: Sequence[Factor]) -> list[Problem]:
 
 
 def refuse_other_tasks(groups: Sequence[Group], options: Options) -> list[Problem]:
-    """Scores on different training data are no comparison, unless the task is the declared factor."""
+    """Scores on different training data are no comparison, unless the task is the declared factor or not known."""
     if options.vary and options.vary.startswith("task."):
         return []
     prints: dict[str, str] = {}
     for group in groups:
         for run in (*group.runs, *group.unfinished):
-            prints.setdefault(run.record.task_fingerprint, str(run.path))
+            if run.task is not None:
+                prints.setdefault(run.task, str(run.path))
     paths = list(prints.values())
     return [
         Problem(f"another task than {paths[0]}", file=path, remedy="compare runs of one task at a time")

@@ -51,7 +51,7 @@ _ONE: Mapping[str, Callable[[GroupSummary], float | None]] = {
     "unfinished": lambda s: s.unfinished,
     "reached": lambda s: s.reached.count,
     "steps": lambda s: s.reached.steps if s.reached.steps is not None else math.inf,
-    "tokens": lambda s: s.reached.tokens if s.reached.tokens is not None else math.inf,
+    "tokens": lambda s: s.reached.tokens if s.reached.steps is not None else math.inf,
     "seconds": lambda s: s.seconds,
 }
 FUNCTIONS = ("P(a > b)", "diff(a, b)", *(f"{name}(a)" for name in _ONE))

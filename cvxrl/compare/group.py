@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvxrl.compare.options import Options
-from cvxrl.compare.run import Run
+from cvxrl.compare.run import Run, is_scored
 from cvxrl.errors import Problem, suggest
-from cvxrl.recipe.digest import differences
-from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.digest import differences, leaves
 
 # Keys in which runs of one method may differ, beside those that cannot change a result.
 FREE_KEYS = ("name", "seed")
@@ -22,8 +21,8 @@ class Group:
 
     Attributes:
         label: the method, with the varied value where there is one.
-        method: name of the recipe.
-        value: value of the varied key; None where nothing is varied or the recipe has no such key.
+        method: name of what was trained.
+        value: value of the varied key; None where nothing is varied, or the recipe has no such key or is not known.
         runs: ended runs by increasing seed; they have scores.
         unfinished: running, interrupted and failed ones; they have none.
     """
@@ -35,9 +34,9 @@ class Group:
     unfinished: tuple[Run, ...]
 
     @property
-    def recipe(self) -> Recipe:
-        """Recipe of the group, up to the seed."""
-        return (self.runs or self.unfinished)[0].recipe
+    def recipe(self) -> Mapping[str, Any] | None:
+        """Recipe of the group, up to the seed; None where no run's is known."""
+        return next((run.recipe for run in (*self.runs, *self.unfinished) if run.recipe is not None), None)
 
 
 def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], list[Problem], list[str]]:
@@ -50,7 +49,7 @@ def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], lis
     warnings: list[str] = []
     sorted_runs: dict[str, list[Run]] = {}
     for run in runs:
-        sorted_runs.setdefault(label_of(run.recipe, options.vary), []).append(run)
+        sorted_runs.setdefault(label_of(run, options.vary), []).append(run)
     groups = []
     for label, members in sorted_runs.items():
         unlike = list(_not_seeds_of_one(label, members, options))
@@ -61,19 +60,19 @@ def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], lis
         groups.append(
             Group(
                 label=label,
-                method=members[0].recipe.name,
-                value=value_at(members[0].recipe, options.vary) if options.vary else None,
-                runs=tuple(r for r in single if r.scored),
-                unfinished=tuple(r for r in single if not r.scored),
+                method=members[0].method,
+                value=value_at(members[0], options.vary),
+                runs=tuple(r for r in single if is_scored(r)),
+                unfinished=tuple(r for r in single if not is_scored(r)),
             )
         )
     return _in_order(groups), problems, warnings
 
 
-def label_of(recipe: Recipe, vary: str | None) -> str:
-    """Name by which a group is known: `math_grpo`, or `math_grpo[optim.lr=0.001]`."""
-    value = value_at(recipe, vary) if vary else None
-    return recipe.name if value is None else f"{recipe.name}[{vary}={show_value(value)}]"
+def label_of(run: Run, vary: str | None) -> str:
+    """Name of the group that a run belongs to: `math_grpo`, or `math_grpo[optim.lr=0.001]`."""
+    value = value_at(run, vary)
+    return run.method if value is None else f"{run.method}[{vary}={show_value(value)}]"
 
 
 def show_value(value: Any) -> str:
@@ -81,19 +80,21 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def value_at(recipe: Recipe, key: str) -> Any:
-    """Value of a dotted key, or None where the recipe has no such key."""
-    value: Any = recipe.model_dump(mode="json")
-    for part in key.split("."):
+def value_at(run: Run, key: str | None) -> Any:
+    """Value of a dotted recipe key, or None where there is no key, the recipe lacks it, or is not known."""
+    value: Any = run.recipe
+    for part in key.split(".") if key else ():
         value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    return value if key else None
 
 
 def check_vary(runs: Sequence[Run], vary: str) -> Problem | None:
     """Refuse a varied key that no recipe has."""
-    known = sorted({key for run in runs for key in _leaf_keys(run.recipe.model_dump(mode="json"))})
+    known = sorted({key for run in runs if run.recipe is not None for key, _ in leaves(run.recipe)})
     if vary in known:
         return None
+    if not known:
+        return Problem("no run says with which recipe it was trained", "--vary", remedy="compare them without it")
     remedy = suggest(vary, known).strip() or "give a dotted recipe key such as optim.lr"
     return Problem(f"no recipe has a key `{vary}`", "--vary", remedy=remedy)
 
@@ -109,24 +110,17 @@ def _in_order(groups: Sequence[Group]) -> list[Group]:
     return sorted(groups, key=place)
 
 
-def _leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaf_keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def _not_seeds_of_one(label: str, members: Sequence[Run], options: Options) -> Iterator[Problem]:
     """Runs pooled as one method have to share their recipe, or an interval over them means nothing."""
     seen: set[str] = set()
-    for run in members[1:]:
-        for key, old, new in differences(members[0].recipe, run.recipe):
+    first, *others = [(run, run.recipe) for run in members if run.recipe is not None] or [(members[0], {})]
+    for run, recipe in others:
+        for key, old, new in differences(first[1], recipe):
             if key in FREE_KEYS or key in seen:
                 continue
             seen.add(key)
             yield Problem(
-                f"runs of `{label}` differ: {show_value(old)} in {members[0].path}, {show_value(new)} here",
+                f"runs of `{label}` differ: {show_value(old)} in {first[0].path}, {show_value(new)} here",
                 key,
                 str(run.path),
                 f"add --vary {key}" if options.vary is None else "give the recipes different names",
@@ -137,9 +131,9 @@ def _without_copies(members: Sequence[Run], warnings: list[str]) -> Iterator[Run
     """One run per seed, by increasing seed: a copy would count one seed twice."""
     first: dict[int, Run] = {}
     for run in members:
-        kept = first.setdefault(run.record.seed, run)
-        if kept is not run and kept.scored < run.scored:
-            first[run.record.seed], run = run, kept
-        if first[run.record.seed] is not run:
-            warnings.append(f"left out {run.path}: the same recipe and seed as {first[run.record.seed].path}")
+        kept = first.setdefault(run.seed, run)
+        if kept is not run and is_scored(kept) < is_scored(run):
+            first[run.seed], run = run, kept
+        if first[run.seed] is not run:
+            warnings.append(f"left out {run.path}: the same recipe and seed as {first[run.seed].path}")
     return iter(first[seed] for seed in sorted(first))

@@ -12,7 +12,7 @@ from cvxrl.compare.pair import Pair, compare_pairs
 from cvxrl.compare.run import Run
 from cvxrl.compare.sensitivity import Sensitivity, sensitivities
 from cvxrl.compare.summary import GroupSummary, summarise
-from cvxrl.compare.warnings import notices, too_few_seeds
+from cvxrl.compare.warnings import find_warnings, too_few_seeds
 from cvxrl.errors import Problem, UserError, suggest
 
 _SHARE_OF_BEST = 0.9  # default threshold, as a share of the best value that any run reached
@@ -58,7 +58,7 @@ def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = (
     Raises:
         UserError: there is nothing to compare, or what there is differs in more than the declared factor.
     """
-    kept = [run for run in runs if options.seeds is None or run.record.seed in options.seeds]
+    kept = [run for run in runs if options.seeds is None or run.seed in options.seeds]
     found = list(problems)
     if options.vary and kept and (unknown := check_vary(kept, options.vary)):
         raise UserError(*found, unknown)
@@ -83,14 +83,14 @@ def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = (
         pairs=compare_pairs(_against_baseline(summaries, options), options),
         factors=factors,
         sensitivities=sensitivities(summaries) if options.vary else [],
-        warnings=[*warnings, *notices(groups, summaries, options)],
+        warnings=[*warnings, *find_warnings(groups, summaries, options)],
         problems=[*found, *too_few_seeds(summaries, options)],
     )
 
 
 def _nothing(runs: Sequence[Run], options: Options) -> Problem:
     if runs:
-        states = ", ".join(sorted({run.record.status for run in runs}))
+        states = ", ".join(sorted({run.status for run in runs}))
         return Problem(f"no run has ended (status: {states})", remedy="wait, or go on with cvxrl train RECIPE --resume")
     text = "no runs to compare" if options.seeds is None else "no runs with these seeds"
     return Problem(text, "" if options.seeds is None else "--seeds", remedy="give run directories, or recipes to train")
@@ -102,7 +102,7 @@ def _unscored(groups: Sequence[Group], options: Options) -> list[Problem]:
     lacking = [run for run in runs if not len(run.series(options.metric).step_T)]
     if not lacking:
         return []
-    known = sorted({key for run in runs for r in run.records for key in r} - {"step"})
+    known = sorted({key for run in runs for key in run.metrics})
     if len(lacking) < len(runs) or options.metric in known:
         return [
             Problem(f"has no value of `{options.metric}`", file=str(run.path), remedy="leave it out, or choose another")

@@ -1,4 +1,4 @@
-"""What one run achieved: its score, its best, how long it took, and whether it collapsed."""
+"""What one run achieved and how quietly: score, best, time, collapse; gradient norms, spikes, KL and entropy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from cvxrl.compare.options import Options, is_quality
 from cvxrl.compare.run import Array, Run, Series
 
 _EVAL_WINDOW, _TRAIN_WINDOW = 1, 10  # an evaluation has many samples, a training step few
+_RUNNING = 20  # steps before a gradient norm that its running median looks at
+_EARLIEST = 5  # norms there must be before one can be called a spike
+_ENDS = 10  # steps averaged at the start and at the end of a run
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class RunScore:
         collapse_step: first step after the best from which the curve stayed below that share, or the step at which
             the run diverged; None where neither happened.
         largest_drop: largest fall of the quality metric below an earlier value of it.
-        seconds: time spent on training steps, without evaluations.
-        tokens: response tokens trained on.
+        seconds: time spent on training steps, without evaluations; None where it was not measured.
+        tokens: response tokens trained on; None where they were not counted.
     """
 
     score: float | None
@@ -34,8 +37,27 @@ class RunScore:
     collapsed: bool
     collapse_step: float | None
     largest_drop: float | None
-    seconds: float
-    tokens: float
+    seconds: float | None
+    tokens: float | None
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Stability of a run; None where the metric was not recorded.
+
+    Attributes:
+        grad_p50, grad_p99: quantiles of the global gradient norm before clipping, over optimizer steps.
+        spikes: norms above `spike` times the median of the 20 before.
+        kl_p99: 99% quantile of KL(before || after a step), in nats.
+        entropy_start, entropy_end: means over the first and last ten steps, in nats per token.
+    """
+
+    grad_p50: float | None
+    grad_p99: float | None
+    spikes: int | None
+    kl_p99: float | None
+    entropy_start: float | None
+    entropy_end: float | None
 
 
 def quality_key(options: Options) -> str:
@@ -50,13 +72,13 @@ def curve(run: Run, key: str, options: Options) -> Series:
     disappearing from them; a run that is left out has no curve.
     """
     series = run.series(key)
-    if run.record.status != "diverged" or not len(series.step_T):
+    if run.status != "diverged" or not len(series.step_T):
         return series
     if options.diverged_as == "omit":
         return Series(np.array([]), np.array([]))
     after = _after_divergence(series, key, options)
-    end = float(run.recipe.train.steps)
-    start = min(end, float(run.record.divergence.step) if run.record.divergence else run.last("step"))
+    end = float(run.steps)
+    start = min(end, float(run.last_step if run.diverged_at is None else run.diverged_at))
     steps = [start, end] if start < end else [end]
     return Series(np.append(series.step_T, steps), np.append(series.value_T, [after] * len(steps)))
 
@@ -65,34 +87,68 @@ def score_run(run: Run, options: Options) -> RunScore:
     """Score of a finished or diverged run."""
     whole, quality = curve(run, options.metric, options), run.series(quality_key(options))
     score = _final(run, whole, options)
-    fell_at = _fell_at(quality, options.collapse) if run.record.status == "finished" else None
-    diverged_at = float(run.record.divergence.step) if run.record.divergence else None
+    fell_at = _fell_at(quality, options.collapse) if run.status == "finished" else None
+    diverged_at = None if run.diverged_at is None else float(run.diverged_at)
     return RunScore(
         score=score,
         best=float(quality.value_T.max()) if len(quality.value_T) else None,
         area=_area(whole) if score is not None else None,
         collapsed=fell_at is not None,
-        collapse_step=diverged_at if run.record.status == "diverged" else fell_at,
+        collapse_step=diverged_at if run.status == "diverged" else fell_at,
         largest_drop=_largest_drop(quality.value_T),
-        seconds=run.last("time/total_s"),
-        tokens=run.last("tokens/total"),
+        seconds=_last(run, "time/total_s"),
+        tokens=_last(run, "tokens/total"),
     )
 
 
-def first_reached(run: Run, metric: str, threshold: float) -> tuple[float, float] | None:
-    """Step and tokens at the first measurement at or above a threshold; None where there is none (censored)."""
+def first_reached(run: Run, metric: str, threshold: float) -> tuple[float, float | None] | None:
+    """Step and tokens at the first measurement at or above a threshold; None where there is none (censored).
+
+    The tokens are None where they were not counted.
+    """
     series = run.series(metric)
     reached = np.flatnonzero(series.value_T >= threshold)
     if not len(reached):
         return None
     step = float(series.step_T[reached[0]])
-    return step, run.last("tokens/total", at=step)
+    return step, _last(run, "tokens/total", at=step)
+
+
+def stability_of(run: Run, spike: float) -> Stability:
+    """Measure a run from its metrics."""
+    norms = run.series("grad/norm").value_T
+    entropy = run.series("policy/entropy").value_T
+    ends = min(_ENDS, max(1, len(entropy) // 2))
+    return Stability(
+        grad_p50=_quantile(norms, 0.5),
+        grad_p99=_quantile(norms, 0.99),
+        spikes=count_spikes(norms, spike) if len(norms) else None,
+        kl_p99=_quantile(run.series("policy/kl").value_T, 0.99),
+        entropy_start=float(entropy[:ends].mean()) if len(entropy) else None,
+        entropy_end=float(entropy[-ends:].mean()) if len(entropy) else None,
+    )
+
+
+def count_spikes(norm_T: Array, factor: float) -> int:
+    """Norms above ``factor`` times the median of the (up to) 20 norms before them."""
+    return sum(
+        bool(norm_T[t] > factor * np.median(norm_T[max(0, t - _RUNNING) : t])) for t in range(_EARLIEST, len(norm_T))
+    )
+
+
+def _last(run: Run, key: str, at: float = np.inf) -> float | None:
+    """Newest value up to step ``at`` of a metric that grows from 0; None where it was not measured."""
+    series = run.series(key)
+    values = series.value_T[series.step_T <= at]
+    if len(values):
+        return float(values[-1])
+    return None if run.last_step and not len(series.step_T) else 0.0
 
 
 def _final(run: Run, whole: Series, options: Options) -> float | None:
     if not len(whole.value_T):
         return None
-    if run.record.status == "diverged":
+    if run.status == "diverged":
         return float(whole.value_T[-1])
     default = _EVAL_WINDOW if options.metric.startswith("eval/") else _TRAIN_WINDOW
     return float(whole.value_T[-(options.window or default) :].mean())
@@ -127,3 +183,7 @@ def _fell_at(series: Series, share: float) -> float | None:
 
 def _largest_drop(value_T: Array) -> float | None:
     return float((np.maximum.accumulate(value_T) - value_T).max()) if len(value_T) else None
+
+
+def _quantile(values: Array, share: float) -> float | None:
+    return float(np.quantile(values, share)) if len(values) else None

@@ -11,8 +11,7 @@ import numpy as np
 from cvxrl.compare.group import Group
 from cvxrl.compare.options import Options
 from cvxrl.compare.run import Array, Run
-from cvxrl.compare.score import RunScore, first_reached, score_run
-from cvxrl.compare.stability import Stability, stability_of
+from cvxrl.compare.score import RunScore, Stability, first_reached, score_run, stability_of
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
 from cvxrl.stats.bootstrap import Interval, bootstrap_interval
 
@@ -25,7 +24,7 @@ class RunRow:
         label, method, value: its group.
         seed: training seed.
         status: finished or diverged.
-        path: run directory.
+        path: where it was read.
         score: see `RunScore`.
         stability: see `Stability`.
         reached: step and tokens at which the threshold was reached, or None (censored at the run's end).
@@ -39,7 +38,7 @@ class RunRow:
     path: str
     score: RunScore
     stability: Stability
-    reached: tuple[float, float] | None
+    reached: tuple[float, float | None] | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Reached:
     Attributes:
         count: runs that reached it.
         steps, tokens: median over all runs, those that never did counting as longer than any; None where the median
-            run never did.
+            run never did, or tokens were not counted.
     """
 
     count: int
@@ -113,8 +112,8 @@ def measure(run: Run, group: Group, options: Options, threshold: float) -> RunRo
         label=group.label,
         method=group.method,
         value=group.value,
-        seed=run.record.seed,
-        status=run.record.status,
+        seed=run.seed,
+        status=run.status,
         path=str(run.path),
         score=score_run(run, options),
         stability=stability_of(run, options.spike),

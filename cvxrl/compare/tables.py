@@ -181,6 +181,8 @@ def factors_table(c: Comparison) -> Table:
             continue
         have: dict[str, list[str]] = {}
         for s in c.summaries:
+            if s.label not in factor.values:
+                continue  # its recipe is not known
             value = factor.values[s.label]
             methods = have.setdefault(NOTHING if value is None else show_value(value), [])
             methods += [] if s.method in methods else [s.method]

@@ -7,26 +7,21 @@ from collections.abc import Sequence
 from cvxrl.compare.group import Group
 from cvxrl.compare.options import FEW_SEEDS, Options, is_quality
 from cvxrl.compare.pair import FEWEST
-from cvxrl.compare.run import is_as_trained
+from cvxrl.compare.run import Run
 from cvxrl.compare.summary import GroupSummary
 from cvxrl.errors import Problem
 
 _NAMED = 5  # methods named in one sentence
 
 
-def notices(groups: Sequence[Group], summaries: Sequence[GroupSummary], options: Options) -> list[str]:
+def find_warnings(groups: Sequence[Group], summaries: Sequence[GroupSummary], options: Options) -> list[str]:
     """One sentence each: unfinished runs, few or different seeds, diverged runs, different code or machines."""
     found = [
-        f"left out {run.path}: {run.record.status}; go on with `cvxrl train RECIPE --resume`"
+        f"left out {run.path}: {run.status}; go on with `cvxrl train RECIPE --resume`"
         for group in groups
         for run in group.unfinished
     ]
-    other = [str(run.path) for g in groups for run in g.runs if not is_as_trained(run)]
-    if other:
-        found.append(
-            f"recipe.yaml has not the digest in run.json, in {len(other)} runs such as {other[0]}: "
-            "it was edited since, or written by another version of cvxrl"
-        )
+    found += _about_doubts(groups)
     few = [f"{s.label} ({len(s.scores)})" for s in summaries if len(s.scores) < FEW_SEEDS]
     if few:
         named = ", ".join(few[:_NAMED]) + (f" and {len(few) - _NAMED} more" if len(few) > _NAMED else "")
@@ -55,8 +50,22 @@ def too_few_seeds(summaries: Sequence[GroupSummary], options: Options) -> list[P
     ]
 
 
+def _about_doubts(groups: Sequence[Group]) -> list[str]:
+    """What the runs' sources have doubts about, and what could not be checked; each once, with a run it applies to."""
+    doubted: dict[str, list[Run]] = {}
+    for run in (run for g in groups for run in g.runs):
+        unknown = [name for name, value in (("recipe", run.recipe), ("task", run.task)) if value is None]
+        unchecked = [f"{' and '.join(unknown)} not known, so differences are not checked"] if unknown else []
+        for doubt in (*run.doubts, *unchecked):
+            doubted.setdefault(doubt, []).append(run)
+    return [
+        f"{runs[0].path}{f' and {len(runs) - 1} more' if len(runs) > 1 else ''}: {doubt}"
+        for doubt, runs in doubted.items()
+    ]
+
+
 def _about_diverged(groups: Sequence[Group], options: Options) -> list[str]:
-    count = sum(run.record.status == "diverged" for g in groups for run in g.runs)
+    count = sum(run.status == "diverged" for g in groups for run in g.runs)
     if not count:
         return []
     if options.diverged_as == "omit":
@@ -68,13 +77,9 @@ def _about_diverged(groups: Sequence[Group], options: Options) -> list[str]:
 
 def _about_provenance(groups: Sequence[Group]) -> list[str]:
     """Differences of code, versions or machine between the runs."""
-    origins = [run.record.provenance for g in groups for run in g.runs]
     facts: dict[str, set[str]] = {}
-    for origin in origins:
-        facts.setdefault("commit", set()).add(f"{origin.commit} {origin.dirty_diff}")
-        for name, version in origin.versions.items():
-            facts.setdefault(f"version of {name}", set()).add(version)
-        for name, value in origin.machine.items():
+    for run in (run for g in groups for run in g.runs):
+        for name, value in run.origin.items():
             facts.setdefault(name, set()).add(value)
     unlike = [name for name, values in facts.items() if len(values) > 1]
     return [f"the runs differ in more than their recipes: {', '.join(unlike)}"] if unlike else []

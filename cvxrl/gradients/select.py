@@ -23,7 +23,7 @@ _FLOATS = (
 def units(batch: TokenBatch, spec: ObjectiveSpec) -> Tensor:
     """Which tokens an objective couples: tokens with different numbers never meet in a loss. Shape [N], int64.
 
-    Read from what the spec needs: whole groups of sequences, whole sequences, or nothing beyond the token.
+    Read from the spec's coupling: whole groups of sequences, whole sequences, or nothing beyond the token.
     """
     if spec.coupling == "group":
         return batch.require("group_S")[batch.require("sequence_N")]

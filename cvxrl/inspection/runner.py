@@ -9,7 +9,7 @@ import torch
 
 from cvxrl.engine.build import check_functions
 from cvxrl.errors import Mistakes, UserError
-from cvxrl.evaluation.machine import provenance_of
+from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint

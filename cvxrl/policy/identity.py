@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cvxrl.policy.adapter import has_adapter, merged_weights, name_without_adapter
 
 
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over name, type, shape and bytes of every parameter and buffer; matrices that are tied count once."""
+def hash_weights(model: PreTrainedModel) -> str:
+    """SHA-256 over name, type, shape and bytes of every parameter and buffer; matrices that are tied count once.
+
+    A model with an adapter has the digest of the model that the two amount to, as `Policy.save` writes it.
+    """
+    if not has_adapter(model):
+        return hash_as_held(model)
+    merged = merged_weights(model)
+    held = {name_without_adapter(name): tensor for name, tensor in _tensors(model)}
+    return _hash({name: merged.get(name, tensor) for name, tensor in held.items() if name is not None})
+
+
+def hash_as_held(model: PreTrainedModel) -> str:
+    """The same with an adapter's matrices beside those they are added to, as version 0.1 took it."""
+    return _hash(dict(_tensors(model)))
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Number of parameters of the model, an adapter not counted."""
+    return sum(p.numel() for name, p in model.named_parameters() if name_without_adapter(name) is not None)
+
+
+def _tensors(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
     total = hashlib.sha256()
-    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+    for name, tensor in sorted(tensors.items(), key=itemgetter(0)):
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

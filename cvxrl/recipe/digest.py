@@ -37,12 +37,13 @@ def digests_as_written(path: Path) -> tuple[str, str]:
     return _digest(_without_neutral(values)), _digest(values)
 
 
-def differences(left: Recipe, right: Recipe) -> list[Difference]:
-    """Dotted keys that can change a result and in which two recipes differ, with both values.
+def differences(left: Recipe | Mapping[str, Any], right: Recipe | Mapping[str, Any]) -> list[Difference]:
+    """Dotted keys that can change a result and in which two recipes, or their contents, differ, with both values.
 
     A value is None where a side lacks the key.
     """
-    return _unlike(*(_without_neutral(side.model_dump(mode="json")) for side in (left, right)))
+    contents = (side.model_dump(mode="json") if isinstance(side, Recipe) else side for side in (left, right))
+    return _unlike(*(_without_neutral(values) for values in contents))
 
 
 def neutral_differences(left: Recipe, right: Recipe) -> list[Difference]:

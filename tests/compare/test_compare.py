@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from made_runs import make_run, make_seeds
 
-from cvxrl.compare.discover import discover
 from cvxrl.compare.options import Options
 from cvxrl.compare.pair import compare_pairs
 from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.run import Run, read_run
-from cvxrl.compare.score import score_run
-from cvxrl.compare.stability import count_spikes
+from cvxrl.compare.run import Run
+from cvxrl.compare.score import count_spikes, score_run
+from cvxrl.compare.sources import discover, read_run, read_runs
 from cvxrl.compare.summary import GroupSummary, Reached
 from cvxrl.compare.tables import all_tables, verdict
 from cvxrl.errors import UserError
@@ -25,7 +24,8 @@ GRPO, LCO = "math_grpo", "math_lco_kld"
 
 def compare(*paths: Path, **options: object) -> Comparison:
     found = discover([str(path) for path in paths])
-    return build([read_run(path) for path in found.runs], Options(resamples=200, **options), found.problems)  # type: ignore[arg-type]
+    runs, problems = read_runs(found.runs)
+    return build(runs, Options(resamples=200, **options), [*found.problems, *problems])  # type: ignore[arg-type]
 
 
 def read(out: Path, **options: object) -> Run:
@@ -273,7 +273,7 @@ def damage(path: Path, kind: str) -> None:
 )
 def test_damaged_runs_are_named(kind: str, tmp_path: Path) -> None:
     path = make_run(tmp_path)
-    assert read_run(path).record.seed == 0
+    assert read_run(path).seed == 0
     damage(path, kind)
     with pytest.raises(UserError) as caught:
         read_run(path)

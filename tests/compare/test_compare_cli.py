@@ -19,8 +19,7 @@ from made_runs import make_run, make_seeds
 
 from cvxrl.cli import main
 from cvxrl.compare.plan import Job
-from cvxrl.compare.train import train_all
-from cvxrl.compare.watch import Lines
+from cvxrl.compare.train import Lines, train_all
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 

@@ -12,27 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import make_run, make_seeds
+from matplotlib.figure import Figure
 
-from cvxrl.compare.discover import discover
 from cvxrl.compare.export import to_html_page
-from cvxrl.compare.figures.canvas import panels
-from cvxrl.compare.figures.curves import learning_curves, on_grid, stack, thin
-from cvxrl.compare.figures.intervals import improvement_intervals
-from cvxrl.compare.figures.profile import performance_profiles
+from cvxrl.compare.figures.curves import learning_curves, stability_curves
+from cvxrl.compare.figures.gallery import GALLERY, all_figures, figure_files
+from cvxrl.compare.figures.scores import improvement_intervals, performance_profiles
 from cvxrl.compare.figures.sensitivity import sensitivity_curves
-from cvxrl.compare.figures.stability import stability_curves
+from cvxrl.compare.figures.strands import on_grid, panels, stack, thin
 from cvxrl.compare.gate import judge, parse_gate
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.run import Series, read_run
-from cvxrl.report.figure import method_style, to_svg
+from cvxrl.compare.run import Series
+from cvxrl.compare.sources import discover, read_runs
+from cvxrl.report.figure import method_style, new_figure, to_svg
 
 GRPO, LCO = "math_grpo", "math_lco_kld"
+FIGURES = ("Learning curves", "Scores", "Against the baseline", "Performance profile", "Stability over training")
 
 
 def compare(folder: Path, **options: object) -> Comparison:
     found = discover([str(folder)])
-    return build([read_run(path) for path in found.runs], Options(resamples=100, **options))  # type: ignore[arg-type]
+    return build(read_runs(found.runs)[0], Options(resamples=100, **options))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -86,7 +87,8 @@ def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
     assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
     assert not re.findall(r"url\(|@import|<script|<link|https?://", re.sub(r"base64,[^']*", "", text))
     assert "default-src 'none'" in text
-    assert len(page.images) == 5 and all(image["alt"] for image in page.images)
+    assert {*FIGURES, "Scores"} <= {*page.titles} and all(image["alt"] for image in page.images)
+    assert len(page.images) == len(all_figures(two))
     assert "cvxrl compare &#x27;a&lt;b&gt;&#x27;" in text
     assert "not met, left side is 0.8" in text and "1 diverged runs count as 0" in text
     for address in page.addresses:
@@ -97,7 +99,7 @@ def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
 
 def test_a_sweep_has_a_sensitivity_figure(sweep: Comparison) -> None:
     page = Page(to_html_page(sweep, [], "x"))
-    assert "Sensitivity" in page.titles and "Learning curves" in page.titles and len(page.images) == 6
+    assert {*FIGURES, "Sensitivity"} <= {*page.titles} and len(page.images) == len(all_figures(sweep))
 
 
 def test_curves_show_seeds_mean_and_divergence(two: Comparison) -> None:
@@ -159,7 +161,21 @@ def test_one_method_has_no_pair_to_draw(tmp_path: Path) -> None:
     make_seeds(tmp_path, GRPO, [0.7, 0.8])
     c = compare(tmp_path)
     assert improvement_intervals(c) is None and sensitivity_curves(c) is None
-    assert len(Page(to_html_page(c, [], "x")).images) == 4
+    shown = {figure.title for figure in all_figures(c)}
+    assert {*FIGURES} - shown == {"Against the baseline"} and "Sensitivity" not in shown
+
+
+def test_a_figure_is_a_function_and_an_entry_in_the_gallery(two: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lengths(c: Comparison) -> Figure:
+        figure, ((axis,),) = new_figure(1, 1, 2.0)
+        axis.bar([s.label for s in c.summaries], [len(s.scores) for s in c.summaries])
+        return figure
+
+    entry = ("Seeds", lengths, "Scored seeds of {metric}.")
+    monkeypatch.setattr("cvxrl.compare.figures.gallery.GALLERY", [*GALLERY, entry])
+    text = to_html_page(two, [], "x")
+    assert "Seeds" in Page(text).titles and "Scored seeds of eval/accuracy." in text
+    assert {"seeds.svg", "seeds.png"} <= figure_files(two).keys()
 
 
 def test_many_methods_stay_apart() -> None:
@@ -196,7 +212,7 @@ def test_a_browser_shows_the_page(two: Comparison, width: int, tmp_path: Path) -
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert len(pictures) == 5 and all(done and natural > 300 and shown > 300 for done, natural, shown in pictures)
+    assert len(pictures) >= 5 and all(done and natural > 300 and shown > 300 for done, natural, shown in pictures)
     assert overflow <= 0  # wide tables scroll inside their own box
     assert tables == 6
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from made_runs import make_run, make_seeds
 
-from cvxrl.compare.discover import discover
 from cvxrl.compare.gate import check_names, judge, parse_gate
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.run import read_run
+from cvxrl.compare.sources import discover, read_runs
 from cvxrl.errors import UserError
 
 A, B = "math_grpo", "math_lco_kld"
@@ -24,8 +23,7 @@ def comparison(tmp_path: Path) -> Comparison:
     make_seeds(tmp_path, B, [0.8, 0.9])
     make_run(tmp_path, B, 2, (0.4, 0.9, 0.1))
     make_run(tmp_path, B, 3, (0.4, 0.9, 0.9), status="diverged", diverged_at=2)
-    runs = [read_run(path) for path in discover([str(tmp_path)]).runs]
-    return build(runs, Options(resamples=100, threshold=0.8))
+    return build(read_runs(discover([str(tmp_path)]).runs)[0], Options(resamples=100, threshold=0.8))
 
 
 @pytest.mark.parametrize(

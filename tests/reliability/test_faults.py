@@ -15,7 +15,7 @@ import torch
 from helpers import ROOT
 from safetensors.torch import load_file, save_file
 
-from cvxrl.compare.run import read_run
+from cvxrl.compare.sources import read_run
 from cvxrl.errors import UserError
 from cvxrl.evaluation.target import find_target
 from reliability.harness import (
@@ -164,7 +164,7 @@ def test_what_is_mended(case: str, fork_server: ForkServer, whole: Whole, interr
     MENDED[case](folder)
     read_or_refused(folder)
     goes_on(fork_server, whole.folder, tmp_path)
-    assert read_run(folder).record.status == "finished"
+    assert read_run(folder).status == "finished"
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,14 +16,15 @@ from annotated_types import Gt
 from pydantic import TypeAdapter, ValidationError
 
 from cvxrl.errors import UserError
+from cvxrl.recipe.base import Section
 from cvxrl.recipe.sections import kind_of, section_classes
 from cvxrl.recipe.task import ArithmeticSource, DatasetSource, SourceSpec, TaskSpec
-from cvxrl.tasks import Example, Task, dataset, load_task
+from cvxrl.rollout.prompts import render
+from cvxrl.tasks import Example, Task, dataset, load_questions, load_task
 from cvxrl.tasks.arithmetic import ArithmeticTask, demonstrate
-from cvxrl.tasks.base import draw_example, is_held_out
+from cvxrl.tasks.base import Source, draw_example, is_held_out
 from cvxrl.tasks.finite_task import FiniteTask
 from cvxrl.tasks.sources import source_of
-from cvxrl.tasks.template import render
 
 
 def spec(source: dict[str, Any], **rest: Any) -> TaskSpec:
@@ -54,6 +56,27 @@ def test_every_kind_of_source_is_found_by_its_name() -> None:
         # What may hold out nothing must be able to say all there is.
         bounds = section.model_fields["held_out"].metadata
         assert (source.load_rows is None) == (Gt(0) in bounds), section
+
+
+def test_a_new_source_is_its_section_and_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files: nothing else has to learn of it, to train on it or to be asked about it."""
+
+    class CountingSource(Section):
+        kind: Literal["counting-up"] = "counting-up"
+        held_out: float = 0.0
+
+    def rows(section: CountingSource) -> list[Example]:
+        return [Example(str(i), f"after {i}", str(i + 1)) for i in range(20)]
+
+    module: Any = ModuleType("cvxrl.tasks.counting_up")
+    module.SOURCE = Source(lambda section, seed: FiniteTask.split("counting", rows(section), 0.0, seed), rows)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    task = TaskSpec.model_construct(source=CountingSource())
+    made = load_task(task, seed=0)
+    assert made.train_size == 20 and made.train(0).prompt.startswith("after")
+    assert len(load_questions(task, 5, whole=True, exactly=True)) == 5
+    with pytest.raises(UserError, match="holds no questions out"):
+        load_questions(task, 5, whole=False, exactly=True)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------

@@ -1,27 +1,30 @@
-"""Curves over training: mean, band and thin seed lines."""
+"""Curves over training: the compared metric, and gradient norm, KL and entropy."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import Panel, Strand, panels
+from cvxrl.compare.figures.strands import Panel, Strand, on_grid, panels, stack, thin
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison
-from cvxrl.compare.run import Array, Series
-from cvxrl.compare.score import curve
+from cvxrl.compare.run import Array
 from cvxrl.compare.summary import generator
-from cvxrl.report.figure import legend, new_figure, same_scale
+from cvxrl.report.figure import legend, new_figure, not_measured, same_scale
 from cvxrl.stats.aggregate import mean
 from cvxrl.stats.bootstrap import bootstrap_interval
 
 _RESAMPLES = 1000  # per point of a band; a band needs less precision than a printed interval
 _COLUMNS = 2
-_MOST_POINTS = 500  # of a line; more cannot be told apart, and make a page of many megabytes
+# (metric, axis label)
+_STABILITY = (
+    ("grad/norm", "gradient norm before clipping"),
+    ("policy/kl", "KL(before || after step) [nats]"),
+    ("policy/entropy", "entropy [nats per token]"),
+)
 
 
 def learning_curves(c: Comparison) -> Figure:
@@ -32,7 +35,7 @@ def learning_curves(c: Comparison) -> Figure:
     figure, grid = new_figure(rows, columns, 1.0 + 3.2 * rows)
     axes = [axis for row in grid for axis in row]
     for axis, panel in zip(axes, shown, strict=False):
-        _draw(axis, panel, c.options)
+        _draw_scores(axis, panel, c.options)
         axis.set_xlabel("step")
         axis.set_ylabel(c.options.metric)
     for axis in axes[len(shown) :]:
@@ -42,37 +45,23 @@ def learning_curves(c: Comparison) -> Figure:
     return figure
 
 
-def on_grid(strand: Strand, key: str, options: Options) -> tuple[Array, Array]:
-    """Steps, and one interpolated score curve per run: shapes (T,) and (N, T); (0,) and (0, 0) where none has it.
-
-    A diverged run goes on with what it counts as.
-    """
-    return stack([curve(run, key, options) for run in strand.group.runs])
-
-
-def stack(series: Sequence[Series]) -> tuple[Array, Array]:
-    """Series on their common steps, interpolated; NaN before a series begins and after it ends."""
-    found = [s for s in series if len(s.step_T)]
-    if not found:
-        return np.zeros(0), np.zeros((0, 0))
-    step_T = np.unique(np.concatenate([s.step_T for s in found]))
-    return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T, np.nan, np.nan) for s in found])
-
-
-def thin(step_T: Array, value_NT: Array, how: Callable[..., Array]) -> tuple[Array, Array]:
-    """At most `_MOST_POINTS` points of a long run: each is ``how`` (such as np.nanmax) of a bin, at the bin's end."""
-    size = -(-len(step_T) // _MOST_POINTS)
-    if size <= 1:
-        return step_T, value_NT
-    starts = np.arange(0, len(step_T), size)
-    ends = np.append(starts[1:], len(step_T)) - 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a bin in which nothing was measured stays empty
-        bins = [how(value_NT[:, a : b + 1], axis=1) for a, b in zip(starts, ends, strict=True)]
-    return step_T[ends], np.stack(bins, axis=1)
+def stability_curves(c: Comparison) -> Figure:
+    """Median over seeds with thin seed lines; one row per method where a key is varied."""
+    shown = panels(c)
+    figure, grid = new_figure(len(shown), len(_STABILITY), 0.9 + 2.7 * len(shown))
+    for panel, axes in zip(shown, grid, strict=True):
+        for axis, (key, name) in zip(axes, _STABILITY, strict=True):
+            _draw_medians(axis, panel, key)
+            axis.set_xlabel("step")
+            axis.set_ylabel(name, fontsize="small")
+        axes[0].set_title(panel.title, loc="left", fontsize="medium")
+    for column in zip(*grid, strict=True):
+        same_scale(column)
+    legend(figure, [axis for axes in grid for axis in axes])
+    return figure
 
 
-def _draw(axis: Axes, panel: Panel, options: Options) -> None:
+def _draw_scores(axis: Axes, panel: Panel, options: Options) -> None:
     axis.set_title(panel.title, fontsize="medium")
     for strand in panel.strands:
         step_T, value_NT = on_grid(strand, options.metric, options)
@@ -115,7 +104,29 @@ def _band(strand: Strand, value_NT: Array, options: Options) -> tuple[Array, Arr
 
 def _mark_divergence(axis: Axes, strand: Strand, options: Options) -> None:
     for run in strand.group.runs:
-        if run.record.divergence is not None:
+        if run.diverged_at is not None:
             series = run.series(options.metric)
             height = float(series.value_T[-1]) if len(series.value_T) else 0.0
-            axis.plot(run.record.divergence.step, height, marker="x", color=strand.colour, markersize=9, linestyle="")
+            axis.plot(run.diverged_at, height, marker="x", color=strand.colour, markersize=9, linestyle="")
+
+
+def _draw_medians(axis: Axes, panel: Panel, key: str) -> None:
+    positive = False
+    for strand in panel.strands:
+        step_T, value_NT = stack([run.series(key) for run in strand.group.runs])
+        if not len(step_T):
+            continue
+        value_NT = np.where(value_NT > 0, value_NT, np.nan)  # a log axis has no place for the others
+        positive = positive or bool(np.isfinite(value_NT).any())
+        # The largest of each bin: thinning a long run must not hide its spikes.
+        thin_T, peak_NT = thin(step_T, value_NT, np.nanmax)
+        axis.plot(thin_T, peak_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a step without a positive value has no median
+            middle = np.nanmedian(value_NT, axis=0)  # of the runs that have not diverged yet
+        thin_T, middle_1T = thin(step_T, middle[None], np.nanmedian)
+        axis.plot(thin_T, middle_1T[0], color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
+    if positive:
+        axis.set_yscale("log")
+    if not axis.lines:
+        not_measured(axis)

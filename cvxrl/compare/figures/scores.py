@@ -1,25 +1,28 @@
-"""Interval plots: location of each method, and the probability that it beats the baseline."""
+"""Scores over seeds: each method's location, what it has over the baseline, and the share of runs above a score."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.canvas import Strand, panels
+from cvxrl.compare.figures.strands import Strand, panels
 from cvxrl.compare.result import Comparison
-from cvxrl.report.figure import GREY, new_figure
-from cvxrl.stats.bootstrap import Interval
+from cvxrl.compare.summary import generator
+from cvxrl.report.figure import GREY, legend, method_style, new_figure
+from cvxrl.stats.bootstrap import Interval, performance_profile
 
-_SHOWN = (("mean", "mean"), ("median", "median"), ("iqm", "interquartile mean"))
+_LOCATIONS = (("mean", "mean"), ("median", "median"), ("iqm", "interquartile mean"))
+_RESAMPLES = 2000  # of a profile's band
 
 
 def location_intervals(c: Comparison) -> Figure:
     """Mean, median and IQM with their intervals over the seeds' scores, one row per group."""
     strands = [s for panel in panels(c) for s in panel.strands]
-    figure, grid = new_figure(1, len(_SHOWN), 1.2 + 0.34 * len(strands))
-    for index, (axis, (name, title)) in enumerate(zip(grid[0], _SHOWN, strict=True)):
+    figure, grid = new_figure(1, len(_LOCATIONS), 1.2 + 0.34 * len(strands))
+    for index, (axis, (name, title)) in enumerate(zip(grid[0], _LOCATIONS, strict=True)):
         for row, strand in enumerate(strands):
             axis.plot(strand.summary.scores, [row] * len(strand.summary.scores), "|", color=GREY, markersize=7)
             value = getattr(strand.summary, name)
@@ -54,6 +57,47 @@ def improvement_intervals(c: Comparison) -> Figure | None:
     axes[0].set_xlim(-0.03, 1.03)
     _rows(axes[0], [p.label for p in pairs], len(pairs))
     _rows(axes[1], None, len(pairs))
+    return figure
+
+
+def performance_profiles(c: Comparison) -> Figure:
+    """One staircase per method; with a varied key, all its values together, which rewards being good at each."""
+    figure, ((axis,),) = new_figure(1, 1, 3.8)
+    methods = dict.fromkeys(s.method for s in c.summaries)
+    scores = {m: [x for s in c.summaries if s.method == m for x in s.scores] for m in methods}
+    every = np.array([x for values in scores.values() for x in values])
+    margin = 0.05 * float(np.ptp(every)) or 0.01
+    # The share only changes where a run scores, so these thresholds give the exact staircase.
+    threshold_T = np.unique(np.concatenate([[every.min() - margin], every, [every.max() + margin]]))
+    for index, (method, values) in enumerate(scores.items()):
+        if not values:
+            continue
+        colour, dash, _ = method_style(index)
+        profile = performance_profile(
+            np.array(values)[:, None],
+            threshold_T,
+            generator(c.options, "profile", method),
+            confidence=c.options.confidence,
+            resamples=_RESAMPLES,
+        )
+        if len(values) > 1:
+            axis.fill_between(
+                threshold_T, profile.low_T, profile.high_T, step="post", color=colour, alpha=0.15, linewidth=0
+            )
+        name = f"{method} ({len(values)} runs)"
+        axis.plot(
+            threshold_T,
+            profile.share_T,
+            drawstyle="steps-post",
+            color=colour,
+            linestyle=dash,
+            linewidth=1.8,
+            label=name,
+        )
+    axis.set_xlabel(f"final {c.options.metric}, x")
+    axis.set_ylabel("share of runs above x")
+    axis.set_ylim(-0.03, 1.03)
+    legend(figure, [axis])
     return figure
 
 
