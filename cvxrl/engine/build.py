@@ -8,6 +8,7 @@ from cvxrl.advantages import find_advantage
 from cvxrl.engine.collectors import Collector, DemonstrationCollector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
 from cvxrl.engine.readers import Reader
+from cvxrl.engine.world import World
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.objectives.callable import find_objective
 from cvxrl.policy.load import load_policy
@@ -66,7 +67,13 @@ def build_generator(recipe: Recipe, policy: Policy) -> Generator:
 
 
 def build_collector(
-    recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader, critic: Critic | None
+    recipe: Recipe,
+    policy: Policy,
+    generator: Generator,
+    task: Task,
+    grader: Grader,
+    critic: Critic | None,
+    world: World,
 ) -> Collector:
     """What makes the experience of each step.
 
@@ -75,7 +82,7 @@ def build_collector(
     """
     if recipe.data != "rollouts":
         return DemonstrationCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic))
+    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic), world)
 
 
 def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
