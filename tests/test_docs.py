@@ -36,9 +36,7 @@ def lacking(text: str) -> Iterator[str]:
     for name in set(re.findall(r"\bcvxrl(?:\.\w+)+", text)):
         if not _resolves(name):
             yield name
-    for key in set(
-        re.findall(r"--set (?!section\.key)([\w.]+)=|`((?:rollout|train|optim|logging)\.\w+)[`:]", text)
-    ):
+    for key in set(re.findall(r"--set (?!section\.key)([\w.]+)=|`((?:rollout|train|optim|logging)\.\w+)[`:]", text)):
         if not _is_key("".join(key).split(".")):
             yield "".join(key)
 
