@@ -1,4 +1,4 @@
-"""Every objective of the project, joined in one union tagged by `kind`."""
+"""Every objective: the families of the project and a function of the user's, in one union tagged by `kind`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_serializer
 
 from cvxrl.recipe.base import Coupling, FunctionName, Need, Section, ZeroAdvantage
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, LcoSpec
-from cvxrl.recipe.policy_gradient import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
-from cvxrl.recipe.preference import DpoSpec, QrmSpec, SftSpec
-from cvxrl.recipe.regression import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
+from cvxrl.recipe.lco import LcoObjective
+from cvxrl.recipe.policy_gradient import PolicyGradientObjective
+from cvxrl.recipe.preference import PreferenceObjective
+from cvxrl.recipe.regression import RegressionObjective
 
 
 class CallableObjective(Section):
@@ -42,44 +42,6 @@ class CallableObjective(Section):
 
 
 ObjectiveSpec = Annotated[
-    LcoKldSpec
-    | LcoMseSpec
-    | LcoLchSpec
-    | GrpoSpec
-    | GspoSpec
-    | CispoSpec
-    | ReinforceSpec
-    | AwrSpec
-    | TpoSpec
-    | PmdSpec
-    | DroSpec
-    | RebelSpec
-    | GvpoSpec
-    | SftSpec
-    | DpoSpec
-    | QrmSpec
-    | CallableObjective,
+    LcoObjective | PolicyGradientObjective | RegressionObjective | PreferenceObjective | CallableObjective,
     Field(discriminator="kind"),
-]
-
-__all__ = [
-    "AwrSpec",
-    "CallableObjective",
-    "CispoSpec",
-    "DpoSpec",
-    "DroSpec",
-    "GrpoSpec",
-    "GspoSpec",
-    "GvpoSpec",
-    "LcoKldSpec",
-    "LcoLchSpec",
-    "LcoMseSpec",
-    "LcoSpec",
-    "ObjectiveSpec",
-    "PmdSpec",
-    "QrmSpec",
-    "RebelSpec",
-    "ReinforceSpec",
-    "SftSpec",
-    "TpoSpec",
 ]

@@ -66,3 +66,6 @@ class AwrSpec(Section):
     kind: Literal["awr"] = Field("awr", description="Exponentiated advantage times log-probability.")
     beta: PositiveFloat = Field(1.0, description="Temperature of the weights.")
     weight_max: PositiveFloat = Field(20.0, description="Largest weight.")
+
+
+PolicyGradientObjective = GrpoSpec | GspoSpec | CispoSpec | ReinforceSpec | AwrSpec

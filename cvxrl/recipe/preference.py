@@ -43,3 +43,6 @@ class QrmSpec(Section):
     beta: PositiveFloat = Field(0.2, description="Scale of the mean log-probability.")
     gamma: NonNegativeFloat = Field(2.0, description="Margin.")
     sft_coefficient: NonNegativeFloat = Field(1.0, description="Weight of the chosen response's cross-entropy.")
+
+
+PreferenceObjective = SftSpec | DpoSpec | QrmSpec

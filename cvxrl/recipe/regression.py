@@ -62,3 +62,6 @@ class GvpoSpec(Section):
     equation: ClassVar[str] = "L_i = G / (2 (G - 1)) ((b log w_i - mean) - (A_i - mean))^2,  b = beta"
     kind: Literal["gvpo"] = Field("gvpo", description="Squared error of centred implicit and true rewards.")
     beta: PositiveFloat = Field(1.0, description="Scale of the implicit reward beta log w.")
+
+
+RegressionObjective = TpoSpec | PmdSpec | DroSpec | RebelSpec | GvpoSpec

@@ -12,8 +12,9 @@ from cvxrl.recipe.conflicts import conflicts
 from cvxrl.recipe.guards import GuardsSpec
 from cvxrl.recipe.logging import CheckpointSpec, LoggingSpec
 from cvxrl.recipe.lora import LoraSpec
-from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
+from cvxrl.recipe.objective import ObjectiveSpec
 from cvxrl.recipe.optim import AdamwSpec, OptimSpec
+from cvxrl.recipe.policy_gradient import GrpoSpec
 from cvxrl.recipe.regularizer import RegularizerSpec
 from cvxrl.recipe.task import TaskSpec
 

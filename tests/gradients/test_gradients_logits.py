@@ -17,15 +17,9 @@ from cvxrl.objectives import registry
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld, lco_mse
 from cvxrl.objectives.target import target_log_probs, target_logits, tilt
-from cvxrl.recipe.objective import (
-    GrpoSpec,
-    GspoSpec,
-    LcoKldSpec,
-    LcoLchSpec,
-    LcoMseSpec,
-    ObjectiveSpec,
-    ReinforceSpec,
-)
+from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
+from cvxrl.recipe.objective import ObjectiveSpec
+from cvxrl.recipe.policy_gradient import GrpoSpec, GspoSpec, ReinforceSpec
 from cvxrl.recipe.regularizer import RegularizerSpec
 
 YARDSTICK = LcoKldSpec(beta=0.7)
