@@ -124,6 +124,14 @@ def test_one_page_and_one_document(outputs: Path) -> None:
     assert document["methods"][0]["rows"][0]["path"].endswith(f"{FOREIGN}-seed0.csv")
 
 
+def test_a_panel_without_data_says_so_and_has_no_scale(outputs: Path) -> None:
+    from cvxrl.compare.figures.curves import stability_curves
+
+    for axis in stability_curves(compare(outputs / "elsewhere")).axes:
+        assert [text.get_text() for text in axis.texts] == ["not measured"]
+        assert not len(axis.get_xticks()) and not len(axis.get_yticks())
+
+
 def test_an_unknown_recipe_is_said_to_be_unchecked(outputs: Path) -> None:
     c = compare(outputs)
     (said,) = [text for text in c.warnings if "not known" in text]
