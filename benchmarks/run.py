@@ -73,7 +73,7 @@ def step_floor(shape: Any, tokens: float, rates: dict[str, float]) -> float:
 
 
 def step(name: str, rates: dict[str, float], rounds: int, model: str) -> Row:
-    from cvxrl.engine.shape import shape_of
+    from cvxrl.engine.sizes import shape_of
     from cvxrl.recipe.load import load_recipe
 
     arguments = STEPS[name]

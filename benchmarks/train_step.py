@@ -79,8 +79,8 @@ def run_trl(arguments: argparse.Namespace) -> list[dict[str, float]]:
     from trl import GRPOConfig, GRPOTrainer
 
     from cvxrl.policy.locate import locate
+    from cvxrl.rollout.prompts import render
     from cvxrl.tasks import load_grader, load_task
-    from cvxrl.tasks.template import render
 
     recipe = load(arguments)
     task, grader = load_task(recipe.task, recipe.seed), load_grader(recipe.task)

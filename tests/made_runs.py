@@ -12,7 +12,7 @@ from cvxrl.recipe.digest import digest
 from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.provenance import Provenance
-from cvxrl.runs.record import Divergence, RunRecord, Status
+from cvxrl.runs.record import STREAMS, Divergence, RunRecord, Status
 
 PROVENANCE = Provenance(commit="c0ffee", dirty_diff=None, versions={"python": "3"}, machine={"cores": "2"})
 
@@ -38,6 +38,7 @@ def make_run(
     run_dir.recipe.write_text(dump(loaded))
     record = RunRecord(
         status=status,
+        streams=STREAMS,
         digest=digest(loaded),
         seed=seed,
         task_fingerprint=task,

@@ -87,15 +87,6 @@ def test_the_package_can_be_imported_where_there_is_no_posix() -> None:
     assert not {path: names for path, names in found.items() if names}
 
 
-def test_nothing_needs_a_unix_module_to_be_imported() -> None:
-    """What only some systems have is imported where it is used, with something to do where it is absent."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {"fcntl", "resource", "pwd", "grp", "termios", "pty"} & set(names), f"{path}: {names}"
-
-
 def loaded(code: str) -> set[str]:
     """Heavy libraries in memory after running ``code`` in a fresh interpreter."""
     probe = f"import sys\n{code}\nprint('loaded:', *({HEAVY!r} & sys.modules.keys()))"

@@ -90,9 +90,11 @@ def evaluate(
     )
     if from_ is not None:
         record, folder = _recompute(from_, options), from_.parent
+        kept = f"verdicts: {from_}"
     else:
         record, folder = _ask(options, device)
-    _show(record, folder, export_samples, as_json)
+        kept = f"verdicts and completions: {folder}"
+    _show(record, folder, kept, export_samples, as_json)
 
 
 def _recompute(file: Path, options: Options) -> EvalRecord:
@@ -110,7 +112,10 @@ def _recompute(file: Path, options: Options) -> EvalRecord:
     if wanted is not None:
         check_ks(wanted, samples, "evaluate with --resume and more --samples, or lower k")
     results = summarize(record.questions, wanted or default_ks(samples))
-    return record.model_copy(update={"results": results})
+    # Version 0.1 stored some shares without the verdicts behind them.
+    stored = {name: getattr(record.results, name) for name in ("truncated", "grader_errors")}
+    kept = {name: share for name, share in stored.items() if getattr(results, name) is None}
+    return record.model_copy(update={"results": results.model_copy(update=kept)})
 
 
 def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
@@ -119,25 +124,27 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
 
     plan = make_plan(options)  # before the seconds that importing torch takes
     with loading_libraries():
-        from cvxrl.engine.process import StopRequest
+        from cvxrl.engine.process import StopRequest, settle_algorithms
         from cvxrl.evaluation.progress import BarProgress
         from cvxrl.evaluation.runner import Exam
 
     exam = Exam.prepare(plan, device)
+    if plan.target.recipe is not None:
+        settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
     try:
         with BarProgress(sys.stderr) as progress, StopRequest() as stop:
             for note in plan.notes:
                 progress.note(note)
-            record = exam.run(options.batch, progress, lambda: stop.requested)
+            record = exam.run(progress, lambda: stop.requested)
     finally:
-        exam.grader.close()
+        exam.close()
     if record is None:
         typer.echo(f"interrupted; the same command with --resume goes on: {plan.folder.path}", err=True)
         raise typer.Exit(INTERRUPTED)
     return record, plan.folder.path
 
 
-def _show(record: EvalRecord, folder: Path, export: Path | None, as_json: bool) -> None:
+def _show(record: EvalRecord, folder: Path, kept: str, export: Path | None, as_json: bool) -> None:
     """Export if asked, then print."""
     from cvxrl.evaluation.folder import EvalDir, read_samples
 
@@ -152,4 +159,4 @@ def _show(record: EvalRecord, folder: Path, export: Path | None, as_json: bool) 
     from cvxrl.evaluation.table import print_record
 
     print_record(record, sys.stdout)
-    typer.echo(f"verdicts and completions: {folder}")
+    typer.echo(kept)

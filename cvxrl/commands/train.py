@@ -89,7 +89,7 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 
 def _print_plan(recipe: Recipe, as_json: bool) -> None:
     """What `--dry-run` shows."""
-    from cvxrl.engine.plan import describe
+    from cvxrl.engine.memory import describe
     from cvxrl.recipe.digest import digest
     from cvxrl.recipe.load import dump
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cvxrl.engine.collectors import Collector, DemonstrationCollector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
-from cvxrl.engine.demonstrations import DemonstrationCollector
-from cvxrl.engine.experience import Collector
 from cvxrl.engine.readers import Reader
-from cvxrl.engine.rollouts import RolloutCollector
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
 from cvxrl.recipe.schema import ModelSpec, Recipe
-from cvxrl.rollout.decoder import require_engine
 from cvxrl.rollout.generator import Generator
-from cvxrl.rollout.local_generator import LocalGenerator
+from cvxrl.rollout.local_generator import LocalGenerator, require_engine
 from cvxrl.tasks import Grader, Task
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cvxrl.advantages import candidates, compute_advantages, generalized_advantages, standardise
-from cvxrl.engine.readers import Reader, flat
-from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.readers import Reader
+from cvxrl.engine.sequences import Sequences, flat
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GaeAdvantage
 

@@ -9,18 +9,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cvxrl.engine.batches import hidden_batch, token_batch
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite
-from cvxrl.engine.readers import Reader, flat
-from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.readers import Reader
+from cvxrl.engine.sequences import Sequences, flat, hidden_batch, token_batch
 from cvxrl.engine.world import SingleProcess, World, sum_metrics
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import HiddenBatch, linear_objective, linear_statistics
 from cvxrl.objectives.policy_gradient import value_loss
 from cvxrl.objectives.reduce import sequence_weights
-from cvxrl.objectives.registry import compute
-from cvxrl.objectives.regularizer import penalties, regularization
+from cvxrl.objectives.registry import compute, penalties, regularization
 from cvxrl.objectives.statistics import action_log_probs, entropy
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage

@@ -1,17 +1,17 @@
-"""Forward passes over sequences: what a policy says of their response tokens."""
+"""Forward passes over sequences: what a policy says of their response tokens, and how far that is from the sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cvxrl.engine.micro_batches import Limit, Rows, by_length
-from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.micro_batches import Limit, by_length
+from cvxrl.engine.sequences import Sequences, flat
 from cvxrl.objectives.linear import LinearHead, head_of, linear_statistics
-from cvxrl.objectives.statistics import action_log_probs
+from cvxrl.objectives.statistics import action_log_probs, k3
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.schema import Recipe
 
@@ -89,6 +89,27 @@ class Reader:
         return linear_statistics(hidden_NH, self.head, actions_N, chunk_tokens=self.chunk_tokens).logprobs_N
 
 
-def flat(rows: Rows, device: torch.device) -> Tensor:
-    """Token ids of all rows, one after another."""
-    return torch.tensor([token for row in rows for token in row], dtype=torch.long, device=device)
+def policy_shift(reader: Reader, sequences: Sequences, num_sequences: int) -> dict[str, float]:
+    """KL(rollout policy || policy now), estimated with k3 on the tokens of the first ``num_sequences``."""
+    if sequences.sampled_logprobs is None or num_sequences == 0:
+        return {}
+    few = sequences.select(range(min(num_sequences, len(sequences))))
+    assert few.sampled_logprobs is not None
+    new = torch.cat(reader.log_probs(few)).cpu()
+    return {"policy/kl": float(k3(new - torch.cat(few.sampled_logprobs)).mean())}
+
+
+def ratio_deviation(reader: Reader, sequences: Sequences, num_sequences: int = 32) -> float:
+    """Largest |ratio - 1| between the sampler's and the trainer's probabilities before any update.
+
+    All sequences are checked at the configured micro-batch size, the first ones also at sizes 1 and 4.
+    """
+    few = sequences.select(range(min(num_sequences, len(sequences))))
+    worst = 0.0
+    four, one = (replace(reader.limit, sequences=size) for size in (4, 1))
+    for part, limit in ((sequences, reader.limit), (few, four), (few, one)):
+        assert part.sampled_logprobs is not None
+        read = replace(reader, limit=limit).log_probs(part)
+        difference = torch.cat(read).cpu() - torch.cat(part.sampled_logprobs)
+        worst = max(worst, float(torch.expm1(difference).abs().max()))
+    return worst

@@ -10,17 +10,19 @@ from datetime import UTC, datetime
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import Problem, UserError
-from cvxrl.evaluation.machine import provenance_of
-from cvxrl.policy.model import Policy, hash_tokenizer, hash_weights
+from cvxrl.evaluation.evaluator import provenance_of
+from cvxrl.policy.identity import hash_tokenizer, hash_weights
+from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.format import with_error
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
 from cvxrl.runs.files import StorageError, finite, write_json
 from cvxrl.runs.provenance import Provenance, changes
-from cvxrl.runs.record import Divergence, Resumption, RunRecord, Status
+from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
 from cvxrl.runs.sink import Row
 from cvxrl.tasks import Task
@@ -207,6 +209,7 @@ def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe
 def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunRecord:
     return RunRecord(
         status="running",
+        streams=STREAMS,
         digest=digest(trainer.recipe),
         seed=trainer.recipe.seed,
         task_fingerprint=identity.task,
@@ -220,8 +223,8 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
 
 
 def _accuracy(record: Mapping[str, float]) -> str:
-    error = record.get("eval/stderr")  # null in the file where there is a single question
-    return f"{record['eval/accuracy']:.3f} ± {'n/a' if error is None else f'{error:.3f}'}"
+    # The error is null in the file where there is a single question.
+    return with_error(record["eval/accuracy"], record.get("eval/stderr"))
 
 
 def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:

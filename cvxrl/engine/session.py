@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError, describe_batch
-from cvxrl.engine.evaluate import Evaluation
 from cvxrl.engine.guards import Guards, GuardStop
 from cvxrl.engine.process import StopRequest
 from cvxrl.engine.records import (
@@ -24,6 +23,7 @@ from cvxrl.engine.records import (
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.errors import UserError
+from cvxrl.evaluation.held_out import Evaluation
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import RunDir
@@ -73,25 +73,11 @@ class Session:
                 self.sink.event(f"step {int(record['step'])}: {fired.name}: {fired.detail}")
 
     def evaluation(self, step: int, result: Evaluation) -> None:
-        """Store per-sample 0/1 and a few readable completions."""
-        recipe = self.trainer.recipe
-        write_json(
-            self.run_dir.evaluation(step),
-            {
-                "step": step,
-                "accuracy": result.accuracy,
-                "stderr": result.standard_error,
-                "prompts": result.correct_PG.shape[0],
-                "samples": result.correct_PG.shape[1],
-                "temperature": recipe.eval.temperature,
-                "truncated": result.truncated,
-                "grader_errors": result.errors,
-                "correct": result.correct_PG.int().tolist(),
-            },
-        )
-        if recipe.logging.samples:
-            shown = result.samples[: recipe.logging.samples]
-            write_lines(self.run_dir.samples(step), shown)
+        """Store every verdict and a few readable completions."""
+        write_json(self.run_dir.evaluation(step), result.record.model_dump(mode="json"))
+        shown = result.samples[: self.trainer.recipe.logging.samples]
+        if shown:
+            write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
 
     def checkpoint(self, position: Position) -> None:
         """Save policy, optimizer and position, after the records that lead to them; remove what is not to be kept."""

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
-from cvxrl.engine.evaluate import Evaluation, evaluate, held_out_prompts
-from cvxrl.engine.experience import Collector
 from cvxrl.engine.loss import Loss
-from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import StopRequest, keep_freed_memory, settle_algorithms
+from cvxrl.engine.readers import policy_shift, ratio_deviation
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import Position
-from cvxrl.engine.step_metrics import policy_shift, ratio_deviation
-from cvxrl.engine.update import Updater
+from cvxrl.engine.update import Updater, build_optimizer
 from cvxrl.errors import Mistakes, UserError
+from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -54,6 +53,7 @@ class Trainer:
     grader: Grader
     collector: Collector
     updater: Updater
+    held_out: HeldOut | None
     position: Position
 
     @classmethod
@@ -80,13 +80,15 @@ class Trainer:
         generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
         collector = build_collector(recipe, policy, generator, task, grader, critic)
         mistakes.attempt(collector.check)
+        held_out = None
         if recipe.eval.every:
-            mistakes.attempt(held_out_prompts, recipe, policy, task)
+            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
         if mistakes.problems:
             raise UserError(*mistakes.problems)
         loss = Loss(recipe, policy, critic, build_reference(recipe, policy))
         _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
-        return cls(recipe, policy, generator, task, grader, collector, Updater(loss, optimizer), Position())
+        updater = Updater(loss, optimizer)
+        return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position())
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -171,17 +173,12 @@ class Trainer:
         return deviation
 
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
+        assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
         self.generator.sync(self.policy, step)
-        result = evaluate(self.recipe, self.policy, self.generator, self.task, self.grader)
+        result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
-        return {
-            "eval/accuracy": result.accuracy,
-            "eval/stderr": result.standard_error,
-            "eval/truncated": result.truncated,
-            "eval/grader_errors": result.errors,
-            "time/eval_s": time.perf_counter() - start,
-        }
+        return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
 
     def _due(self, every: int, step: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.recipe.train.steps)

@@ -1,22 +1,131 @@
-"""Optimizer steps on a loss: minibatches, clipping, the learning rate's schedule."""
+"""Optimizer steps on a loss: the optimizer, the learning rate's schedule, minibatches, clipping."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cvxrl.engine.divergence import blame, require_finite_gradients
 from cvxrl.engine.loss import Loss
-from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.sequences import Sequences
-from cvxrl.engine.step_metrics import gradient_metrics, logit_metrics
-from cvxrl.recipe.schema import Recipe
+from cvxrl.gradients.logit_space import Rules, logit_space
+from cvxrl.gradients.parameters import norms
+from cvxrl.objectives.batch import TokenBatch
+from cvxrl.objectives.statistics import action_log_probs
+from cvxrl.recipe.lco import target_of
+from cvxrl.recipe.optim import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
+from cvxrl.recipe.schema import Recipe, TrainSpec
 from cvxrl.rollout.randomness import generator_for
+
+_MASTERS = "masters"
+# Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
+_RULES = Rules(eigenvalue_tokens=1)
+
+
+def build_optimizer(modules: Sequence[nn.Module], spec: OptimSpec) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the trainable parameters; vectors (norms, biases) are never decayed."""
+    trainable: list[Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
+    masters = _Masters.of(trainable) if spec.master_weights else None
+    stepped = trainable if masters is None else masters.stepped(trainable)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in stepped if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in stepped if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = _optimizer(groups, spec)
+    if masters is not None:
+        masters.attach(optimizer)
+    return optimizer
+
+
+def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> torch.optim.Optimizer:
+    match spec:
+        case AdamwSpec():
+            return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
+        case SgdSpec():
+            return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
+        case AdafactorSpec():
+            options: dict[str, Any] = {"beta2_decay": spec.beta2_decay, "d": spec.clip_threshold}
+            return torch.optim.Adafactor(groups, lr=spec.lr, eps=(None, spec.smallest_scale), **options)
+
+
+@dataclass(frozen=True)
+class _Masters:
+    """fp32 copies that the optimizer steps instead of half-precision parameters, which are then rounded from them.
+
+    Attributes:
+        parameters: of the model.
+        copies: of these, in their order.
+    """
+
+    parameters: list[Tensor]
+    copies: list[Tensor]
+
+    @classmethod
+    def of(cls, trainable: Sequence[Tensor]) -> _Masters:
+        """Copies of what is not fp32 already."""
+        halves = [p for p in trainable if p.dtype != torch.float32]
+        return cls(halves, [p.detach().float() for p in halves])
+
+    def stepped(self, trainable: Sequence[Tensor]) -> list[Tensor]:
+        """What the optimizer steps: copies where there are some."""
+        copy_of = {id(p): copy for p, copy in zip(self.parameters, self.copies, strict=True)}
+        return [copy_of.get(id(p), p) for p in trainable]
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make every step of the optimizer begin with the parameters' gradients and end in the parameters.
+
+        Its state holds the copies too, so that a resumed run goes on from them and not from the rounded parameters.
+        """
+        optimizer.register_step_pre_hook(self._take_gradients)
+        optimizer.register_step_post_hook(self._round)
+        optimizer.register_state_dict_post_hook(self._save)
+        optimizer.register_load_state_dict_pre_hook(self._load)
+
+    def _take_gradients(self, *_: object) -> None:
+        for parameter, copy in zip(self.parameters, self.copies, strict=True):
+            copy.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None  # one of the two is enough
+
+    @torch.no_grad()
+    def _round(self, *_: object) -> None:
+        for parameter, copy in zip(self.parameters, self.copies, strict=True):
+            parameter.copy_(copy)
+            copy.grad = None
+
+    def _save(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        state[_MASTERS] = self.copies
+
+    @torch.no_grad()
+    def _load(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        for copy, saved in zip(self.copies, state[_MASTERS], strict=True):
+            copy.copy_(saved)
+
+
+def optimizer_steps(train: TrainSpec) -> int:
+    """Optimizer steps of the whole run."""
+    return train.steps * train.inner_epochs * train.minibatches
+
+
+def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
+    """Learning rate of optimizer step ``index`` (from 0) of ``total``."""
+    if index < spec.warmup_steps:
+        return spec.lr * (index + 1) / spec.warmup_steps
+    progress = (index - spec.warmup_steps) / max(1, total - 1 - spec.warmup_steps)
+    match spec.schedule:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = 1.0 - progress
+        case "cosine":
+            share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)
 
 
 @contextmanager
@@ -109,9 +218,35 @@ class Updater:
     def _minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
         generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
-        unit = self.recipe.coupled_sequences
-        count = len(sequences) // unit
-        order: list[int] = torch.randperm(count, generator=generator).tolist()
-        size = count // self.recipe.train.minibatches
-        for start in range(0, count, size):
-            yield sequences.select([unit * k + j for k in sorted(order[start : start + size]) for j in range(unit)])
+        units = sequences.units(self.recipe.objective.coupling)
+        order: list[int] = torch.randperm(len(units), generator=generator).tolist()
+        size = len(units) // self.recipe.train.minibatches
+        for start in range(0, len(units), size):
+            yield sequences.select([i for k in sorted(order[start : start + size]) for i in units[k]])
+
+
+def gradient_metrics(model: nn.Module) -> dict[str, float]:
+    """Norms of the accumulated gradient before clipping: by kind of module, and the mean over q, k and v."""
+    found = norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    return {"grad/qkv": found.attention_mean, **{f"grad/module/{kind}": n for kind, n in found.by_module.items()}}
+
+
+def logit_metrics(batch: TokenBatch, recipe: Recipe) -> dict[str, float]:
+    """Shares of the tokens of a few sequences that are convex, pull away or are frozen (docs/gradients.md, section 1).
+
+    Empty where no token has a target, or where the rollout's logits are not at hand.
+    """
+    metrics = {"policy/probability": float(action_log_probs(batch.logits_NV, batch.actions_N).exp().mean())}
+    if batch.old_logits_NV is None or batch.advantages_N is None:
+        return metrics
+    generator = torch.Generator().manual_seed(0)
+    target = target_of(recipe.objective)
+    space = logit_space(
+        batch, recipe.objective, target, rules=_RULES, regularizer=recipe.regularizer, generator=generator
+    )
+    directed_N = space.directed_N & space.known_N
+    count = int(directed_N.sum())
+    if count:
+        shares = (("convex", space.psd_N), ("away", space.away_N), ("frozen", space.frozen_N))
+        metrics |= {f"logits/{name}": int((chosen_N & directed_N).sum()) / count for name, chosen_N in shares}
+    return metrics

@@ -1,78 +1,107 @@
-"""Completions with their verdicts: what every evaluation is made of, in training and in `cvxrl eval`."""
+"""The verdicts on a completion: the task's grader, and a second, strict one by which it can be doubted.
+
+The strict grader asks more of a reply than the task does. The reply must be finished, must state its answer in the form
+asked for, and the text must equal the right answer character for character. Where the task's grader says right and this
+one says wrong, the reply may be right in another notation, or the task's grader may have been talked into it; a rate
+that differs between two policies is a reason to read samples.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from cvxrl.evaluation.strict import strictly_correct
+from cvxrl.evaluation.record import Sample
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtract, NoExtract
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example, Grader
+from cvxrl.tasks.extraction import last_boxed
 
-
-@dataclass(frozen=True)
-class Answer:
-    """One completion and what the graders say about it.
-
-    Attributes:
-        id: the example's name within its source.
-        prompt: the bare problem, before any template.
-        completion: the reply, without special tokens.
-        answer: the right answer.
-        extracted: the part of the reply that was graded, or None.
-        correct: verdict of the task's grader.
-        reward: the number that training would see.
-        error: why the task's grader could not judge, or None.
-        truncated: the reply reached the length limit.
-        strict: verdict of the strict grader.
-        tokens: length of the reply.
-    """
-
-    id: str
-    prompt: str
-    completion: str
-    answer: str
-    extracted: str | None
-    correct: bool
-    reward: float
-    error: str | None
-    truncated: bool
-    strict: bool
-    tokens: int
+# A number that ends the reply, after a space, `=`, `:` or `$`. Replies can be hostile: nothing in it can be matched in
+# two ways, so that it takes time proportional to the reply.
+_FINAL_NUMBER = re.compile(r"(?:^|[\s=:$])(-?[0-9]++(?:\.[0-9]++)?)\Z")
 
 
 def judge(
-    task: TaskSpec, policy: Policy, grader: Grader, examples: Sequence[Example], episodes: Sequence[Episode]
-) -> list[Answer]:
+    task: TaskSpec,
+    policy: Policy,
+    grader: Grader,
+    asked: Sequence[tuple[int, int]],
+    examples: Sequence[Example],
+    episodes: Sequence[Episode],
+) -> list[Sample]:
     """Grade completions twice.
 
     Args:
         task: says where a reply's answer is.
         policy: its tokenizer decodes.
         grader: the task's grader.
+        asked: question and sample of every episode.
         examples: one per episode.
         episodes: the completions.
 
     Returns:
-        One answer per episode, in order.
+        One sample per episode, in order, its time not yet known.
     """
     texts = policy.decode([e.response_ids for e in episodes])
     grades = grader.grade(texts, examples)
     return [
-        Answer(
-            id=example.id,
+        Sample(
+            question=question,
+            sample=sample,
+            id=_storable(example.id),
             prompt=example.prompt,
             completion=text,
-            answer=example.answer,
-            extracted=grade.extracted,
+            answer=_storable(example.answer),
+            extracted=None if grade.extracted is None else _storable(grade.extracted),
             correct=grade.correct,
             reward=grade.reward,
             error=grade.error,
             truncated=episode.truncated,
             strict=strictly_correct(text, example.answer, task.extract, episode.truncated, grade.extracted),
             tokens=len(episode.response_ids),
+            seconds=0.0,
         )
-        for example, episode, text, grade in zip(examples, episodes, texts, grades, strict=True)
+        for (question, sample), example, episode, text, grade in zip(
+            asked, examples, episodes, texts, grades, strict=True
+        )
     ]
+
+
+def strictly_correct(
+    completion: str, answer: str, extraction: ExtractSpec, truncated: bool, extracted: str | None
+) -> bool:
+    r"""Tell whether a reply ends by stating exactly the right answer.
+
+    Args:
+        completion: the reply.
+        answer: the right answer; dollar signs around it are left out.
+        extraction: how the task finds an answer. Numbers must end the reply; a box, a tag or a pattern must hold the
+            answer; without extraction the last `\boxed{}` counts, or else the whole reply.
+        truncated: whether the reply reached the length limit; then it is wrong.
+        extracted: what the task found in it.
+    """
+    if truncated:
+        return False
+    match extraction:
+        case LastIntegerExtract() | LastNumberExtract():
+            # Only a full stop or a closing dollar may follow the number.
+            found = _FINAL_NUMBER.search(completion.rstrip().rstrip(".$").rstrip())
+            stated = found.group(1) if found else None
+        case NoExtract():
+            boxed = last_boxed(completion)
+            stated = completion.strip() if boxed is None else boxed
+        case _:
+            stated = extracted
+    return stated is not None and _bare(stated) == _bare(answer)
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip("$").strip()
+
+
+def _storable(text: str) -> str:
+    r"""Text with lone surrogates, which a data file may hold and UTF-8 cannot, as `\udXXX`."""
+    return text.encode(errors="backslashreplace").decode()

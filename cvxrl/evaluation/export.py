@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.evaluation.folder import Sample
-from cvxrl.evaluation.record import EvalRecord
+from cvxrl.evaluation.record import EvalRecord, Sample
 from cvxrl.runs.files import write_text
 
 METRIC = "exact_match"

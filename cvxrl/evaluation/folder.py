@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.evaluation.record import EvalRecord, Settings
+from cvxrl.evaluation.record import SCHEMA_VERSION, EvalRecord, Sample, Settings, StepRecord01
 from cvxrl.recipe.digest import leaves
 from cvxrl.runs.entry import Entry, Found, lock, refuse_if_held, require_same, require_writable
 from cvxrl.runs.files import storage_errors, write_json
@@ -22,27 +23,6 @@ _SAME = "resume needs the same settings, of which only --samples may grow; --ove
 _WAIT = "another process is evaluating here: wait for it or stop it, or choose another --out"
 # What may differ when an evaluation is resumed: names of places, and more samples than before.
 _FREE = ("checkpoint.path", "checkpoint.policy", "sampling.samples")
-
-
-class Sample(BaseModel):
-    """A line of samples.jsonl: one completion and its verdicts; fields as in `Answer`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    question: int
-    sample: int
-    id: str
-    prompt: str
-    completion: str
-    answer: str
-    extracted: str | None
-    correct: bool
-    reward: float | None
-    error: str | None
-    truncated: bool
-    strict: bool
-    tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -123,7 +103,11 @@ class EvalDir:
         found.require(self.path, entry)
 
     def _check_same(self, settings: Settings) -> None:
-        then = dict(leaves(_read(self.settings, Settings).model_dump(mode="json")))
+        before = _read(self.settings, Settings)
+        if before.schema_version != SCHEMA_VERSION:
+            what = "was begun by cvxrl 0.1, which took the policy's digest in another way"
+            raise UserError(Problem(what, file=str(self.settings), remedy="--overwrite starts again"))
+        then = dict(leaves(before.model_dump(mode="json")))
         now = dict(leaves(settings.model_dump(mode="json")))
         samples = "sampling.samples"
         changed = [
@@ -135,11 +119,13 @@ class EvalDir:
 
 
 def read_record(path: Path) -> EvalRecord:
-    """Read EVAL.json.
+    """Read EVAL.json, or evals/step-*.json of a run; what version 0.1 did not write into the latter is unknown.
 
     Raises:
         UserError: it is missing, not JSON, or not such a record.
     """
+    if _is_of_version_0_1(path):
+        return _read(path, StepRecord01).record()
     return _read(path, EvalRecord)
 
 
@@ -150,6 +136,15 @@ def read_samples(path: Path) -> list[Sample]:
         UserError: another line is damaged.
     """
     return read_lines(path, Sample.model_validate_json, "--overwrite starts again")
+
+
+def _is_of_version_0_1(path: Path) -> bool:
+    """Whether it is an evaluation during training as version 0.1 wrote it: no layout version, verdicts at the top."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "schema_version" not in values and {"step", "correct"} <= values.keys()
 
 
 def _read(path: Path, kind: type[_Model]) -> _Model:

@@ -1,19 +1,23 @@
-"""How many completions fit into memory at once."""
+"""How many completions fit into memory at once. Imports no torch by itself."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from cvxrl.policy.model import Policy
+    from cvxrl.policy.model import Policy
 
 # Share of the free memory that one batch may take by this estimate. The rest is for what the estimate leaves out:
 # fragmentation, workspaces, and the copy that is made when finished rows leave the cache.
 MEMORY_SHARE = 0.4
 # More rows than this no longer make a step cheaper per row, and progress would come in lumps.
-MOST_ROWS = {"cpu": 128, "cuda": 512}
+MOST_ROWS = 512
+# What is taken to be free where the system does not say (Windows, macOS).
+_UNKNOWN = 2**32
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CURRENT_USE = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 
@@ -27,8 +31,7 @@ def rows_that_fit(policy: Policy, prompt_tokens: int, new_tokens: int) -> int:
         new_tokens: longest completion.
     """
     budget = MEMORY_SHARE * free_bytes(policy.device)
-    most = MOST_ROWS.get(policy.device.type, MOST_ROWS["cpu"])
-    return max(1, min(most, int(budget // bytes_per_row(policy, prompt_tokens, new_tokens))))
+    return max(1, min(MOST_ROWS, int(budget // bytes_per_row(policy, prompt_tokens, new_tokens))))
 
 
 def bytes_per_row(policy: Policy, prompt_tokens: int, new_tokens: int) -> int:
@@ -50,8 +53,13 @@ def bytes_per_row(policy: Policy, prompt_tokens: int, new_tokens: int) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on the device; on the CPU no more than the container's limit leaves."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):
+        return _UNKNOWN
     for limit, use in zip(_MEMORY_LIMITS, _CURRENT_USE, strict=True):
         try:
             free = min(free, int(Path(limit).read_text()) - int(Path(use).read_text()))

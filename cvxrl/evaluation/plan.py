@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
 from cvxrl.errors import Mistakes, Problem, UserError
-from cvxrl.evaluation.folder import EvalDir
+from cvxrl.evaluation.folder import EvalDir, read_record
 from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
 from cvxrl.recipe.evaluation import EvalSampling
 from cvxrl.recipe.schema import ModelSpec
+from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
 
 _NAMES = {"ks": "k", "entry": "resume or --overwrite"}
@@ -58,6 +60,8 @@ class Plan:
         task: the questions and their grader.
         sampling: how the policy is asked; ``questions`` is None for all.
         seed: seed of sampling.
+        engine: what computes the logits: as in the run that the policy belongs to.
+        rows: completions decoded at a time; None for what fits into memory. They change no random number.
         exactly: whether fewer questions than asked for are a mistake.
         ks: values of k to report.
         folder: where results go.
@@ -70,6 +74,8 @@ class Plan:
     task: AskedTask
     sampling: EvalSampling
     seed: int
+    engine: Literal["auto", "static", "transformers"]
+    rows: int | None
     exactly: bool
     ks: list[int]
     folder: EvalDir
@@ -113,12 +119,28 @@ def make_plan(options: Options) -> Plan:
         task=task,
         sampling=sampling,
         seed=task.seed if options.seed is None else options.seed,
+        engine=target.recipe.rollout.engine if target.recipe else "auto",
+        rows=options.batch or task.rows or _rows_of_training(target, options),
         exactly=options.questions is not None,
         ks=ks or default_ks(sampling.samples),
         folder=EvalDir(folder),
         entry=options.entry,
         notes=notes,
     )
+
+
+def _rows_of_training(target: Target, options: Options) -> int | None:
+    """How many completions the run decoded at a time when it asked itself the same; None if it did not.
+
+    What fits into memory differs between a training and an evaluation, and with it the rounding of the logits.
+    """
+    step, same = target.evaluated_at(), options.task is None and options.max_new_tokens is None
+    if target.run is None or step is None or not same:
+        return None
+    try:
+        return read_record(RunDir(target.run).evaluation(step)).rows
+    except UserError:
+        return None
 
 
 def _sampling(options: Options, defaults: EvalSampling, notes: list[str]) -> EvalSampling:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Protocol, Self, TextIO
 
 from rich.progress import MofNCompleteColumn
 
 from cvxrl.report.progress import ProgressBar
+
+
+class Progress(Protocol):
+    """What an evaluation tells while it runs."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """``total`` completions are wanted, ``done`` of which an earlier session made."""
+
+    def advance(self, completions: int, correct: int) -> None:
+        """More completions are graded."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
 
 
 class BarProgress:

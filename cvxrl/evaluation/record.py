@@ -1,4 +1,7 @@
-"""EVAL.json: what was asked of which policy, every verdict, and the numbers that follow. Nothing here imports torch."""
+"""What is stored of an evaluation, in one form: EVAL.json, and evals/step-*.json of a run. Nothing here imports torch.
+
+A field that is null is unknown: version 0.1 kept less of its evaluations during training.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.runs.provenance import Provenance
 
+# Version 0.1 wrote 1, with another digest of the weights; both are read.
+SCHEMA_VERSION: Literal[2] = 2
+_READABLE = ("id", "prompt", "completion", "answer", "extracted", "correct", "reward", "error", "truncated")
 Bit = Annotated[int, Field(ge=0, le=1)]
 
 
@@ -21,11 +27,12 @@ class CheckpointInfo(_Strict):
     """Which policy answered.
 
     Attributes:
-        path: what the user named.
-        policy: the Hugging Face directory or id that was loaded.
+        path: what the user named; of an evaluation during training, the checkpoint of its step, if that was kept,
+            relative to the run directory.
+        policy: the Hugging Face directory or id that was loaded; likewise.
         dtype: data type of the parameters.
         parameters: their number.
-        sha256: digest of names and values of all parameters, in the data type that answered.
+        sha256: digest of the weights as they answered, see `cvxrl.policy.identity.hash_weights`.
         recipe: digest of the recipe of the run that it belongs to, if any.
         seed: training seed of that run.
     """
@@ -63,22 +70,61 @@ class SamplingInfo(_Strict):
     questions: int
     samples: int
     temperature: float
-    top_p: float
-    max_new_tokens: int
-    seed: int
+    top_p: float | None
+    max_new_tokens: int | None
+    seed: int | None
 
 
 class Settings(_Strict):
     """Everything that decides the numbers; an evaluation resumes only under equal settings."""
 
-    schema_version: Literal[1] = 1
-    checkpoint: CheckpointInfo
-    task: TaskInfo
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    checkpoint: CheckpointInfo | None
+    task: TaskInfo | None
     sampling: SamplingInfo
 
 
+class Sample(_Strict):
+    """One completion and what the graders say about it: a line of samples.jsonl.
+
+    Attributes:
+        question, sample: position of the question in the task, and of the completion among the question's.
+        id: the example's name within its source.
+        prompt: the bare problem, before any template.
+        completion: the reply, without special tokens.
+        answer: the right answer.
+        extracted: the part of the reply that was graded, or null.
+        correct: verdict of the task's grader.
+        reward: the number that training would see; null if it is not finite.
+        error: why the task's grader could not judge, or null.
+        truncated: the reply reached the length limit.
+        strict: verdict of the strict grader.
+        tokens: length of the reply.
+        seconds: its share of the time that its batch took.
+    """
+
+    question: int
+    sample: int
+    id: str
+    prompt: str
+    completion: str
+    answer: str
+    extracted: str | None
+    correct: bool
+    reward: float | None
+    error: str | None
+    truncated: bool
+    strict: bool
+    tokens: int
+    seconds: float
+
+    def readable(self) -> dict[str, object]:
+        """What a person wants to see of it: a line of rollouts/step-*.jsonl."""
+        return {name: getattr(self, name) for name in _READABLE}
+
+
 class QuestionRecord(_Strict):
-    """One question; every list has one entry per completion.
+    """One question; every list has one entry per completion, and is null where it is unknown.
 
     Attributes:
         id: the example's name within its source.
@@ -91,19 +137,20 @@ class QuestionRecord(_Strict):
         tokens: length of the completion.
     """
 
-    id: str
-    answer: str
+    id: str | None
+    answer: str | None
     correct: list[Bit]
-    strict: list[Bit]
-    truncated: list[Bit]
-    error: list[str | None]
-    extracted: list[str | None]
-    tokens: list[int]
+    strict: list[Bit] | None
+    truncated: list[Bit] | None
+    error: list[str | None] | None
+    extracted: list[str | None] | None
+    tokens: list[int] | None
 
     @property
     def columns(self) -> Sequence[Sequence[object]]:
-        """All lists that have one entry per completion."""
-        return (self.correct, self.strict, self.truncated, self.error, self.extracted, self.tokens)
+        """All known lists that have one entry per completion."""
+        every = (self.correct, self.strict, self.truncated, self.error, self.extracted, self.tokens)
+        return [column for column in every if column is not None]
 
 
 class Estimate(_Strict):
@@ -119,7 +166,7 @@ class AtK(_Strict):
     k: int
     pass_at_k: Estimate
     avg_at_k: Estimate
-    maj_at_k: Estimate
+    maj_at_k: Estimate | None
 
 
 class Results(_Strict):
@@ -141,21 +188,26 @@ class Results(_Strict):
     questions: int
     samples: int
     accuracy: Estimate
-    strict_accuracy: Estimate
-    disagreement: float
-    strict_missed: float
-    strict_only: float
-    truncated: float
-    grader_errors: float
-    no_answer: float
-    mean_tokens: float
+    strict_accuracy: Estimate | None
+    disagreement: float | None
+    strict_missed: float | None
+    strict_only: float | None
+    truncated: float | None
+    grader_errors: float | None
+    no_answer: float | None
+    mean_tokens: float | None
     at_k: list[AtK]
 
 
 class EvalRecord(Settings):
-    """Contents of EVAL.json.
+    """Contents of EVAL.json and of evals/step-*.json.
+
+    The latter have no times and no provenance, which metrics.jsonl and run.json hold: a run and its repetition write
+    the same bytes.
 
     Attributes:
+        step: training step after which the policy was asked; null outside of training.
+        rows: completions decoded at a time; they change the rounding of the forward pass, and nothing else.
         finished: UTC time, ISO 8601.
         seconds: time spent sampling and grading, over all sessions.
         provenance: code, versions and machine.
@@ -163,9 +215,11 @@ class EvalRecord(Settings):
         questions: the verdicts behind them.
     """
 
-    finished: str
-    seconds: float
-    provenance: Provenance
+    step: int | None = None
+    rows: int | None = None
+    finished: str | None
+    seconds: float | None
+    provenance: Provenance | None
     results: Results
     questions: list[QuestionRecord]
 
@@ -177,3 +231,48 @@ class EvalRecord(Settings):
             if any(len(column) != self.sampling.samples for column in question.columns):
                 raise ValueError(f"question `{question.id}` does not have {self.sampling.samples} of everything")
         return self
+
+
+class StepRecord01(_Strict):
+    """evals/step-*.json as version 0.1 wrote it."""
+
+    step: int
+    accuracy: float
+    stderr: float | None
+    prompts: int
+    samples: int
+    temperature: float
+    truncated: float
+    grader_errors: float
+    correct: list[list[Bit]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        if [len(each) for each in self.correct] != [self.samples] * self.prompts:
+            raise ValueError(f"`correct` does not hold {self.prompts} x {self.samples} verdicts")
+        return self
+
+    def record(self) -> EvalRecord:
+        """The same in today's form; what it does not hold is None."""
+        unknown = dict.fromkeys(("id", "answer", "strict", "truncated", "error", "extracted", "tokens"))
+        results = dict.fromkeys(Results.model_fields) | {
+            "questions": self.prompts,
+            "samples": self.samples,
+            "accuracy": Estimate(value=self.accuracy, stderr=self.stderr),
+            "truncated": self.truncated,
+            "grader_errors": self.grader_errors,
+            "at_k": [],
+        }
+        asked = {"questions": self.prompts, "samples": self.samples, "temperature": self.temperature}
+        return EvalRecord(
+            schema_version=1,
+            checkpoint=None,
+            task=None,
+            sampling=SamplingInfo.model_validate(dict.fromkeys(SamplingInfo.model_fields) | asked),
+            step=self.step,
+            finished=None,
+            seconds=None,
+            provenance=None,
+            results=Results.model_validate(results),
+            questions=[QuestionRecord.model_validate(unknown | {"correct": each}) for each in self.correct],
+        )

@@ -1,35 +1,25 @@
-"""Ask a policy every question, batch by batch, and keep every answer as it comes."""
+"""An evaluation by the command line: every answer is kept as it comes, so that an interruption loses none."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
-
-import torch
 
 from cvxrl.errors import Mistakes, Problem, UserError
-from cvxrl.evaluation.answers import judge
-from cvxrl.evaluation.folder import Sample
-from cvxrl.evaluation.machine import provenance_of
-from cvxrl.evaluation.memory import rows_that_fit
+from cvxrl.evaluation.evaluator import Asked, Evaluator, describe_policy, describe_task, group, provenance_of
 from cvxrl.evaluation.plan import Plan
-from cvxrl.evaluation.record import CheckpointInfo, EvalRecord, QuestionRecord, SamplingInfo, Settings, TaskInfo
+from cvxrl.evaluation.progress import Progress
+from cvxrl.evaluation.record import EvalRecord, Sample, SamplingInfo, Settings
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
 from cvxrl.policy.load import load_policy, pick_device
-from cvxrl.policy.model import Policy, hash_weights
-from cvxrl.recipe.digest import digest
+from cvxrl.policy.model import Policy
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples
-from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.files import write_json
-from cvxrl.tasks import Example, Grader, load_grader, load_questions
-from cvxrl.tasks.base import digest as digest_of
+from cvxrl.tasks import load_grader, load_questions
 
 # Keys of recipes, as this command's options.
 _OPTIONS = {
@@ -39,40 +29,20 @@ _OPTIONS = {
     "rollout.max_new_tokens": "--max-new-tokens",
     "task.template": "--template",
 }
-Pending = deque[tuple[int, list[int]]]
-
-
-class Progress(Protocol):
-    """Shows how far an evaluation has come."""
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """``total`` completions are wanted, ``done`` of which an earlier session made."""
-
-    def advance(self, completions: int, correct: int) -> None:
-        """More completions are graded."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
 
 
 @dataclass(frozen=True)
 class Exam:
-    """A policy in front of its questions.
+    """An evaluation that is ready to run.
 
     Attributes:
         plan: what was asked for.
-        policy: who answers.
-        grader: the task's grader.
-        examples: the questions.
-        prompts: the same as token ids.
+        evaluator: the policy in front of its questions.
         settings: what decides the numbers.
     """
 
     plan: Plan
-    policy: Policy
-    grader: Grader
-    examples: list[Example]
-    prompts: list[list[int]]
+    evaluator: Evaluator
     settings: Settings
 
     @classmethod
@@ -82,29 +52,41 @@ class Exam:
         Raises:
             UserError: one of them cannot be had, or a question does not fit the policy.
         """
-        spec, mistakes = plan.task.spec, Mistakes()
-        examples = mistakes.attempt(
-            load_questions, spec, plan.sampling.questions, whole=plan.task.whole, exactly=plan.exactly
-        )
+        spec, asked, mistakes = plan.task.spec, plan.sampling, Mistakes()
+        examples = mistakes.attempt(load_questions, spec, asked.questions, whole=plan.task.whole, exactly=plan.exactly)
         grader = mistakes.attempt(load_grader, spec)
         policy = mistakes.attempt(_load, plan, device)
         prompts = None
         if policy is not None and examples is not None:
-            prompts = mistakes.attempt(encode_examples, spec, policy, examples, plan.sampling.max_new_tokens)
+            prompts = mistakes.attempt(encode_examples, spec, policy, examples, asked.max_new_tokens)
         if policy is None or examples is None or grader is None or prompts is None:
             raise renamed(UserError(*mistakes.problems), _OPTIONS)
-        return cls(plan, policy, grader, examples, prompts, _settings(plan, policy, examples))
+        how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
+        generator = LocalGenerator(policy, plan.engine)
+        evaluator = Evaluator(policy, generator, grader, spec, examples, prompts, how, plan.seed, plan.rows)
+        settings = Settings(
+            checkpoint=describe_policy(policy, plan.target.given, plan.target.path, plan.target.recipe),
+            task=describe_task(plan.task.name, plan.task.version, spec, examples),
+            sampling=SamplingInfo(**{**asked.model_dump(), "questions": len(examples), "seed": plan.seed}),
+        )
+        return cls(plan, evaluator, settings)
 
-    def run(self, rows: int | None, progress: Progress, stop: Callable[[], bool]) -> EvalRecord | None:
+    def close(self) -> None:
+        """End what was started for grading."""
+        self.evaluator.grader.close()
+
+    def run(self, progress: Progress, stop: Callable[[], bool]) -> EvalRecord | None:
         """Ask what is still to ask and write EVAL.json.
 
         Args:
-            rows: completions decoded at a time; None takes what fits into memory. It changes no random number.
             progress: told after every batch.
             stop: asked after every batch.
 
         Returns:
             The record, or None if stopped; what has been asked is kept.
+
+        Raises:
+            UserError: the folder is in use, belongs to another evaluation, or cannot be written; or memory runs out.
         """
         folder, sampling = self.plan.folder, self.settings.sampling
         with folder.lock() as held:
@@ -112,54 +94,26 @@ class Exam:
                 progress.note("this file system has no locks: take care that no second process evaluates here")
             done = folder.enter(self.settings, self.plan.entry)
             self._check_same_questions(done)
-            pending = _pending(sampling.questions, sampling.samples, done)
+            asked = _missing(sampling, done)
             progress.start(self.plan.task.name, sampling.questions * sampling.samples, len(done))
-            rows = rows or rows_that_fit(self.policy, max(map(len, self.prompts)), sampling.max_new_tokens)
-            while pending:
-                batch = take(pending, rows)
-                try:
-                    fresh = self._ask(batch)
-                except torch.OutOfMemoryError:
-                    rows = self._fewer(rows)
-                    pending.extendleft(reversed(batch))
-                    progress.note(f"out of memory; going on with {rows} completions at a time")
-                    continue
-                folder.append(fresh)
-                done += fresh
-                progress.advance(len(fresh), sum(s.correct for s in fresh))
-                if pending and stop():
-                    return None
+            try:
+                for fresh in self.evaluator.ask(asked, progress.note):
+                    folder.append(fresh)
+                    done += fresh
+                    progress.advance(len(fresh), sum(s.correct for s in fresh))
+                    if len(done) < sampling.questions * sampling.samples and stop():
+                        return None
+            except UserError as error:
+                raise renamed(error, _OPTIONS) from None
             record = self._record(done)
             write_json(folder.record, record.model_dump(mode="json"))
             return record
 
-    def _ask(self, batch: Sequence[tuple[int, list[int]]]) -> list[Sample]:
-        """Sample and grade; completion s of question q draws from the stream of (seed, q, s)."""
-        start = time.perf_counter()
-        wanted = self.settings.sampling
-        each = [(q, s) for q, samples in batch for s in samples]
-        keys = [[StreamKey(wanted.seed, "evaluation", (q, s)) for s in samples] for q, samples in batch]
-        prompts = [self.prompts[q] for q, _ in batch]
-        how = Sampling(wanted.max_new_tokens, wanted.temperature, wanted.top_p)
-        episodes = LocalGenerator(self.policy).generate(prompts, keys, how)
-        answers = judge(self.plan.task.spec, self.policy, self.grader, [self.examples[q] for q, _ in each], episodes)
-        seconds = (time.perf_counter() - start) / len(each)
-        return [
-            Sample(question=q, sample=s, seconds=seconds, **asdict(answer))
-            for (q, s), answer in zip(each, answers, strict=True)
-        ]
-
-    def _fewer(self, rows: int) -> int:
-        """Half as many rows, after an allocation failed."""
-        if rows == 1:
-            raise UserError(Problem("out of memory", "--max-new-tokens", remedy="lower it, or set --dtype bfloat16"))
-        torch.cuda.empty_cache()
-        return rows // 2
-
     def _check_same_questions(self, done: Sequence[Sample]) -> None:
+        examples = self.evaluator.examples
         for sample in done:
-            known = sample.question < len(self.examples) and sample.sample < self.settings.sampling.samples
-            if not known or self.examples[sample.question].id != sample.id:
+            known = sample.question < len(examples) and sample.sample < self.settings.sampling.samples
+            if not known or examples[sample.question].id != sample.id:
                 where = str(self.plan.folder.samples)
                 raise UserError(
                     Problem("holds answers to other questions", file=where, remedy="--overwrite starts again")
@@ -169,79 +123,25 @@ class Exam:
         questions = group(samples)
         return EvalRecord(
             **dict(self.settings),
+            rows=self.evaluator.rows,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=sum(s.seconds for s in samples),
-            provenance=provenance_of(self.policy),
+            provenance=provenance_of(self.evaluator.policy),
             results=summarize(questions, self.plan.ks),
             questions=questions,
         )
 
 
 def _load(plan: Plan, device: str) -> Policy:
-    return load_policy(plan.model, pick_device(device))
+    """The policy as it was when it was saved; an adapter of a run stays beside its frozen layers, as in training."""
+    recipe = plan.target.recipe
+    policy = load_policy(plan.model, pick_device(device), recipe.seed if recipe else 0)
+    if plan.model.lora is not None:
+        policy.load_trained(plan.target.directory)
+    return policy
 
 
-def take(pending: Pending, rows: int) -> list[tuple[int, list[int]]]:
-    """Remove the next batch: questions that miss equally many completions, or a part of one question's.
-
-    Args:
-        pending: (question, samples still missing), changed in place.
-        rows: most completions.
-    """
-    question, samples = pending.popleft()
-    if len(samples) > rows:
-        pending.appendleft((question, samples[rows:]))
-        return [(question, samples[:rows])]
-    batch = [(question, samples)]
-    while pending and len(pending[0][1]) == len(samples) and (len(batch) + 1) * len(samples) <= rows:
-        batch.append(pending.popleft())
-    return batch
-
-
-def group(samples: Sequence[Sample]) -> list[QuestionRecord]:
-    """Verdicts by question, completions in order."""
-    by_question: dict[int, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda s: (s.question, s.sample)):
-        by_question.setdefault(sample.question, []).append(sample)
-    return [
-        QuestionRecord(
-            id=each[0].id,
-            answer=each[0].answer,
-            correct=[int(s.correct) for s in each],
-            strict=[int(s.strict) for s in each],
-            truncated=[int(s.truncated) for s in each],
-            error=[s.error for s in each],
-            extracted=[s.extracted for s in each],
-            tokens=[s.tokens for s in each],
-        )
-        for each in by_question.values()
-    ]
-
-
-def _pending(questions: int, samples: int, done: Sequence[Sample]) -> Pending:
-    asked = {(s.question, s.sample) for s in done}
-    missing = ((q, [s for s in range(samples) if (q, s) not in asked]) for q in range(questions))
-    return deque((q, left) for q, left in missing if left)
-
-
-def _settings(plan: Plan, policy: Policy, examples: Sequence[Example]) -> Settings:
-    recipe, spec = plan.target.recipe, plan.task.spec
-    return Settings(
-        checkpoint=CheckpointInfo(
-            path=plan.target.given,
-            policy=plan.target.path,
-            dtype=plan.model.dtype,
-            parameters=sum(p.numel() for p in policy.model.parameters()),
-            sha256=hash_weights(policy.model),
-            recipe=digest(recipe) if recipe else None,
-            seed=recipe.seed if recipe else None,
-        ),
-        task=TaskInfo(
-            name=plan.task.name,
-            version=plan.task.version,
-            digest=digest_of(spec.model_dump_json()),
-            fingerprint=digest_of(*(text for e in examples for text in (e.id, e.prompt, e.answer))),
-            spec=spec,
-        ),
-        sampling=SamplingInfo(**{**plan.sampling.model_dump(), "questions": len(examples), "seed": plan.seed}),
-    )
+def _missing(sampling: SamplingInfo, done: Sequence[Sample]) -> list[Asked]:
+    made = {(s.question, s.sample) for s in done}
+    every = ((q, s) for q in range(sampling.questions) for s in range(sampling.samples))
+    return [asked for asked in every if asked not in made]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from cvxrl.recipe.shipped import shipped_recipes
 from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource, TaskSpec
 
 GYM = "reasoning-gym"
+HELD_OUT = "held-out"
 _OPTION = "--task"
 
 
@@ -29,6 +30,7 @@ class AskedTask:
         sampling: default settings.
         seed: default seed of sampling.
         whole: whether every row of a source that holds nothing out may be asked.
+        rows: completions decoded at a time, where a recipe says so.
     """
 
     name: str
@@ -37,6 +39,7 @@ class AskedTask:
     sampling: EvalSampling
     seed: int
     whole: bool
+    rows: int | None = None
 
 
 def shipped_tasks() -> dict[str, Path]:
@@ -59,7 +62,7 @@ def find_task(given: str | None, own: Recipe | None) -> AskedTask:
         if own is None:
             what = "the checkpoint belongs to no run, so it has no task of its own"
             raise UserError(Problem(what, _OPTION, remedy=f"name one: {_choices()}"))
-        return _of_recipe(own, "held-out", whole=False)
+        return _of_recipe(own, HELD_OUT, whole=False)
     shipped = shipped_tasks()
     if given in shipped:
         return _of_file(shipped[given])
@@ -98,7 +101,7 @@ def with_data(task: AskedTask, file: str | None, template: str | None) -> AskedT
         if template in ("none", "question-answer"):
             values["system"] = None
     whole = task.whole or file is not None
-    return AskedTask(task.name, task.version, TaskSpec.model_validate(values), task.sampling, task.seed, whole)
+    return replace(task, spec=TaskSpec.model_validate(values), whole=whole)
 
 
 def _of_file(path: Path) -> AskedTask:
@@ -139,7 +142,7 @@ def _of_recipe(recipe: Recipe, name: str, *, whole: bool) -> AskedTask:
         top_p=recipe.eval.top_p,
         max_new_tokens=recipe.rollout.max_new_tokens,
     )
-    return AskedTask(name, None, recipe.task, sampling, recipe.eval.seed, whole)
+    return AskedTask(name, None, recipe.task, sampling, recipe.eval.seed, whole, recipe.rollout.batch)
 
 
 def _choices() -> str:

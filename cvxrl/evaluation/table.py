@@ -12,6 +12,7 @@ from cvxrl.evaluation.record import Estimate, EvalRecord, Results
 from cvxrl.report.format import fixed, percent, with_error
 
 _WIDTH = 80
+_UNKNOWN = "unknown"
 
 
 def print_record(record: EvalRecord, stream: TextIO) -> None:
@@ -27,13 +28,20 @@ def print_record(record: EvalRecord, stream: TextIO) -> None:
 
 def _header(record: EvalRecord) -> list[str]:
     task, asked, policy = record.task, record.sampling, record.checkpoint
-    version = f" version {task.version}" if task.version is not None else ""
-    nucleus = f", top-p {asked.top_p:g}" if asked.top_p < 1 else ""
+    nucleus = f", top-p {asked.top_p:g}" if asked.top_p is not None and asked.top_p < 1 else ""
+    tokens, seed = (_UNKNOWN if value is None else value for value in (asked.max_new_tokens, asked.seed))
+    at = "" if record.step is None else f" after step {record.step}"
+    who, what = _UNKNOWN, _UNKNOWN
+    if policy is not None:
+        who = f"{policy.path} ({policy.parameters:,} parameters, {policy.dtype}, sha256 {policy.sha256[:12]})"
+    if task is not None:
+        version = f" version {task.version}" if task.version is not None else ""
+        what = f"{task.name}{version} (questions {task.fingerprint[:12]}, template {task.spec.template})"
     return [
-        f"policy    {policy.path} ({policy.parameters:,} parameters, {policy.dtype}, sha256 {policy.sha256[:12]})",
-        f"task      {task.name}{version} (questions {task.fingerprint[:12]}, template {task.spec.template})",
+        f"policy    {who}{at}",
+        f"task      {what}",
         f"sampling  {asked.questions} questions x {asked.samples}, temperature {asked.temperature:g}{nucleus}, "
-        f"{asked.max_new_tokens} new tokens, seed {asked.seed}",
+        f"{tokens} new tokens, seed {seed}",
     ]
 
 
@@ -45,14 +53,14 @@ def _quality(results: Results) -> Table:
     total = f"{results.questions} x {results.samples}"
     rows = (
         (f"accuracy (avg@{results.samples})", _estimate(results.accuracy)),
-        ("truncated at the length limit", percent(results.truncated)),
-        ("grader errors (count as wrong)", percent(results.grader_errors)),
-        ("no answer found", percent(results.no_answer)),
+        ("truncated at the length limit", _share(results.truncated)),
+        ("grader errors (count as wrong)", _share(results.grader_errors)),
+        ("no answer found", _share(results.no_answer)),
         ("accuracy, strict grader", _estimate(results.strict_accuracy)),
-        ("graders disagree", percent(results.disagreement)),
-        ("  right for the task's grader only", percent(results.strict_missed)),
-        ("  right for the strict grader only", percent(results.strict_only)),
-        ("mean length (tokens)", fixed(results.mean_tokens, 1)),
+        ("graders disagree", _share(results.disagreement)),
+        ("  right for the task's grader only", _share(results.strict_missed)),
+        ("  right for the strict grader only", _share(results.strict_only)),
+        ("mean length (tokens)", _UNKNOWN if results.mean_tokens is None else fixed(results.mean_tokens, 1)),
     )
     for name, value in rows:
         table.add_row(Text(name), Text(value), Text(total))
@@ -84,5 +92,9 @@ def _footnotes(results: Results) -> list[str]:
     return notes
 
 
-def _estimate(estimate: Estimate) -> str:
-    return with_error(estimate.value, estimate.stderr)
+def _estimate(estimate: Estimate | None) -> str:
+    return _UNKNOWN if estimate is None else with_error(estimate.value, estimate.stderr)
+
+
+def _share(value: float | None) -> str:
+    return _UNKNOWN if value is None else percent(value)

@@ -13,7 +13,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import ADAPTER_CONFIG, is_adapter, locate
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import ModelSpec, Recipe
-from cvxrl.runs.checkpoint import list_checkpoints, verify_checkpoint
+from cvxrl.runs.checkpoint import list_checkpoints, step_of, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 
 _OPTION = "--ckpt"
@@ -38,18 +38,34 @@ class Target:
     recipe: Recipe | None = None
     step: str | None = None
 
+    @property
+    def directory(self) -> Path:
+        """Where the policy's files are, if that is a directory."""
+        return Path(self.path)
+
     def model(self, dtype: str | None, revision: str | None) -> ModelSpec:
         """Recipe section that loads the policy; the run's data type unless another is asked for.
+
+        An adapter of a run is not merged: the section is the run's own, and the adapter's weights are laid over what
+        it loads (`Policy.load_trained`), so that the policy computes what it did in training, bit for bit.
 
         Raises:
             UserError: it is an adapter that does not say what it belongs to.
         """
         own = self.recipe.model if self.recipe else ModelSpec(path=self.path)
-        if not is_adapter(Path(self.path)):
+        if not is_adapter(self.directory):
             return ModelSpec.model_validate({"path": self.path, "dtype": dtype or own.dtype, "revision": revision})
-        base = own if self.recipe else ModelSpec(path=_base_of(Path(self.path)))
-        changes = {"lora": None, "adapter": self.path, "dtype": dtype or own.dtype}
-        return base.model_copy(update=changes | ({"revision": revision} if revision else {}))
+        changes = {"dtype": dtype or own.dtype} | ({"revision": revision} if revision else {})
+        if self.recipe and own.lora is not None:
+            return own.model_copy(update=changes)
+        base = own if self.recipe else ModelSpec(path=_base_of(self.directory))
+        return base.model_copy(update=changes | {"lora": None, "adapter": self.path})
+
+    def evaluated_at(self) -> int | None:
+        """Training step after which the run was the policy, or None if that is unknown."""
+        if self.step is not None:
+            return step_of(Path(self.step))
+        return self.recipe.train.steps if self.recipe else None
 
     def folder(self, task: str) -> Path:
         """Where an evaluation is written unless the user says otherwise."""
@@ -108,9 +124,11 @@ def _is_run(path: Path) -> bool:
 
 
 def _of_run(given: str, path: Path) -> Target:
-    """The final policy, or else the newest checkpoint."""
+    """The final policy, or else the newest checkpoint; of an adapter, what was trained rather than what was merged."""
     run = RunDir(path)
     recipe = load_recipe(run.recipe)
+    if recipe.model.lora is not None and is_adapter(run.adapter) and _is_at_hand(recipe.model):
+        return Target(given, str(run.adapter), path, recipe)
     if (run.policy / "config.json").is_file():
         return Target(given, str(run.policy), path, recipe)
     checkpoints = list_checkpoints(run.checkpoints)
@@ -131,6 +149,14 @@ def _of_directory(given: str, path: Path) -> Target:
         run = folder.parents[1]
         return Target(given, str(path), run, load_recipe(RunDir(run).recipe), folder.name)
     return Target(given, str(path))
+
+
+def _is_at_hand(model: ModelSpec) -> bool:
+    """Whether the policy that an adapter lies over is still where the recipe says."""
+    try:
+        return model.scratch is not None or locate(model) is not None
+    except UserError:
+        return False
 
 
 def _base_of(adapter: Path) -> str:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.objectives.batch import TokenBatch
-from cvxrl.objectives.registry import compute
-from cvxrl.objectives.regularizer import regularization
+from cvxrl.objectives.registry import compute, regularization
 from cvxrl.objectives.statistics import sequence_lengths
 from cvxrl.recipe.objective import ObjectiveSpec
 from cvxrl.recipe.regularizer import RegularizerSpec

@@ -17,15 +17,15 @@ from cvxrl.engine.build import build_assigner, build_collector, build_critic, bu
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
 from cvxrl.engine.loss import Loss, with_old_logits
-from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.records import identify
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
-from cvxrl.engine.update import Updater
+from cvxrl.engine.update import Updater, build_optimizer
 from cvxrl.errors import Problem, UserError
 from cvxrl.inspection.objectives import NamedObjective
 from cvxrl.inspection.plan import Checkpoint, InspectionPlan
 from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
+from cvxrl.policy.identity import hash_as_held
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import RewardAdvantage
@@ -179,6 +179,11 @@ def _rollouts(
     identity = identify(policy, task)
     key = rollout_key(recipe, step, identity.model, identity.tokenizer, identity.task)
     file = rollout_file(plan.folder / source.name, key)
+    if not file.is_file() and recipe.model.lora is not None:
+        # Version 0.1 took the digest of an adapted policy in another way.
+        before = rollout_key(recipe, step, hash_as_held(policy.model), identity.tokenizer, identity.task)
+        if rollout_file(file.parent, before).is_file():
+            key, file = before, rollout_file(file.parent, before)
     if file.is_file() and not plan.options.fresh:
         return read_rollouts(file), file, identity.model
     # Rewards do not depend on advantages, so those of the plainest estimator do here.

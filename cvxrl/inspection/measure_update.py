@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cvxrl.engine.optimizer import learning_rate, optimizer_steps
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.update import learning_rate, optimizer_steps
 from cvxrl.gradients.curvature import critical_sharpness
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from cvxrl.engine.experience import Collector
+from cvxrl.engine.collectors import Collector
 from cvxrl.engine.sequences import Sequences
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.schema import Recipe

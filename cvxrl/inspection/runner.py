@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.evaluation.machine import provenance_of
+from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint

@@ -178,6 +178,11 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return merged
 
 
+def name_without_adapter(name: str) -> str | None:
+    """What a tensor of an adapted model was called before `add_adapter`; None for the adapter's own."""
+    return None if _LORA in name else name.replace(f"{_BASE}.", ".")
+
+
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     """Give the adapters a data type; PEFT makes them in that of the weights."""
     for name, parameter in model.named_parameters():

@@ -18,13 +18,14 @@ Need = Literal[
     "reference_logprobs",  # of the tokens, by the policy that training started from
 ]
 
-# What the loss of a token depends on beside the token itself, and so what must share a forward pass.
+# Every objective declares these two beside its `equation` and what it `needs`; the engine asks nothing else of it.
+# What the loss of a token depends on beside the token itself, and so what must share a forward pass:
 Coupling = Literal[
     "token",  # nothing
     "sequence",  # the other tokens of its response
     "group",  # all responses of its prompt
 ]
-# Whether a response without an advantage has a gradient; one without needs no backward pass.
+# Whether a response without an advantage has a gradient (one without needs no backward pass):
 ZeroAdvantage = Literal[
     "no gradient",  # the advantage is a factor of the loss
     "no gradient on-policy",  # the target is the policy that sampled, which pulls back a policy that has moved
@@ -42,21 +43,3 @@ class Section(BaseModel):
     """A recipe section: unknown keys are errors, values cannot change after loading, NaN is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class ObjectiveSection(Section):
-    """What every objective declares beside its fields; the engine asks nothing else of an objective.
-
-    Each also has an `equation`, its loss per token as text, and `needs`, the inputs it cannot do without. An objective
-    whose answer is always the same overrides a property by a class variable.
-    """
-
-    @property
-    def coupling(self) -> Coupling:
-        """What must share a forward pass."""
-        return "token"
-
-    @property
-    def zero_advantage(self) -> ZeroAdvantage:
-        """Whether a response without an advantage has a gradient."""
-        return "gradient"

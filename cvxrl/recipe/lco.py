@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from cvxrl.recipe.base import Need, ObjectiveSection, Section, ZeroAdvantage
+from cvxrl.recipe.base import Coupling, Need, Section, ZeroAdvantage
 
 
 class ExactSupport(Section):
@@ -34,9 +34,10 @@ class TopKFillSupport(Section):
 SupportSpec = Annotated[ExactSupport | TopKSupport | TopKFillSupport, Field(discriminator="kind")]
 
 
-class LcoSpec(ObjectiveSection):
+class LcoSpec(Section):
     """What the LCO objectives share: the target pi* ~ pi_old exp(A / beta)."""
 
+    coupling: ClassVar[Coupling] = "token"
     kind: str
 
     beta: PositiveFloat = Field(

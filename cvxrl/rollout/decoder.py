@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
-from cvxrl.policy.plain import is_plain
-from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.prompts import padded_prompts, row_prompts
-from cvxrl.rollout.static_decoder import StaticDecoder
-
-Engine = Literal["auto", "static", "transformers"]
 
 
 class Decoder(Protocol):
@@ -30,36 +24,6 @@ class Decoder(Protocol):
 
     def keep(self, rows_K: Tensor) -> None:
         """Go on with these rows alone, in this order; a row may be asked for more than once."""
-
-
-def require_engine(policy: Policy, engine: Engine) -> None:
-    """Refuse an engine that cannot serve this policy.
-
-    Raises:
-        UserError: with those that can.
-    """
-    if engine == "static" and not is_plain(policy.model):
-        raise UserError(
-            Problem(
-                f"`static` is written for Llama, Qwen2 and Qwen3, not for this {type(policy.model).__name__}",
-                "rollout.engine",
-                remedy="write `auto`, which takes the model's own forward pass where it must",
-            )
-        )
-
-
-def decoder_for(policy: Policy, engine: Engine) -> Decoder:
-    """The fastest decoder that computes what the policy's own forward pass does, or that pass itself.
-
-    Raises:
-        UserError: see `require_engine`.
-    """
-    require_engine(policy, engine)
-    if engine == "static":
-        return StaticDecoder(policy)
-    if engine == "auto" and is_plain(policy.model):
-        return PlainDecoder(policy)
-    return TransformersDecoder(policy)
 
 
 class TransformersDecoder:

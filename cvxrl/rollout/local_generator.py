@@ -6,18 +6,91 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
-from cvxrl.rollout.decoder import Decoder, Engine, decoder_for
-from cvxrl.rollout.drawing import draw
+from cvxrl.policy.plain import is_plain
+from cvxrl.rollout.decoder import Decoder, TransformersDecoder
 from cvxrl.rollout.generator import Episode, Sampling
+from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.randomness import StreamKey
+from cvxrl.rollout.static_decoder import StaticDecoder
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Draw one token per row by inverting the distribution function.
+
+    Args:
+        logits: fp32 logits [B, V].
+        uniform: numbers in [0, 1), float64 [B].
+        temperature: 0 takes the most probable token (log-probability reported at temperature 1).
+        top_p: smallest set of most probable tokens with at least this mass is kept and renormalised.
+
+    Returns:
+        Token ids [B] and their log-probabilities [B] under the distribution drawn from.
+    """
+    if temperature == 0:
+        chosen = logits.argmax(dim=-1)
+        return chosen, torch.log_softmax(logits, dim=-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+    scaled = logits / temperature
+    if top_p < 1:
+        scaled = nucleus(scaled, top_p)
+    log_probs = torch.log_softmax(scaled, dim=-1)
+    # float64 sums: in fp32 the tail of a large vocabulary would never be reached.
+    cumulative = log_probs.double().exp().cumsum(dim=-1)
+    point = (uniform * cumulative[:, -1]).unsqueeze(-1)
+    chosen = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
+    # ... and the same sum takes out of the log-probability what fp32 lost of its normaliser.
+    exact = log_probs.gather(-1, chosen).double() - cumulative[:, -1:].log()
+    return chosen.squeeze(-1), exact.to(logits.dtype).squeeze(-1)
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Set to -inf every token outside the smallest most-probable set of mass >= ``top_p``; [B, V]."""
+    probs, order = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True)
+    # A token is outside when the more probable ones already hold the mass; the first one never is.
+    outside = (probs.cumsum(dim=-1) - probs) >= top_p
+    return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+
+
+Engine = Literal["auto", "static", "transformers"]
 
 # Dropping rows copies the cache, so it waits until at most this share of the rows is still unfinished.
 _COMPACT_BELOW = 0.75
+
+
+def require_engine(policy: Policy, engine: Engine) -> None:
+    """Refuse an engine that cannot serve this policy.
+
+    Raises:
+        UserError: with those that can.
+    """
+    if engine == "static" and not is_plain(policy.model):
+        raise UserError(
+            Problem(
+                f"`static` is written for Llama, Qwen2 and Qwen3, not for this {type(policy.model).__name__}",
+                "rollout.engine",
+                remedy="write `auto`, which takes the model's own forward pass where it must",
+            )
+        )
+
+
+def decoder_for(policy: Policy, engine: Engine) -> Decoder:
+    """The fastest decoder that computes what the policy's own forward pass does, or that pass itself.
+
+    Raises:
+        UserError: see `require_engine`.
+    """
+    require_engine(policy, engine)
+    if engine == "static":
+        return StaticDecoder(policy)
+    if engine == "auto" and is_plain(policy.model):
+        return PlainDecoder(policy)
+    return TransformersDecoder(policy)
 
 
 @dataclass

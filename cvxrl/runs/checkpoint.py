@@ -22,7 +22,7 @@ def save_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> Pa
     Raises:
         StorageError: the disk is full; the checkpoints that were there still are.
     """
-    target = folder / f"step-{step:06d}"
+    target = folder / checkpoint_name(step)
 
     def fill_and_sum(directory: Path) -> None:
         fill(directory)
@@ -55,6 +55,11 @@ def best_checkpoint(checkpoints: Iterable[Path], accuracy: Mapping[int, float]) 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
     return sorted((p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)), key=step_of)
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the checkpoint that is taken after ``step``."""
+    return f"step-{step:06d}"
 
 
 def step_of(checkpoint: Path) -> int:

@@ -13,7 +13,7 @@ from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.entry import LOCK_FILE, Entry, Found, is_held, lock, refuse_if_held, require_same, require_writable
 from cvxrl.runs.files import mend, remove_directory, storage_errors, write_text
-from cvxrl.runs.record import RunRecord, read_run_record
+from cvxrl.runs.record import STREAMS, RunRecord, read_run_record
 
 _WAIT = "wait for it or stop it, or choose another --out or --seed"
 
@@ -161,7 +161,19 @@ class RunDir:
         )
         found.require(self.path, entry)
         if entry == "resume":
+            self._check_streams()
             require_same(differences(load_recipe(self.recipe), recipe), self.recipe, "resume needs the same recipe")
+
+    def _check_streams(self) -> None:
+        """Refuse to draw the rest of a run's completions otherwise than the first ones."""
+        if not self.record.is_file() or self.is_finished():
+            return
+        found = self.read_record().streams
+        if found != STREAMS:
+            whose = "cvxrl 0.1" if found == 1 else "another cvxrl"
+            what = f"was begun by {whose}, which draws completions from other random numbers"
+            remedy = f"finish it with {whose}, or start again with --overwrite"
+            raise UserError(Problem(what, "streams", str(self.record), remedy))
 
     def _visible(self) -> Iterator[Path]:
         return (p for p in self.path.iterdir() if not p.name.startswith("."))

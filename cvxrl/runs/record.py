@@ -12,6 +12,8 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.runs.provenance import Provenance
 
 SCHEMA_VERSION = 1
+# How completions get their random numbers. 1, in version 0.1: a batch shares a stream. 2: every completion has its own.
+STREAMS = 2
 _AGAIN = "restore the file, or start the run again with --overwrite"
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
@@ -58,6 +60,7 @@ class RunRecord(BaseModel):
     Attributes:
         schema_version: version of this layout.
         status: how the run stands.
+        streams: how completions get their random numbers, see `STREAMS`; version 0.1 did not write it.
         digest: SHA-256 of the resolved recipe, see `cvxrl.recipe.digest`.
         seed: training seed.
         task_fingerprint: digest of the training data.
@@ -78,6 +81,7 @@ class RunRecord(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     status: Status
+    streams: int = 1
     digest: str
     seed: int
     task_fingerprint: str

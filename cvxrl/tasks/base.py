@@ -124,6 +124,6 @@ def digest(*parts: str) -> str:
     """Return the SHA-256 of `parts`, in hexadecimal; moving text from one part to the next changes it."""
     total = hashlib.sha256()
     for part in parts:
-        data = part.encode()
+        data = part.encode(errors="backslashreplace")  # a data file may hold lone surrogates
         total.update(len(data).to_bytes(8, "big") + data)
     return total.hexdigest()

@@ -14,9 +14,9 @@ from engine_steps import gradient, largest_difference
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
+from cvxrl.engine.readers import ratio_deviation
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
-from cvxrl.engine.step_metrics import ratio_deviation
 from cvxrl.engine.trainer import Trainer
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir

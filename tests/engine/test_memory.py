@@ -14,13 +14,13 @@ from helpers import SilentSink, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cvxrl.engine import footprint
+from cvxrl.engine import memory
+from cvxrl.engine.memory import describe
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
-from cvxrl.engine.optimizer import build_optimizer
-from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
-from cvxrl.engine.shape import shape_of
+from cvxrl.engine.sizes import shape_of
 from cvxrl.engine.trainer import Trainer
+from cvxrl.engine.update import build_optimizer
 from cvxrl.errors import UserError
 from cvxrl.recipe.optim import AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.runs.directory import RunDir
@@ -236,15 +236,15 @@ def test_activations_are_counted_as_autograd_keeps_them() -> None:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    longest = max(footprint.Lengths.of(recipe).prompts)
+    longest = max(memory.Lengths.of(recipe).prompts)
     rows = [[5 + i] * longest for i in range(prompts) for _ in range(samples)]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hidden_NH = policy.response_hidden(rows, [[7] * new_tokens] * len(rows))
     assert hidden_NH.requires_grad
     shape = shape_of(recipe.model)
     assert shape is not None
-    lengths = footprint.Lengths([longest] * len(rows), [new_tokens] * len(rows))
-    counted = footprint.activations(recipe, shape, footprint.Pass.of(recipe, lengths))
+    lengths = memory.Lengths([longest] * len(rows), [new_tokens] * len(rows))
+    counted = memory.activations(recipe, shape, memory.Pass.of(recipe, lengths))
     seen = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert counted == pytest.approx(seen, rel=0.1)
 
@@ -254,7 +254,7 @@ def test_a_step_too_large_to_look_at_is_planned_in_proportion() -> None:
         recipe = tiny("math_grpo", "rollout.samples=8", f"rollout.prompts={prompts}")
         shape = shape_of(recipe.model)
         assert shape is not None
-        return footprint.footprint(recipe, shape).update
+        return memory.footprint(recipe, shape).update
 
     assert update(2**31) / update(1024) == pytest.approx(2**21, rel=1e-3)
 

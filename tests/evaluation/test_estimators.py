@@ -10,10 +10,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cvxrl.evaluation.estimators import clustered_error, majority_at_k, pass_at_k
+from cvxrl.evaluation.answers import strictly_correct
 from cvxrl.evaluation.record import QuestionRecord
-from cvxrl.evaluation.strict import strictly_correct
-from cvxrl.evaluation.summary import default_ks, parse_ks, summarize
+from cvxrl.evaluation.summary import clustered_error, default_ks, majority_at_k, parse_ks, pass_at_k, summarize
 from cvxrl.recipe.extract import BoxedExtract, ExtractSpec, LastIntegerExtract, NoExtract, TagExtract
 from cvxrl.tasks.extraction import extract
 

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import random
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.evaluation import memory
+from cvxrl.evaluation.evaluator import Asked, Evaluator
 from cvxrl.evaluation.export import export_samples
 from cvxrl.evaluation.folder import EvalDir, read_record, read_samples
 from cvxrl.evaluation.plan import Options, make_plan
 from cvxrl.evaluation.progress import BarProgress
 from cvxrl.evaluation.record import EvalRecord
-from cvxrl.evaluation.runner import Exam, take
+from cvxrl.evaluation.runner import Exam
 from cvxrl.evaluation.source import find_task, shipped_tasks, with_data
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.table import print_record
@@ -55,7 +55,7 @@ def exam(out: Path, **options: Any) -> Exam:
 
 
 def run(out: Path, rows: int | None = None, **options: Any) -> EvalRecord:
-    record = exam(out, **options).run(rows, Silent(), lambda: False)
+    record = exam(out, batch=rows, **options).run(Silent(), lambda: False)
     assert record is not None
     return record
 
@@ -99,7 +99,7 @@ def test_samples_of_a_question_differ(whole: tuple[Path, EvalRecord]) -> None:
 def test_nobody_else_s_generator_moves(tmp_path: Path) -> None:
     asked = exam(tmp_path / "out")
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    asked.run(None, Silent(), lambda: False)
+    asked.run(Silent(), lambda: False)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
@@ -124,18 +124,12 @@ def test_a_shared_stream_would_let_evaluation_change_training(tmp_path: Path, mo
 # --- batches and memory -----------------------------------------------------------------------------------------
 
 
-def test_take_fills_a_batch_with_questions_or_splits_one() -> None:
-    pending = deque([(0, [0, 1]), (1, [0, 1]), (2, [0, 1]), (3, [1]), (4, [0, 1, 2, 3, 4])])
-    batches = []
-    while pending:
-        batches.append(take(pending, 4))
-    assert batches == [
-        [(0, [0, 1]), (1, [0, 1])],
-        [(2, [0, 1])],  # question 3 misses another number of completions, so it cannot share the batch
-        [(3, [1])],
-        [(4, [0, 1, 2, 3])],
-        [(4, [4])],
-    ]
+def test_batches_are_filled_across_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[Asked]] = []
+    original = Evaluator._ask
+    monkeypatch.setattr(Evaluator, "_ask", lambda self, batch: batches.append(list(batch)) or original(self, batch))
+    run(tmp_path / "out", 4, questions=3)
+    assert batches == [[(0, 0), (0, 1), (0, 2), (1, 0)], [(1, 1), (1, 2), (2, 0), (2, 1)], [(2, 2)]]
 
 
 def test_bytes_per_row_by_hand() -> None:
@@ -149,7 +143,7 @@ def test_bytes_per_row_by_hand() -> None:
 def test_rows_follow_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = load_policy(ModelSpec(path=BASE), torch.device("cpu"))
     row = memory.bytes_per_row(policy, 10, 40)
-    for free, rows in ((0, 1), (row / memory.MEMORY_SHARE * 7.5, 7), (1 << 50, memory.MOST_ROWS["cpu"])):
+    for free, rows in ((0, 1), (row / memory.MEMORY_SHARE * 7.5, 7), (1 << 50, memory.MOST_ROWS)):
         monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
         assert memory.rows_that_fit(policy, 10, 40) == rows
 
@@ -157,20 +151,32 @@ def test_rows_follow_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_out_of_memory_halves_the_batch(
     whole: tuple[Path, EvalRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = exam(tmp_path / "out")
-    original, tried = Exam._ask, []
+    asked = exam(tmp_path / "out", batch=16)
+    original, tried = Evaluator._ask, []
 
-    def ask(self: Exam, batch: list[tuple[int, list[int]]]) -> Any:
-        tried.append(sum(len(samples) for _, samples in batch))
+    def ask(self: Evaluator, batch: list[Asked]) -> Any:
+        tried.append(len(batch))
         if tried[-1] > 5:
             raise torch.OutOfMemoryError("too much")
         return original(self, batch)
 
-    monkeypatch.setattr(Exam, "_ask", ask)
+    monkeypatch.setattr(Evaluator, "_ask", ask)
     progress = Silent()
-    record = asked.run(16, progress, lambda: False)
-    assert record is not None and record.results == whole[1].results
-    assert tried[:3] == [15, 6, 3] and len(progress.notes) == 2
+    record = asked.run(progress, lambda: False)
+    assert record is not None and record.results == whole[1].results and record.rows == 4
+    assert tried[:3] == [16, 8, 4] and len(progress.notes) == 2
+
+
+def test_a_completion_that_fits_nowhere_is_the_user_s_to_shorten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(self: Evaluator, batch: list[Asked]) -> Any:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(Evaluator, "_ask", ask)
+    with pytest.raises(UserError, match="out of memory") as caught:
+        exam(tmp_path / "out").run(Silent(), lambda: False)
+    assert caught.value.problems[0].key == "--max-new-tokens"
 
 
 # --- resume -----------------------------------------------------------------------------------------------------
@@ -179,12 +185,12 @@ def test_out_of_memory_halves_the_batch(
 def test_an_interrupted_evaluation_resumes_to_the_same_record(whole: tuple[Path, EvalRecord], tmp_path: Path) -> None:
     out = tmp_path / "out"
     calls = itertools.count()
-    assert exam(out).run(4, Silent(), lambda: next(calls) == 1) is None
-    assert not EvalDir(out).record.exists() and len(completions(out)) == 6
+    assert exam(out, batch=4).run(Silent(), lambda: next(calls) == 1) is None
+    assert not EvalDir(out).record.exists() and len(completions(out)) == 8
     with EvalDir(out).samples.open("a") as stream:
         stream.write('{"question": 3, "sam')  # what a crash in the middle of a write leaves
     progress = Silent()
-    record = exam(out, entry="resume").run(4, progress, lambda: False)
+    record = exam(out, batch=4, entry="resume").run(progress, lambda: False)
     assert record is not None and progress.done == progress.total == 18
     assert record.questions == whole[1].questions and record.results == whole[1].results
     assert completions(out) == completions(whole[0])
@@ -192,11 +198,11 @@ def test_an_interrupted_evaluation_resumes_to_the_same_record(whole: tuple[Path,
 
 def test_resume_adds_samples_and_asks_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = run(tmp_path / "out", samples=2)
-    asked: list[Any] = []
-    original = Exam._ask
-    monkeypatch.setattr(Exam, "_ask", lambda self, batch: asked.extend(batch) or original(self, batch))
+    asked: list[Asked] = []
+    original = Evaluator._ask
+    monkeypatch.setattr(Evaluator, "_ask", lambda self, batch: asked.extend(batch) or original(self, batch))
     more = run(tmp_path / "out", samples=3, entry="resume")
-    assert [samples for _, samples in asked] == [[2]] * 6
+    assert asked == [(q, 2) for q in range(6)]
     assert [q.correct[:2] for q in more.questions] == [q.correct for q in few.questions]
     assert read_record(tmp_path / "out" / "EVAL.json") == more
 
@@ -222,7 +228,7 @@ def test_resume_refuses_another_policy(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     asked = exam(tmp_path / "out")
     with EvalDir(tmp_path / "out").lock(), pytest.raises(UserError, match="another process"):
-        asked.run(None, Silent(), lambda: False)
+        asked.run(Silent(), lambda: False)
 
 
 # --- the record -------------------------------------------------------------------------------------------------
@@ -332,7 +338,7 @@ def test_a_run_directory_brings_policy_and_task(tmp_path: Path) -> None:
     run_training(recipe, run_dir, SilentSink(), "new")
     plan = make_plan(Options(ckpt=str(run_dir.path)))
     assert plan.folder.path == run_dir.path / "evals" / "held-out" and plan.sampling.samples == 2
-    record = Exam.prepare(plan, "cpu").run(None, Silent(), lambda: False)
+    record = Exam.prepare(plan, "cpu").run(Silent(), lambda: False)
     assert record is not None and record.checkpoint.seed == 0 and record.sampling.questions == 4
     held_out = [Trainer.build(recipe).task.held_out(i).id for i in range(4)]
     assert [q.id for q in record.questions] == held_out

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from cvxrl.evaluation import runner
+from cvxrl.evaluation import evaluator
 
 BASE = ["--ckpt", "package:cvxrl/assets/base"]
 SMALL = [*BASE, "--task", "arithmetic", "--questions", "4", "--samples", "2", "--device", "cpu"]
@@ -141,17 +141,17 @@ def test_greedy_takes_one_sample_of_the_task_s_four(cvxrl: Any) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done(cvxrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = runner.judge
+    original = evaluator.judge
 
     def judge(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(runner, "judge", judge)
+    monkeypatch.setattr(evaluator, "judge", judge)
     done = cvxrl("eval", *SMALL, "--out", "out", "--batch", "2")
     assert done.code == 130 and "--resume" in done.err
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 2
-    monkeypatch.setattr(runner, "judge", original)
+    monkeypatch.setattr(evaluator, "judge", original)
     assert cvxrl("eval", *SMALL, "--out", "out", "--resume").code == 0
 
 

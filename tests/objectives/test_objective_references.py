@@ -14,8 +14,7 @@ from torch import Tensor
 
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.policy_gradient import value_loss
-from cvxrl.objectives.registry import OBJECTIVES, compute
-from cvxrl.objectives.regularizer import kl_estimate, regularization
+from cvxrl.objectives.registry import OBJECTIVES, compute, kl_estimate, regularization
 from cvxrl.recipe.lco import TopKFillSupport, TopKSupport
 from cvxrl.recipe.objective import (
     DpoSpec,

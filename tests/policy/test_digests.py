@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from helpers import ROOT
 
+from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.load import load_policy
-from cvxrl.policy.model import hash_tokenizer, hash_weights
 from cvxrl.recipe.schema import ModelSpec
 
 BASE = ROOT / "cvxrl" / "assets" / "base"
@@ -30,7 +32,7 @@ def test_every_part_of_the_weights_counts() -> None:
     assert len(digests) == 5
 
 
-def test_a_policy_that_was_saved_has_the_same_digests(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_policy_that_was_saved_has_the_same_digests(tmp_path: Path) -> None:
     policy = load_policy(ModelSpec(path=str(BASE)), torch.device("cpu"))
     policy.save(tmp_path / "copy")
     copy = load_policy(ModelSpec(path=str(tmp_path / "copy")), torch.device("cpu"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from cvxrl.cli import main
-from cvxrl.engine.plan import describe
+from cvxrl.engine.memory import describe
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer

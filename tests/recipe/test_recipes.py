@@ -41,8 +41,8 @@ def test_two_steps(name: str, tmp_path: Path) -> None:
     assert [r["step"] for r in records] == [0, 1, 2]
     assert records[-1]["grad/norm"] > 0 and records[-1]["grad/norm_clipped"] <= 1.0
     assert run_dir.curves.stat().st_size > 10_000
-    correct = json.loads(run_dir.evaluation(2).read_text())["correct"]
-    assert len(correct) == 4 and all(len(row) == 2 for row in correct)
+    questions = json.loads(run_dir.evaluation(2).read_text())["questions"]
+    assert len(questions) == 4 and all(len(question["correct"]) == 2 for question in questions)
     model = AutoModelForCausalLM.from_pretrained(run_dir.policy)
     assert AutoTokenizer.from_pretrained(run_dir.policy).eos_token_id == model.config.eos_token_id
 

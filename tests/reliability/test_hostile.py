@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from cvxrl.evaluation.strict import strictly_correct
+from cvxrl.evaluation.answers import strictly_correct
 from cvxrl.recipe.extract import ExtractSpec
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import Example, Grader, load_grader, load_task

@@ -6,6 +6,7 @@ The run is stopped between two steps here; test_kill.py stops it anywhere.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 
 from cvxrl.engine import session
 from cvxrl.engine.process import settle_algorithms
+from cvxrl.errors import UserError
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.load import load_recipe
@@ -191,3 +193,21 @@ def test_deterministic_algorithms_are_asked_for_on_cuda_alone(monkeypatch: pytes
     settle_algorithms(torch.device("cuda"), False)
     assert asked == [True, False]
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+def test_a_run_of_version_0_1_is_not_gone_on_with_under_other_random_numbers(policy: Path, tmp_path: Path) -> None:
+    recipe = recipe_of({}, policy, tmp_path)
+    whole = RunDir.of(tmp_path / "whole", recipe)
+    train(recipe, whole, "new")
+    record = json.loads(whole.record.read_text())
+    assert record.pop("streams") == 2
+    whole.record.write_text(json.dumps(record))
+    train(recipe, whole, "resume")  # finished: nothing is drawn
+    stopped = stopped_after(2, whole, tmp_path / "stopped", recipe)
+    before = {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        stopped.check(recipe, "resume")
+    assert all(word in str(caught.value) for word in ("cvxrl 0.1", "--overwrite", "run.json"))
+    assert before == {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()}
+    train(recipe, stopped, "overwrite")
+    assert json.loads(stopped.record.read_text())["streams"] == 2

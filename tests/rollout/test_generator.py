@@ -12,9 +12,8 @@ from torch import Tensor
 
 from cvxrl.engine.trainer import Trainer
 from cvxrl.policy.model import Policy
-from cvxrl.rollout.drawing import draw, nucleus
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.local_generator import LocalGenerator
+from cvxrl.rollout.local_generator import LocalGenerator, draw, nucleus
 from cvxrl.rollout.randomness import StreamKey, completion_keys, generator_for
 
 PROMPTS = ["1+2?", "3+4+5+6?", "9+9+9?", "8+7?", "6+5+4?"]

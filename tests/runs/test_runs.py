@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers import SilentSink, tiny
 
-from cvxrl.engine.optimizer import learning_rate
-from cvxrl.engine.plan import describe
+from cvxrl.engine.memory import describe
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
+from cvxrl.engine.update import learning_rate
 from cvxrl.errors import UserError
 from cvxrl.recipe.optim import AdamwSpec
 from cvxrl.runs.checkpoint import list_checkpoints, prune, save_checkpoint, verify_checkpoint

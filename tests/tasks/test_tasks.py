@@ -19,12 +19,12 @@ from cvxrl.errors import UserError
 from cvxrl.recipe.base import Section
 from cvxrl.recipe.sections import kind_of, section_classes
 from cvxrl.recipe.task import ArithmeticSource, DatasetSource, SourceSpec, TaskSpec
+from cvxrl.rollout.prompts import render
 from cvxrl.tasks import Example, Task, dataset, load_questions, load_task
 from cvxrl.tasks.arithmetic import ArithmeticTask, demonstrate
 from cvxrl.tasks.base import Source, draw_example, is_held_out
 from cvxrl.tasks.finite_task import FiniteTask
 from cvxrl.tasks.sources import source_of
-from cvxrl.tasks.template import render
 
 
 def spec(source: dict[str, Any], **rest: Any) -> TaskSpec:

@@ -20,6 +20,8 @@ FOLDER = ROOT / "tests" / "fixtures" / "v01"
 # What may differ from a recorded document, and why: `document/dotted.path` -> reason; both may hold wildcards.
 CHANGED: dict[str, str] = {
     "*/checkpoint.sha256": "one digest of weights for all commands: that of run.json, which knows types and shapes",
+    "eval-*/schema_version": "the form holds evaluations during training too, and says how many were decoded at a time",
+    "inspect-lora/snapshots.*.policy": "an adapted policy has the digest of what it amounts to, whoever takes it",
     "*/checkpoint.recipe": "fields that cannot change a result are outside the digest of a recipe",
 }
 

@@ -1,22 +1,82 @@
-"""Experience that the policy samples itself."""
+"""What makes the sequences of a step: rollouts that the policy samples, or responses that the task gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cvxrl.engine.credit import CreditAssigner
-from cvxrl.engine.experience import Experience, encode_prompts, foreseeable_examples, grade_episodes, step_examples
 from cvxrl.engine.micro_batches import Limit
 from cvxrl.engine.sequences import Sequences
+from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
+from cvxrl.rollout.prompts import encode_examples
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What one step collected.
+
+    Attributes:
+        sequences: what is trained on.
+        sampled_tokens: response tokens it took to make them, those that were thrown away included.
+        metrics: what to log about the data, e.g. `reward/mean`.
+        rewards_PG: rewards of the samples of each prompt, or None where responses are given.
+    """
+
+    sequences: Sequences
+    sampled_tokens: int
+    metrics: dict[str, float]
+    rewards_PG: Tensor | None = None
+
+
+class Collector(Protocol):
+    """Makes the experience of a step; the same step gives the same prompts and the same random numbers."""
+
+    def check(self) -> None:
+        """Raise UserError if an example that can be foreseen cannot be used; costs no forward pass."""
+        ...
+
+    def collect(self, step: int) -> Experience:
+        """Experience of step ``step`` (from 1)."""
+        ...
+
+
+def step_examples(recipe: Recipe, task: Task, step: int, round_: int = 0) -> list[Example]:
+    """Training examples of a round of step ``step`` (from 1): consecutive indices, so that none repeats another's."""
+    count = recipe.rollout.prompts
+    start = ((step - 1) * recipe.rollout.rounds + round_) * count
+    return [task.train(start + i) for i in range(count)]
+
+
+def foreseeable_examples(recipe: Recipe, task: Task) -> list[Example]:
+    """All training examples of a list; of a task that makes them on demand, those of the first step."""
+    if task.train_size is None:
+        return step_examples(recipe, task, 1)
+    return [task.train(i) for i in range(task.train_size)]
+
+
+def encode_prompts(
+    recipe: Recipe, policy: Policy, examples: Sequence[Example], response_tokens: int | Sequence[int]
+) -> list[list[int]]:
+    """Render and encode prompts as the recipe's task says; see `encode_examples`."""
+    return encode_examples(recipe.task, policy, examples, response_tokens)
+
+
+def grade_episodes(
+    policy: Policy, grader: Grader, examples: Sequence[Example], episodes: Sequence[Episode], samples: int
+) -> list[Grade]:
+    """Grade every completion against its own prompt's example."""
+    texts = policy.decode([e.response_ids for e in episodes])
+    return grader.grade(texts, [example for example in examples for _ in range(samples)])
 
 
 @dataclass(frozen=True)
@@ -136,3 +196,68 @@ def _advantage_metrics(sequences: Sequences) -> dict[str, float]:
         "advantage/max": float(values.max()),
         "advantage/mean": float(values.mean()),
     }
+
+
+@dataclass(frozen=True)
+class DemonstrationCollector:
+    """Encodes the task's responses, each followed by the end token."""
+
+    recipe: Recipe
+    policy: Policy
+    task: Task
+
+    def check(self) -> None:
+        """Encode the prompts and responses that can be foreseen."""
+        self._encode(foreseeable_examples(self.recipe, self.task))
+
+    def collect(self, step: int) -> Experience:
+        """Prompts with their demonstrations, or with the chosen and the rejected response of each."""
+        examples = step_examples(self.recipe, self.task, step)
+        prompts, responses = self._encode(examples)
+        size = self.recipe.group_size
+        total = sum(map(len, responses))
+        sequences = Sequences.of(
+            [prompt for prompt in prompts for _ in range(size)],
+            responses,
+            size,
+            [example.id for example in examples for _ in range(size)],
+        )
+        return Experience(sequences, total, {"response/length": total / len(responses)})
+
+    def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
+        """One prompt an example, and its responses one after another.
+
+        Raises:
+            UserError: an example has no response, or does not fit the policy's context with its longest one.
+        """
+        recipe, policy, size = self.recipe, self.policy, self.recipe.group_size
+        texts = [text for example in examples for text in _responses(example, recipe)]
+        end = int(policy.tokenizer.eos_token_id)
+        responses = [[*ids, end] for ids in policy.encode(texts)]
+        longest = [max(map(len, responses[i : i + size])) for i in range(0, len(responses), size)]
+        return encode_prompts(recipe, policy, examples, longest), responses
+
+
+def _responses(example: Example, recipe: Recipe) -> tuple[str, ...]:
+    """Texts that the objective learns from.
+
+    Raises:
+        UserError: the task has none.
+    """
+    if recipe.data == "preferences":
+        if example.preference is None:
+            raise _missing("preference pair", example, "name task.source.chosen_field and rejected_field")
+        return example.preference
+    if example.demonstration is None:
+        raise _missing("demonstration", example, "name task.source.demonstration_field")
+    return (example.demonstration,)
+
+
+def _missing(what: str, example: Example, remedy: str) -> UserError:
+    return UserError(
+        Problem(
+            f"the task has no {what} for example `{example.id}`",
+            "objective.kind",
+            remedy=f"{remedy}, or take a task that has them, e.g. task.source.kind: arithmetic",
+        )
+    )

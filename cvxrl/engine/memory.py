@@ -1,4 +1,4 @@
-"""Peak memory of a run, foretold from its recipe and the policy's sizes (no torch here)."""
+"""What a recipe is going to do, in numbers, before anything heavy is loaded: peak memory first (no torch here)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
-from cvxrl.engine.shape import Shape
+from cvxrl.engine.sizes import Shape, shape_of
 from cvxrl.errors import UserError
+from cvxrl.evaluation.memory import MOST_ROWS
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.optim import AdamwSpec, SgdSpec
 from cvxrl.recipe.schema import Recipe
@@ -147,7 +148,7 @@ def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
 
 
 def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:
-    """What the backward pass needs of every layer: counted from the tensors that autograd keeps (`policy.packed`)."""
+    """What the backward pass needs of every layer: counted from the tensors that autograd keeps (`policy.forward`)."""
     half = recipe.model.dtype == "bfloat16" or recipe.train.precision == "bf16"
     width = 2 if half else _FP32
     if recipe.train.gradient_checkpointing:
@@ -185,7 +186,7 @@ def _sampling(recipe: Recipe, shape: Shape, lengths: Lengths) -> int:
     """The largest batch that is decoded at a time, its cache as long as the longest sequence."""
     rows = recipe.sequences_per_step if recipe.data == "rollouts" else 0
     if recipe.eval.every:
-        rows = max(rows, recipe.eval.prompts * recipe.eval.samples)
+        rows = max(rows, min(MOST_ROWS, recipe.eval.prompts * recipe.eval.samples))
     rows = min(rows, recipe.rollout.batch or rows)
     tokens = max(lengths.prompts) + max(lengths.responses)
     cache = 2 * (shape.layers + 1) * shape.keys * _BYTES[recipe.model.dtype] * tokens
@@ -226,3 +227,48 @@ def _kept(recipe: Recipe, shape: Shape) -> int:
     if recipe.train.loss == "chunked":
         return (tokens + shape.vocab) * shape.hidden * _FP32
     return tokens * shape.vocab * _FP32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Numbers that `--dry-run` prints.
+
+    Attributes:
+        equation: per-token loss of the objective.
+        reduction: how token losses become one number.
+        sequences: sequences per step.
+        max_tokens: most response tokens per step.
+        optimizer_steps: optimizer steps in the whole run.
+        parameters: number of parameters, or None if the configuration is not at hand.
+        trainable: how many are trained: all of them, or those of an adapter beside them; None likewise.
+        memory_bytes: estimated peak beyond the interpreter and its libraries, or None likewise.
+    """
+
+    equation: str
+    reduction: str
+    sequences: int
+    max_tokens: int
+    optimizer_steps: int
+    parameters: int | None
+    trainable: int | None
+    memory_bytes: int | None
+
+
+def describe(recipe: Recipe) -> Plan:
+    """Plan of a run.
+
+    Raises:
+        UserError: the policy's files do not exist.
+    """
+    sequences = recipe.sequences_per_step
+    shape = shape_of(recipe.model)
+    return Plan(
+        equation=recipe.equation,
+        reduction=recipe.reduction,
+        sequences=sequences,
+        max_tokens=sequences * recipe.rollout.max_new_tokens,
+        optimizer_steps=recipe.train.steps * recipe.train.inner_epochs * recipe.train.minibatches,
+        parameters=shape.parameters if shape else None,
+        trainable=shape.trainable if shape else None,
+        memory_bytes=footprint(recipe, shape).peak if shape else None,
+    )
