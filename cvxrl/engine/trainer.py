@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
@@ -69,11 +69,12 @@ class Trainer:
             UserError: anything the recipe names cannot be had, or the prompts do not fit the policy.
         """
         world, mistakes = world or SingleProcess(), Mistakes()
+        mistakes.attempt(check_functions, recipe)
         device = mistakes.attempt(pick_device, recipe.train.device)
         task = mistakes.attempt(load_task, recipe.task, recipe.seed)
         grader = mistakes.attempt(load_grader, recipe.task)
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
-        if device is None or task is None or grader is None or policy is None:
+        if device is None or task is None or grader is None or policy is None or mistakes.problems:
             raise UserError(*mistakes.problems)
         settle_algorithms(device, recipe.train.deterministic)
         keep_freed_memory()
