@@ -19,8 +19,8 @@ PATHS = {
     "dense-logprob": {"verifier": BASE},
     "dense-dpo": {"verifier": BASE, "reference": BASE},
 }
-OBJECTIVES = sorted(kind_of(c) for c in section_classes(ObjectiveSpec))
-ADVANTAGES = sorted(kind_of(c) for c in section_classes(AdvantageSpec))
+OBJECTIVES = sorted({kind_of(c) for c in section_classes(ObjectiveSpec)} - {"callable"})
+ADVANTAGES = sorted({kind_of(c) for c in section_classes(AdvantageSpec)} - {"callable"})
 REDUCTIONS = ["token-mean", "sequence-mean", "constant"]
 OF_SEQUENCES = {"gspo", "tpo", "pmd", "rebel", "gvpo"}
 OF_TOKENS = {"gae", "dense-logprob", "dense-dpo"}
