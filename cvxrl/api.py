@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 from cvxrl.errors import Problem, UserError, suggest
 
 if TYPE_CHECKING:
-    from cvxrl.compare.result import Comparison
+    from cvxrl.comparison.result import Comparison
     from cvxrl.evaluation.record import EvalRecord
     from cvxrl.inspection.record import InspectRecord
     from cvxrl.recipe.schema import Recipe
@@ -169,15 +169,16 @@ def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: A
     Args:
         paths: run directories, folders of them, or globs.
         seeds: only these.
-        options: `metric`, `baseline`, `threshold` and the others of `cvxrl compare` (`cvxrl.compare.options.Options`).
+        options: `metric`, `baseline`, `threshold` and the others of `cvxrl compare`
+            (`cvxrl.comparison.options.Options`).
 
     Raises:
         UserError: a path holds no run, or the runs cannot be compared; also where the command would compare what is
             left and exit with 2.
     """
-    from cvxrl.compare.options import Options
-    from cvxrl.compare.result import build
-    from cvxrl.compare.sources import discover, read_runs
+    from cvxrl.comparison.options import Options
+    from cvxrl.comparison.result import build
+    from cvxrl.comparison.sources import discover, read_runs
 
     found = discover([str(path) for path in paths])
     for recipe in found.recipes:
