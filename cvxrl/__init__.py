@@ -1,3 +1,3 @@
 """Logits-convex policy optimization of language models: train, evaluate, compare, inspect."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from cvxrl.errors import Problem, UserError
+from cvxrl.imports import import_function
 from cvxrl.recipe.advantage import (
     AdvantageSpec,
     BatchAdvantage,
+    CallableAdvantage,
     GroupAdvantage,
     GroupCenteredAdvantage,
     RewardAdvantage,
@@ -24,6 +30,7 @@ def compute_advantages(rewards_PG: Tensor, spec: AdvantageSpec) -> Tensor:
 
     Raises:
         TypeError: the estimator gives every token its own advantage.
+        UserError: a function of the user's cannot be imported, or returns something else than advantages.
     """
     match spec:
         case RewardAdvantage():
@@ -39,8 +46,19 @@ def compute_advantages(rewards_PG: Tensor, spec: AdvantageSpec) -> Tensor:
             return _centered(rewards_PG) * (num_samples / (num_samples - 1))
         case BatchAdvantage():
             return _centered(rewards_PG.view(1, -1)).view_as(rewards_PG) / (rewards_PG.std() + spec.eps)
+        case CallableAdvantage():
+            return _by_function(rewards_PG, spec)
         case _:
             raise TypeError(f"advantage `{spec.kind}` is per token")
+
+
+def find_advantage(spec: CallableAdvantage) -> Callable[..., Any]:
+    """The function that ``spec`` names.
+
+    Raises:
+        UserError: it cannot be imported or called.
+    """
+    return import_function(spec.function, "advantage.function")
 
 
 def generalized_advantages(reward: float, values_T: Tensor, gamma: float, lam: float) -> Tensor:
@@ -81,6 +99,19 @@ def standardise(scores_TK: Tensor, center: bool, eps: float) -> Tensor:
     """Scores of the candidates over their standard deviation (n - 1 in it), centred or not, [T, K]."""
     mean_T1 = scores_TK.mean(dim=-1, keepdim=True) if center else 0.0
     return (scores_TK - mean_T1) / (scores_TK.std(dim=-1, keepdim=True) + eps)
+
+
+def _by_function(rewards_PG: Tensor, spec: CallableAdvantage) -> Tensor:
+    """Advantages by the user's function, in this process; what it raises keeps its traceback."""
+    made = find_advantage(spec)(rewards_PG.clone(), **spec.options)
+    shape = tuple(made.shape) if isinstance(made, Tensor) else None
+    if shape != tuple(rewards_PG.shape):
+        returned = f"shape {shape}" if shape is not None else type(made).__name__
+        message = f"`{spec.function}` returned {returned} for rewards of shape {tuple(rewards_PG.shape)}"
+        remedy = "return a tensor of the shape of the rewards: a row per prompt, a column per sample"
+        raise UserError(Problem(message, "advantage.function", remedy=remedy))
+    advantages_PG: Tensor = made.detach().to(rewards_PG)
+    return advantages_PG
 
 
 def _centered(rewards_PG: Tensor) -> Tensor:

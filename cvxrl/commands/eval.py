@@ -6,88 +6,44 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cvxrl.commands.eval_options import (
-    AsJson,
-    Batch,
-    Ckpt,
-    Data,
-    Device,
-    Dtype,
-    ExportSamples,
-    From,
-    Ks,
-    MaxNewTokens,
-    Out,
-    Overwrite,
-    Questions,
-    Resume,
-    Revision,
-    Samples,
-    Seed,
-    Task,
-    Temperature,
-    Template,
-    TopP,
-)
 from cvxrl.commands.exit_codes import INTERRUPTED
 from cvxrl.commands.libraries import loading_libraries
+from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
+from cvxrl.evaluation.options import Options
 
 if TYPE_CHECKING:
-    from cvxrl.evaluation.plan import Options
     from cvxrl.evaluation.record import EvalRecord
 
 
+@with_options
 def evaluate(
-    ckpt: Ckpt = None,
-    task: Task = None,
-    data: Data = None,
-    template: Template = None,
-    questions: Questions = None,
-    samples: Samples = None,
-    k: Ks = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    max_new_tokens: MaxNewTokens = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    dtype: Dtype = None,
-    revision: Revision = None,
-    batch: Batch = None,
-    out: Out = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    from_: From = None,
-    export_samples: ExportSamples = None,
-    as_json: AsJson = False,
+    options: Options,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an evaluation; --samples may grow.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an evaluation again.")] = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Recompute from stored verdicts (EVAL.json, or evals/step-N.json of a run); asks nothing.",
+        ),
+    ] = None,
+    export_samples: Annotated[
+        Path | None,
+        typer.Option(parser=writable_file, metavar="FILE", help="Also write samples as lm-eval --log_samples does."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure a policy on a task: accuracy, pass@k and maj@k, with their errors."""
     if resume and overwrite:
         raise UserError(Problem("cannot be combined with --overwrite", "--resume", remedy="choose one of them"))
-    from cvxrl.evaluation.plan import Options
-
-    options = Options(
-        ckpt=ckpt,
-        task=task,
-        data=data,
-        template=template,
-        questions=questions,
-        samples=samples,
-        ks=k,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        dtype=dtype,
-        revision=revision,
-        batch=batch,
-        out=out,
-        entry="resume" if resume else "overwrite" if overwrite else "new",
-    )
+    options = replace(options, entry="resume" if resume else "overwrite" if overwrite else "new")
     if from_ is not None:
         record, folder = _recompute(from_, options), from_.parent
         kept = f"verdicts: {from_}"

@@ -115,9 +115,10 @@ def _add(plan: Plan, file: Path, sets: tuple[str, ...], seeds: Sequence[int] | N
         if not run_dir.path.exists():
             plan.jobs.append(Job(file, sets, seed, out, run_dir.path, recipe.train.steps, resume=False))
             continue
-        conflicts = list(_conflicts(run_dir, recipe))
+        unfinished = _unfinished(run_dir)
+        conflicts = [*_conflicts(run_dir, recipe), *(run_dir.other_streams() if unfinished else ())]
         problems += conflicts
-        if not conflicts and _unfinished(run_dir):
+        if not conflicts and unfinished:
             plan.jobs.append(Job(file, sets, seed, out, run_dir.path, recipe.train.steps, resume=True))
     if problems:
         raise UserError(*problems)

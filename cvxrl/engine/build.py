@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cvxrl.advantages import find_advantage
 from cvxrl.engine.collectors import Collector, DemonstrationCollector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
 from cvxrl.engine.readers import Reader
-from cvxrl.errors import Problem, UserError
+from cvxrl.engine.world import World
+from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.objectives.callable import find_objective
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
+from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
+from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.schema import ModelSpec, Recipe
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator, require_engine
 from cvxrl.tasks import Grader, Task
+
+
+def check_functions(recipe: Recipe) -> None:
+    """Find the user's functions that the recipe names.
+
+    Raises:
+        UserError: one cannot be imported or called.
+    """
+    mistakes = Mistakes()
+    if isinstance(recipe.objective, CallableObjective):
+        mistakes.attempt(find_objective, recipe.objective)
+    if isinstance(recipe.advantage, CallableAdvantage):
+        mistakes.attempt(find_advantage, recipe.advantage)
+    if mistakes.problems:
+        raise UserError(*mistakes.problems)
 
 
 def build_critic(recipe: Recipe, policy: Policy) -> Critic | None:
@@ -48,7 +67,13 @@ def build_generator(recipe: Recipe, policy: Policy) -> Generator:
 
 
 def build_collector(
-    recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader, critic: Critic | None
+    recipe: Recipe,
+    policy: Policy,
+    generator: Generator,
+    task: Task,
+    grader: Grader,
+    critic: Critic | None,
+    world: World,
 ) -> Collector:
     """What makes the experience of each step.
 
@@ -57,7 +82,7 @@ def build_collector(
     """
     if recipe.data != "rollouts":
         return DemonstrationCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic))
+    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic), world)
 
 
 def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from cvxrl.engine.credit import CreditAssigner
 from cvxrl.engine.micro_batches import Limit
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.world import SingleProcess, World, share
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
@@ -89,20 +90,22 @@ class RolloutCollector:
     task: Task
     grader: Grader
     assigner: CreditAssigner
+    world: World = field(default_factory=SingleProcess)
 
     def check(self) -> None:
         """Render and encode the prompts that can be foreseen."""
         self._encode(foreseeable_examples(self.recipe, self.task))
 
     def collect(self, step: int) -> Experience:
-        """Prompts -> rollouts -> rewards -> advantages."""
+        """This process's prompts -> rollouts -> rewards -> advantages; metrics are those of all processes."""
         groups: list[_Group] = []
+        wanted = len(share(self.world, self.recipe.rollout.prompts))
         for round_ in range(self.recipe.rollout.rounds):
             groups += self._sample(step, round_)
-            if sum(group.contrast for group in groups) >= self.recipe.rollout.prompts:
+            if all(self.world.gather(sum(group.contrast for group in groups) >= wanted)):
                 break
         # Groups that teach something first; sorting is stable, so nothing else changes their order.
-        used = sorted(groups, key=lambda group: not group.contrast)[: self.recipe.rollout.prompts]
+        used = sorted(groups, key=lambda group: not group.contrast)[:wanted]
         if len(used) == len(groups):
             used = groups
         episodes = [episode for group in used for episode in group.episodes]
@@ -117,10 +120,12 @@ class RolloutCollector:
             sampled, sampled_logprobs=[e.logprobs for e in episodes], versions=[e.version for e in episodes]
         )
         sequences = self.assigner.assign(sampled, rewards_PG)
+        tallies = [tally for part in self.world.gather([group.tally for group in groups]) for tally in part]
+        advantages = torch.cat(self.world.gather(_credited(sequences)))
         return Experience(
             sequences,
-            sampled_tokens=sum(len(e.response_ids) for group in groups for e in group.episodes),
-            metrics=_metrics(groups) | _advantage_metrics(sequences),
+            sampled_tokens=sum(sum(tally.lengths) for tally in tallies),
+            metrics=_metrics(tallies) | _range(advantages),
             rewards_PG=rewards_PG,
         )
 
@@ -137,10 +142,10 @@ class RolloutCollector:
 
     def _sample(self, step: int, round_: int) -> list[_Group]:
         spec = self.recipe.rollout
-        examples = step_examples(self.recipe, self.task, step, round_)
+        mine = share(self.world, spec.prompts)
+        examples = step_examples(self.recipe, self.task, step, round_)[mine.start : mine.stop]
         prompts = self._encode(examples)
-        first = round_ * spec.prompts
-        numbers = range(first, first + len(prompts))
+        numbers = [round_ * spec.prompts + i for i in mine]
         keys = completion_keys(self.recipe.seed, "sampling", step, prompts=numbers, samples=spec.samples)
         sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p)
         episodes = self.generator.generate(prompts, keys, sampling)
@@ -165,36 +170,61 @@ class _Group:
         """Whether rewards differ, without which group advantages are zero."""
         return len({grade.reward for grade in self.grades}) > 1
 
+    @property
+    def tally(self) -> _Tally:
+        """What is logged of it."""
+        grades, episodes = self.grades, self.episodes
+        return _Tally(
+            contrast=self.contrast,
+            rewards=[grade.reward for grade in grades],
+            correct=sum(grade.correct for grade in grades),
+            errors=sum(grade.error is not None for grade in grades),
+            lengths=[len(episode.response_ids) for episode in episodes],
+            truncated=sum(episode.truncated for episode in episodes),
+        )
 
-def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
+
+@dataclass(frozen=True)
+class _Tally:
+    """What is logged of a group; small, since every process sends its own to all others."""
+
+    contrast: bool
+    rewards: list[float]
+    correct: int
+    errors: int
+    lengths: list[int]
+    truncated: int
+
+
+def _metrics(groups: Sequence[_Tally]) -> dict[str, float]:
     """Of everything that was sampled, so that choosing groups does not flatter the policy."""
-    episodes = [episode for group in groups for episode in group.episodes]
-    grades = [grade for group in groups for grade in group.grades]
-    rewards_N: Tensor = torch.tensor([grade.reward for grade in grades])
-    count = len(episodes)
+    rewards_N: Tensor = torch.tensor([reward for group in groups for reward in group.rewards])
+    count = rewards_N.numel()
     return {
         "reward/mean": float(rewards_N.mean()),
         "reward/std": float(rewards_N.std()) if count > 1 else 0.0,
         "reward/zero_variance_groups": sum(not group.contrast for group in groups) / len(groups),
-        "reward/correct": sum(g.correct for g in grades) / count,
-        "reward/grader_errors": sum(g.error is not None for g in grades) / count,
-        "response/length": sum(len(e.response_ids) for e in episodes) / count,
-        "response/truncated": sum(e.truncated for e in episodes) / count,
+        "reward/correct": sum(group.correct for group in groups) / count,
+        "reward/grader_errors": sum(group.errors for group in groups) / count,
+        "response/length": sum(sum(group.lengths) for group in groups) / count,
+        "response/truncated": sum(group.truncated for group in groups) / count,
         "rollout/groups": float(len(groups)),
     }
 
 
-def _advantage_metrics(sequences: Sequences) -> dict[str, float]:
-    """Range of the advantages: of the responses where they share one, else of the tokens."""
+def _credited(sequences: Sequences) -> Tensor:
+    """Advantages of the responses where all tokens of each share one, [P, G]; else of the tokens, [N]."""
     assert sequences.advantages is not None
     if sequences.group_advantages is None:
-        values = torch.cat(sequences.advantages)
-    else:  # every group once
-        values = torch.stack([a for i, a in enumerate(sequences.group_advantages) if i % len(a) == 0])
+        return torch.cat(sequences.advantages)
+    return torch.stack([a for i, a in enumerate(sequences.group_advantages) if i % len(a) == 0])
+
+
+def _range(advantages: Tensor) -> dict[str, float]:
     return {
-        "advantage/min": float(values.min()),
-        "advantage/max": float(values.max()),
-        "advantage/mean": float(values.mean()),
+        "advantage/min": float(advantages.min()),
+        "advantage/max": float(advantages.max()),
+        "advantage/mean": float(advantages.mean()),
     }
 
 

@@ -22,6 +22,7 @@ from cvxrl.engine.records import (
 )
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
+from cvxrl.engine.world import World
 from cvxrl.errors import UserError
 from cvxrl.evaluation.held_out import Evaluation
 from cvxrl.recipe.schema import Recipe
@@ -105,6 +106,20 @@ class Session:
         Raises:
             UserError: there are checkpoints, but none of them can be used.
         """
+        found = self.load()
+        # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
+        forget_after(self.run_dir.metrics, self.trainer.position.step if found else -1)
+        records = read_records(self.run_dir.metrics)
+        self.accuracies = accuracies(records)
+        for record in records:
+            self.guards.see(record)
+
+    def load(self) -> bool:
+        """Load the newest whole checkpoint; False where there is none. Nothing is written.
+
+        Raises:
+            UserError: there are checkpoints, but none of them can be used.
+        """
         reached = last_contiguous_step(read_records(self.run_dir.metrics))
         found, refused = newest_whole(c for c in list_checkpoints(self.run_dir.checkpoints) if step_of(c) <= reached)
         if found is None and refused:
@@ -114,12 +129,7 @@ class Session:
         if found is not None:
             trainer = self.trainer
             trainer.position = load_state(found, trainer.policy, trainer.critic, trainer.optimizer)
-        # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
-        forget_after(self.run_dir.metrics, self.trainer.position.step if found else -1)
-        records = read_records(self.run_dir.metrics)
-        self.accuracies = accuracies(records)
-        for record in records:
-            self.guards.see(record)
+        return found is not None
 
     def hooks(self) -> Hooks:
         """What the trainer calls."""
@@ -136,10 +146,11 @@ class TrainResult:
     divergence: Divergence | None = None
 
 
-def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> TrainResult:
+def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry, world: World | None = None) -> TrainResult:
     """Train a recipe in a run directory.
 
-    Nothing is written before the policy and the task are loaded and the first prompts fit.
+    Nothing is written before the policy and the task are loaded and the first prompts fit; and only by the main one of
+    several processes.
 
     Raises:
         UserError: the input cannot be used, another process trains here, or the disk is full.
@@ -150,9 +161,11 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> T
     if entry == "resume" and run_dir.is_finished():
         sink.event(f"finished already: {run_dir.path}")
         return TrainResult("finished", run_dir.path, run_dir.read_record().result)
-    trainer = Trainer.build(recipe)
+    trainer = Trainer.build(recipe, world)
     session = Session(trainer, run_dir, sink, Guards(recipe.guards))
     try:
+        if not trainer.world.is_main:
+            return _follow(session, entry)
         with run_dir.lock() as held, StopRequest() as stop:
             if not held:
                 sink.event("this file system has no locks: take care that no second process trains in this directory")
@@ -189,6 +202,20 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         record_failure(run_dir, record, error)
         raise
     return _close(session, record, "finished" if done else "interrupted")
+
+
+def _follow(session: Session, entry: Entry) -> TrainResult:
+    """Train as one of several processes that is not the one that writes."""
+    trainer, run_dir = session.trainer, session.run_dir
+    if entry == "resume":
+        session.load()
+    silent = Hooks(lambda _: None, lambda *_: None, lambda _: None)
+    try:
+        with StopRequest() as stop:
+            done = trainer.run(silent, stop)
+    except DivergedError:
+        return TrainResult("diverged", run_dir.path, {})
+    return TrainResult("finished" if done else "interrupted", run_dir.path, {})
 
 
 def _diverged(session: Session, record: RunRecord, error: DivergedError) -> TrainResult:

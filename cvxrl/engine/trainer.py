@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
@@ -18,6 +18,7 @@ from cvxrl.engine.readers import policy_shift, ratio_deviation
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater, build_optimizer
+from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
@@ -57,18 +58,23 @@ class Trainer:
     position: Position
 
     @classmethod
-    def build(cls, recipe: Recipe) -> Trainer:
+    def build(cls, recipe: Recipe, world: World | None = None) -> Trainer:
         """Load task, grader and policy, and try the first prompts.
+
+        Args:
+            recipe: what to train.
+            world: the processes that share its steps; this one alone by default.
 
         Raises:
             UserError: anything the recipe names cannot be had, or the prompts do not fit the policy.
         """
-        mistakes = Mistakes()
+        world, mistakes = world or SingleProcess(), Mistakes()
+        mistakes.attempt(check_functions, recipe)
         device = mistakes.attempt(pick_device, recipe.train.device)
         task = mistakes.attempt(load_task, recipe.task, recipe.seed)
         grader = mistakes.attempt(load_grader, recipe.task)
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
-        if device is None or task is None or grader is None or policy is None:
+        if device is None or task is None or grader is None or policy is None or mistakes.problems:
             raise UserError(*mistakes.problems)
         settle_algorithms(device, recipe.train.deterministic)
         keep_freed_memory()
@@ -78,17 +84,22 @@ class Trainer:
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
         generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
-        collector = build_collector(recipe, policy, generator, task, grader, critic)
+        collector = build_collector(recipe, policy, generator, task, grader, critic, world)
         mistakes.attempt(collector.check)
         held_out = None
         if recipe.eval.every:
             held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
         if mistakes.problems:
             raise UserError(*mistakes.problems)
-        loss = Loss(recipe, policy, critic, build_reference(recipe, policy))
+        loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
         _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
         updater = Updater(loss, optimizer)
         return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position())
+
+    @property
+    def world(self) -> World:
+        """The processes that share a step."""
+        return self.updater.loss.world
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -56,6 +56,11 @@ class SingleProcess:
         return [value]
 
 
+def share(world: World, count: int) -> range:
+    """Which of ``count`` things, numbered from 0, are this process's: shares in order of rank, as equal as can be."""
+    return range(world.rank * count // world.size, (world.rank + 1) * count // world.size)
+
+
 def sum_metrics(world: World, metrics: Mapping[str, float]) -> dict[str, float]:
     """Sum of every metric over the processes, each of which has the same keys; exact where there is one process."""
     totals = world.sum(torch.tensor(list(metrics.values()), dtype=torch.float64))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import ValidationError
 
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.folder import EvalDir, read_record
+from cvxrl.evaluation.options import Options
 from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
@@ -18,36 +18,7 @@ from cvxrl.recipe.schema import ModelSpec
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
 
-_NAMES = {"ks": "k", "entry": "resume or --overwrite"}
 _SAMPLING = ("questions", "samples", "temperature", "top_p", "max_new_tokens")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for; None where the task or the run decides."""
-
-    ckpt: str | None = None
-    task: str | None = None
-    data: str | None = None
-    template: str | None = None
-    questions: int | None = None
-    samples: int | None = None
-    ks: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_new_tokens: int | None = None
-    seed: int | None = None
-    dtype: str | None = None
-    revision: str | None = None
-    batch: int | None = None
-    out: Path | None = None
-    entry: Entry = "new"
-
-    @property
-    def given(self) -> list[str]:
-        """Names of the options that are not at their default."""
-        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        return [f"--{_NAMES.get(name, name).replace('_', '-')}" for name in changed]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from cvxrl.engine.records import identify
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater, build_optimizer
+from cvxrl.engine.world import SingleProcess
 from cvxrl.errors import Problem, UserError
 from cvxrl.inspection.objectives import NamedObjective
 from cvxrl.inspection.plan import Checkpoint, InspectionPlan
@@ -188,7 +189,7 @@ def _rollouts(
         return read_rollouts(file), file, identity.model
     # Rewards do not depend on advantages, so those of the plainest estimator do here.
     plain = recipe.model_copy(update={"advantage": RewardAdvantage()})
-    collector = build_collector(plain, policy, build_generator(plain, policy), task, grader, None)
+    collector = build_collector(plain, policy, build_generator(plain, policy), task, grader, None, SingleProcess())
     collector.check()
     return freeze(collector, step, key, file), file, identity.model
 

@@ -11,7 +11,7 @@ from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec, target_of
 from cvxrl.recipe.load import check, load_recipe
 from cvxrl.recipe.merge import Layers
-from cvxrl.recipe.objective import ObjectiveSpec
+from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.sections import kind_of, section_classes
 from cvxrl.recipe.shipped import shipped_recipes
@@ -46,7 +46,7 @@ def select_objectives(names: Sequence[str] | None, recipe: Recipe, has_values: b
     """The objectives to measure, the run's own first.
 
     Args:
-        names: kinds, `ppo`, or recipes; None takes the run's own and the usual ones.
+        names: kinds, `ppo`, functions, or recipes; None takes the run's own and the usual ones.
         recipe: the run's.
         has_values: whether the checkpoint holds a value head.
 
@@ -81,7 +81,9 @@ def select_objectives(names: Sequence[str] | None, recipe: Recipe, has_values: b
 
 
 def own_label(recipe: Recipe) -> str:
-    """What a recipe's objective is called: its kind, or `ppo` for the clipped surrogate with a value head."""
+    """What a recipe's objective is called: its kind, `ppo` with a value head, or the name of a function."""
+    if isinstance(recipe.objective, CallableObjective):
+        return recipe.objective.function
     ppo = recipe.objective.kind == "grpo" and isinstance(recipe.advantage, GaeAdvantage)
     return PPO if ppo else recipe.objective.kind
 
@@ -97,7 +99,10 @@ def _named(name: str, recipe: Recipe) -> NamedObjective:
         other = load_recipe(name)
         parts = {key: getattr(other, key).model_dump(mode="json") for key in ("objective", "advantage", "regularizer")}
         return NamedObjective(other.name, _replaced(recipe, {**parts, "reduction": other.reduction}, name), False)
-    kinds = {kind_of(c) for c in section_classes(ObjectiveSpec)}
+    if ":" in name:
+        function = {"objective": {"kind": "callable", "function": name}}
+        return NamedObjective(name, _replaced(recipe, function, name), False)
+    kinds = {kind_of(c) for c in section_classes(ObjectiveSpec)} - {"callable"}
     if name == PPO:
         return NamedObjective(
             name, _replaced(recipe, {"objective": _spec("grpo", recipe), "advantage": _gae(recipe)}, name), False
@@ -105,9 +110,8 @@ def _named(name: str, recipe: Recipe) -> NamedObjective:
     if name not in kinds:
         hint = suggest(name, [*sorted(map(str, kinds)), PPO])
         known = ", ".join(sorted(map(str, kinds)))
-        raise UserError(
-            Problem(f"there is no objective `{name}`", _OPTION, remedy=f"{hint}known: {known}, ppo, or a recipe")
-        )
+        remedy = f"{hint}known: {known}, ppo, module:function, or a recipe"
+        raise UserError(Problem(f"there is no objective `{name}`", _OPTION, remedy=remedy))
     changes: dict[str, Any] = {"objective": _spec(name, recipe)}
     if name == "grpo" and isinstance(recipe.advantage, GaeAdvantage):
         changes["advantage"] = {"kind": "group"}

@@ -54,8 +54,8 @@ class InspectOptions:
         typer.Option(
             parser=split_commas,
             metavar="A,B",
-            help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...) or recipes. Default: the run's own, "
-            "lco-kld, lco-mse, grpo, reinforce, and ppo where there is a critic.",
+            help="Kinds (lco-kld, lco-mse, lco-lch, grpo, ppo, reinforce, ...), functions (module:function) or "
+            "recipes. Default: the run's own, lco-kld, lco-mse, grpo, reinforce, and ppo where there is a critic.",
             rich_help_panel=_WHAT,
         ),
     ] = None

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from cvxrl.engine.build import check_functions
+from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
@@ -72,6 +74,11 @@ def run_inspection(plan: InspectionPlan, progress: ProgressBar, stopped: Callabl
     Raises:
         UserError: a checkpoint cannot be measured.
     """
+    mistakes = Mistakes()
+    for named in plan.objectives:
+        mistakes.attempt(check_functions, named.recipe)
+    if mistakes.problems:
+        raise UserError(*mistakes.problems)
     task, grader = load_task(plan.recipe.task, plan.recipe.seed), load_grader(plan.recipe.task)
     try:
         return _run(plan, task, grader, progress, stopped)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
+from cvxrl.objectives.callable import call_objective
 from cvxrl.objectives.lco import lco_kld, lco_lch, lco_mse
 from cvxrl.objectives.policy_gradient import awr, cispo, grpo, gspo, reinforce
 from cvxrl.objectives.preference import dpo, qrm, sft
 from cvxrl.objectives.regression import dro, gvpo, pmd, rebel, tpo
 from cvxrl.objectives.statistics import action_log_probs, entropy, k3
-from cvxrl.recipe.objective import ObjectiveSpec
+from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
 from cvxrl.recipe.regularizer import Estimator, RegularizerSpec
 
 
@@ -85,4 +86,6 @@ OBJECTIVES: dict[str, Callable[[TokenBatch, Any], ObjectiveOutput]] = {
 
 def compute(batch: TokenBatch, spec: ObjectiveSpec) -> ObjectiveOutput:
     """Per-token losses of ``batch`` under the objective that ``spec`` names."""
+    if isinstance(spec, CallableObjective):
+        return call_objective(batch, spec)
     return OBJECTIVES[spec.kind](batch, spec)

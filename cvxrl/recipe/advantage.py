@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from cvxrl.recipe.base import Section
+from cvxrl.recipe.base import FunctionName, Section
 
 Credit = Literal["sequence", "values", "verifier"]
 
@@ -97,6 +97,19 @@ class DenseDpoAdvantage(DenseAdvantage):
     reference: str = Field(min_length=1, description="Reference policy that the DPO policy was trained from.")
 
 
+class CallableAdvantage(Section):
+    """A function of yours: `(rewards_PG, **options)` -> advantages of the same shape."""
+
+    credit: ClassVar[Credit] = "sequence"
+    kind: Literal["callable"] = Field("callable", description="What a python function makes of the rewards.")
+    function: FunctionName = Field(
+        description="`module:function`; called with the rewards, a tensor [P, G] whose row p holds the samples of "
+        "prompt p, and `options`; returns the advantages, [P, G]. The working directory is searched too."
+    )
+    options: dict[str, Any] = Field({}, description="Keyword arguments of the function.")
+    needs_group: bool = Field(False, description="Whether it compares the samples of a prompt.")
+
+
 AdvantageSpec = Annotated[
     RewardAdvantage
     | GroupAdvantage
@@ -105,6 +118,7 @@ AdvantageSpec = Annotated[
     | BatchAdvantage
     | GaeAdvantage
     | DenseLogprobAdvantage
-    | DenseDpoAdvantage,
+    | DenseDpoAdvantage
+    | CallableAdvantage,
     Field(discriminator="kind"),
 ]

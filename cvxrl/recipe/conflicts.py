@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cvxrl.recipe.advantage import DenseAdvantage
 from cvxrl.recipe.lco import LcoSpec
+from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.reading import AUTHORS_CODE
 from cvxrl.recipe.task import DatasetSource
 
@@ -103,6 +104,8 @@ def _memory(recipe: Recipe) -> Iterator[str]:
             f"train.loss: advantage `{recipe.advantage.kind}` picks its candidate tokens from all logits; set "
             "train.loss to full-logits"
         )
+    if train.loss == "chunked" and isinstance(recipe.objective, CallableObjective):
+        yield "train.loss: objective `callable` is a function of all logits; set train.loss to full-logits"
     if recipe.optim.master_weights and recipe.model.dtype != "bfloat16":
         yield (
             f"optim.master_weights: the parameters are {recipe.model.dtype} and need no copies; set model.dtype to "

@@ -62,7 +62,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, BaseModel):
         tag = kind_of(type(field.default))
         return f"`{tag}`" if tag else "as below"
-    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    value = list(field.default) if isinstance(field.default, tuple | frozenset) else field.default
     return "none" if value is None else f"`{json.dumps(value)}`"
 
 
@@ -81,7 +81,7 @@ def _type(annotation: Any) -> str:
         return "list of sections, by `kind`"
     if origin is tuple:
         return "list" if Ellipsis in arguments else f"list of {len(arguments)}"
-    if origin in (dict, list):
+    if origin in (dict, list, frozenset):
         return "mapping" if origin is dict else "list"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"

@@ -161,19 +161,24 @@ class RunDir:
         )
         found.require(self.path, entry)
         if entry == "resume":
-            self._check_streams()
+            if not self.is_finished() and (problems := self.other_streams()):
+                raise UserError(*problems)
             require_same(differences(load_recipe(self.recipe), recipe), self.recipe, "resume needs the same recipe")
 
-    def _check_streams(self) -> None:
-        """Refuse to draw the rest of a run's completions otherwise than the first ones."""
-        if not self.record.is_file() or self.is_finished():
-            return
+    def other_streams(self) -> list[Problem]:
+        """Why the rest of this run's completions would be drawn otherwise than the first ones; empty if they would not.
+
+        Raises:
+            UnreadableError: see `read_record`.
+        """
+        if not self.record.is_file():
+            return []
         found = self.read_record().streams
-        if found != STREAMS:
-            whose = "cvxrl 0.1" if found == 1 else "another cvxrl"
-            what = f"was begun by {whose}, which draws completions from other random numbers"
-            remedy = f"finish it with {whose}, or start again with --overwrite"
-            raise UserError(Problem(what, "streams", str(self.record), remedy))
+        if found == STREAMS:
+            return []
+        whose = "cvxrl 0.1" if found == 1 else "another cvxrl"
+        what = f"was begun by {whose}, which draws completions from other random numbers"
+        return [Problem(what, "streams", str(self.record), f"finish it with {whose}, or start again with --overwrite")]
 
     def _visible(self) -> Iterator[Path]:
         return (p for p in self.path.iterdir() if not p.name.startswith("."))

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from made_runs import make_run, make_seeds
 
 from cvxrl.compare.options import Options
 from cvxrl.compare.pair import compare_pairs
+from cvxrl.compare.plan import plan_runs
 from cvxrl.compare.result import Comparison, build
 from cvxrl.compare.run import Run
 from cvxrl.compare.score import count_spikes, score_run
@@ -18,6 +20,7 @@ from cvxrl.compare.sources import discover, read_run, read_runs
 from cvxrl.compare.summary import GroupSummary, Reached
 from cvxrl.compare.tables import all_tables, verdict
 from cvxrl.errors import UserError
+from cvxrl.runs.directory import RunDir
 
 GRPO, LCO = "math_grpo", "math_lco_kld"
 
@@ -356,3 +359,17 @@ def test_json_is_whole_and_finite(tmp_path: Path) -> None:
     assert document["schema_version"] == 1
     assert [m["scores"] for m in document["methods"]] == [[0.7, 0.8], [0.7, 0.8]]
     assert document["comparisons"][0]["difference"] == 0.0
+
+
+def test_a_run_that_version_0_1_left_unfinished_is_not_gone_on_with(tmp_path: Path) -> None:
+    file = ROOT / "recipes" / "math_grpo.yaml"
+    sets = ["train.steps=2", "eval.every=1", "optim.warmup_steps=0"]
+    run_dir = RunDir(make_run(tmp_path, status="interrupted"))
+    assert [job.resume for job in plan_runs([file], sets, [0], tmp_path).jobs] == [True]
+    record = json.loads(run_dir.record.read_text())
+    del record["streams"]
+    run_dir.record.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"begun by cvxrl 0\.1(.|\n)*--overwrite"):
+        plan_runs([file], sets, [0], tmp_path)
+    run_dir.record.write_text(json.dumps(record | {"status": "finished"}))
+    assert plan_runs([file], sets, [0], tmp_path).jobs == []

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import tiny
+from helpers import SilentSink, tiny
 from torch import Tensor
 
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
-from cvxrl.engine.world import SingleProcess, World, sum_metrics
+from cvxrl.engine.world import SingleProcess, World, share, sum_metrics
+from cvxrl.runs.directory import RunDir
 
 ALL = ["token-mean", "sequence-mean", "constant"]
 
@@ -109,3 +112,42 @@ def test_one_process_is_the_whole() -> None:
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
     values = {"a": 0.1 + 0.2, "b": 1e-30, "c": float("inf")}
     assert sum_metrics(world, values) == values and world.gather("x") == ["x"]
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_ranks_sample_what_one_process_would(rounds: int) -> None:
+    """Neither the number of processes nor which of them asks changes a completion, its credit, or what is logged."""
+    recipe = tiny("math_grpo", f"rollout.rounds={rounds}", "rollout.samples=3", "eval.every=0")
+    whole = Trainer.build(recipe).collector.collect(1)
+    size = 2
+    meeting = Meeting(size)
+    trainers = [Trainer.build(recipe, ThreadWorld(rank, meeting)) for rank in range(size)]
+    parts = together([lambda t=t: t.collector.collect(1) for t in trainers])  # type: ignore[misc]
+    assert parts[0].metrics == parts[1].metrics == pytest.approx(whole.metrics, abs=1e-7)
+    assert parts[0].sampled_tokens == parts[1].sampled_tokens == whole.sampled_tokens
+    if rounds == 1:
+        for name in ("prompts", "responses", "ids"):
+            assert [x for part in parts for x in getattr(part.sequences, name)] == getattr(whole.sequences, name)
+        credited = [a for part in parts for a in part.sequences.advantages]
+        assert all(map(torch.equal, credited, whole.sequences.advantages or []))
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 5), (2, 5), (3, 3), (4, 3)])
+def test_shares_are_everything_once(size: int, count: int) -> None:
+    meeting = Meeting(size)
+    shares = [share(ThreadWorld(rank, meeting), count) for rank in range(size)]
+    assert [i for part in shares for i in part] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    class Second(SingleProcess):
+        is_main = False
+
+    recipe = tiny("math_grpo")
+    run_dir = RunDir.of(tmp_path, recipe)
+    sink = SilentSink()
+    assert run_training(recipe, run_dir, sink, "new", Second()).status == "finished"
+    assert not list(tmp_path.iterdir()) and not sink.records
+    assert run_training(recipe, run_dir, sink, "new", SingleProcess()).status == "finished"
+    assert run_dir.is_finished() and len(sink.records) == recipe.train.steps + 1

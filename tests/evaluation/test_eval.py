@@ -22,7 +22,8 @@ from cvxrl.evaluation import memory
 from cvxrl.evaluation.evaluator import Asked, Evaluator
 from cvxrl.evaluation.export import export_samples
 from cvxrl.evaluation.folder import EvalDir, read_record, read_samples
-from cvxrl.evaluation.plan import Options, make_plan
+from cvxrl.evaluation.options import Options
+from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.progress import BarProgress
 from cvxrl.evaluation.record import EvalRecord
 from cvxrl.evaluation.runner import Exam

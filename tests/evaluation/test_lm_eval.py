@@ -14,7 +14,8 @@ import torch
 
 from cvxrl.evaluation.export import export_samples
 from cvxrl.evaluation.folder import EvalDir, read_samples
-from cvxrl.evaluation.plan import Options, make_plan
+from cvxrl.evaluation.options import Options
+from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.record import EvalRecord
 from cvxrl.evaluation.runner import Exam
 from cvxrl.policy.load import load_policy

@@ -11,7 +11,8 @@ from helpers import SilentSink, tiny
 
 from cvxrl.engine.session import run_training
 from cvxrl.evaluation.folder import EvalDir, read_record, read_samples
-from cvxrl.evaluation.plan import Options, make_plan
+from cvxrl.evaluation.options import Options
+from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.record import EvalRecord
 from cvxrl.evaluation.runner import Exam
 from cvxrl.runs.directory import RunDir

@@ -14,7 +14,8 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.evaluation.folder import EvalDir, read_record
 from cvxrl.evaluation.held_out import HeldOut
-from cvxrl.evaluation.plan import Options, make_plan
+from cvxrl.evaluation.options import Options
+from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.record import EvalRecord, Settings
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records

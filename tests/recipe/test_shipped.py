@@ -11,7 +11,7 @@ from helpers import ROOT
 from cvxrl.compare.sources import discover
 from cvxrl.errors import UserError
 from cvxrl.evaluation.source import find_task
-from cvxrl.inspection.objectives import contestants
+from cvxrl.inspection.objectives import select_objectives
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.shipped import find_recipe, headline, shipped_recipes
 
@@ -49,7 +49,7 @@ def test_extends_takes_a_name_and_prefers_the_file_beside(tmp_path: Path) -> Non
 def test_every_command_takes_a_name() -> None:
     assert find_task("math_grpo", None).name == "math_grpo"
     assert discover(["math_grpo", "math_ppo"]).recipes == [shipped_recipes()[n] for n in ("math_grpo", "math_ppo")]
-    entered = contestants(["grpo", "math_lco_mse"], load_recipe("math_grpo"), False)
+    entered = select_objectives(["grpo", "math_lco_mse"], load_recipe("math_grpo"), False)
     assert [contestant.recipe.objective.kind for contestant in entered] == ["grpo", "lco-mse"]
 
 
