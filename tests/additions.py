@@ -166,7 +166,7 @@ SINK = (
 
 FIGURE = (
     Edit(
-        "cvxrl/compare/figures/scores.py",
+        "cvxrl/comparison/figures/scores.py",
         '''def seed_counts(c: Comparison) -> Figure:
     """Number of scored seeds of each method."""
     figure, ((axis,),) = new_figure(1, 1, 2.0)
@@ -178,17 +178,17 @@ FIGURE = (
         "def improvement_intervals(",
     ),
     Edit(
-        "cvxrl/compare/figures/gallery.py",
-        "from cvxrl.compare.figures.scores import seed_counts\n",
-        "from cvxrl.compare.figures.scores import",
+        "cvxrl/comparison/figures/gallery.py",
+        "from cvxrl.comparison.figures.scores import seed_counts\n",
+        "from cvxrl.comparison.figures.scores import",
     ),
     Edit(
-        "cvxrl/compare/figures/gallery.py",
+        "cvxrl/comparison/figures/gallery.py",
         '    ("Seeds", seed_counts, "Scored seeds."),\n',
         '    ("Against the baseline",',
     ),
     Edit(
-        "tests/compare/test_compare_page.py",
+        "tests/comparison/test_compare_page.py",
         """def test_seeds_are_counted(two: Comparison) -> None:
     (axis,) = next(shown.figure for shown in all_figures(two) if shown.title == "Seeds").axes
     assert [bar.get_height() for bar in axis.patches] == [len(s.scores) for s in two.summaries]

@@ -17,14 +17,14 @@ from helpers import ROOT, TINY
 # Tests of the copy that meet what was added, those that were written for it among them.
 MEETING = (
     "tests/test_added.py",
-    "tests/test_structure.py::test_objective_tags_registry_and_docs_agree",
+    "tests/objectives/test_grid.py::test_objective_kinds_registry_and_docs_agree",
     "tests/test_advantages.py::test_hand_computed",
     "tests/objectives/test_objective_references.py::test_no_objective_is_left_out",
     "tests/objectives/test_objective_references.py::test_value_and_gradient_by_hand",
     "tests/objectives/test_linear_objectives.py::test_equal_for_any_head",
     "tests/runs/test_sinks.py::test_a_counting_sink",
     "tests/runs/test_sinks.py::test_every_kind_of_sink_has_its_class",
-    "tests/compare/test_compare_page.py::test_seeds_are_counted",
+    "tests/comparison/test_compare_page.py::test_seeds_are_counted",
     "tests/tasks/test_tasks.py::test_counting_up",
     "tests/tasks/test_tasks.py::test_every_kind_of_source_is_found_by_its_name",
     "tests/recipe/test_recipes.py",
