@@ -188,6 +188,11 @@ FIGURE = (
         '    ("Against the baseline",',
     ),
     Edit(
+        "docs/compare.md",
+        "| Seeds | scored seeds per method | `scores.seed_counts` |\n",
+        "| Against the baseline |",
+    ),
+    Edit(
         "tests/comparison/test_compare_page.py",
         """def test_seeds_are_counted(two: Comparison) -> None:
     (axis,) = next(shown.figure for shown in all_figures(two) if shown.title == "Seeds").axes
