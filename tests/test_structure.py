@@ -9,8 +9,8 @@ import pytest
 from helpers import ROOT
 
 from cvxrl.objectives.registry import OBJECTIVES
+from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.sections import kind_of, section_classes
 
 PACKAGE = ROOT / "cvxrl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
