@@ -24,6 +24,7 @@ from cvxrl.report.figure import (
     method_style,
     new_figure,
     not_measured,
+    step_axis,
 )
 from cvxrl.report.format import percent, short
 
@@ -101,17 +102,18 @@ def _trajectory(record: InspectRecord) -> Shown:
 
 
 def _finish(axis: Axes, line: _Line) -> None:
-    axis.set_xlabel("step")
+    step_axis(axis)
     axis.set_ylabel(line.name, fontsize="small")
+    drawn = np.concatenate([np.asarray(curve.get_ydata(), dtype=float) for curve in axis.lines] or [np.zeros(1)])
+    if not np.isfinite(drawn).any():
+        not_measured(axis)
+        return
     if line.mark is not None:
         axis.axhline(line.mark, color=GREY, linewidth=0.8)
-    drawn = np.concatenate([np.asarray(curve.get_ydata(), dtype=float) for curve in axis.lines] or [np.zeros(1)])
     if line.log and bool((drawn > 0).any()):
         axis.set_yscale("log")
     if line.from_zero:
         axis.set_ylim(bottom=0)
-    if not np.isfinite(drawn).any():
-        not_measured(axis)
 
 
 def _single(record: InspectRecord) -> Shown:

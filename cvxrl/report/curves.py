@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from cvxrl.report.figure import BLUE, GREY, VERMILION, new_figure, not_measured, to_png
+from cvxrl.report.figure import BLUE, GREY, VERMILION, new_figure, not_measured, step_axis, to_png
 from cvxrl.runs.files import write_bytes
 
 Records = Sequence[Mapping[str, float]]
@@ -30,6 +30,8 @@ def plot_curves(records: Records, path: Path, title: str) -> None:
     figure, grid = new_figure(2, 3, height, width)
     figure.suptitle(title)
     panels = [axis for row in grid for axis in row]
+    for axis in panels:
+        step_axis(axis)
     _scores(panels[0], records)
     _line(panels[1], records, "policy/entropy", "entropy [nats per token]", BLUE)
     _line(panels[2], records, "policy/kl", "KL(before || after step) [nats]", BLUE, log=True)
@@ -40,7 +42,6 @@ def plot_curves(records: Records, path: Path, title: str) -> None:
     margin = 0.02 * (last - first) or 1.0
     for axis in panels:
         axis.set_xlim(first - margin, last + margin)  # the same in every panel, so that they can be read together
-        axis.set_xlabel("step")
     write_bytes(path, to_png(figure))
 
 
@@ -69,7 +70,11 @@ def _scores(axis: Axes, records: Records) -> None:
 
 def _gradients(axis: Axes, records: Records) -> None:
     """Global norm before and after clipping, on a log axis."""
+    axis.set_ylabel("gradient norm")
     steps, norms = _series(records, "grad/norm")
+    if not steps:
+        not_measured(axis)
+        return
     _, clipped = _series(records, "grad/norm_clipped")
     if clipped != norms:
         # Wide and pale below the other line: what sticks out above it is what clipping took away.
@@ -79,9 +84,8 @@ def _gradients(axis: Axes, records: Records) -> None:
         axis.set_yscale("log")
     if clipped != norms:
         axis.legend(frameon=False, fontsize="small")
-    elif steps:
+    else:
         axis.set_title("never clipped", loc="right", fontsize="small", color=GREY)
-    axis.set_ylabel("gradient norm")
 
 
 def _lengths(axis: Axes, records: Records) -> None:
@@ -112,8 +116,6 @@ def _line(axis: Axes, records: Records, key: str, label: str, colour: str, log: 
             axis.set_yscale("log")
     else:
         not_measured(axis)
-        axis.set_xticks([])
-        axis.set_yticks([])
     axis.set_ylabel(label)
 
 

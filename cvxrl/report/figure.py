@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart with any colour vision, without the yellow, which cannot be seen on white.
 BLUE, VERMILION, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -58,9 +59,17 @@ def new_figure(rows: int, columns: int, height: float, width: float = WIDTH) -> 
     return figure, axes
 
 
+def step_axis(axis: Axes) -> None:
+    """Training steps from left to right, with ticks at whole ones."""
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
+
+
 def not_measured(axis: Axes) -> None:
-    """Say in empty axes why they are empty."""
+    """Say in empty axes why they are empty, without a scale that nothing is on."""
     axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
+    axis.set_xticks([])
+    axis.set_yticks([])
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:

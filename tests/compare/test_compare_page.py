@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from made_runs import make_run, make_seeds
 from matplotlib.figure import Figure
 
@@ -176,6 +177,11 @@ def test_a_figure_is_a_function_and_an_entry_in_the_gallery(two: Comparison, mon
     text = to_html_page(two, [], "x")
     assert "Seeds" in Page(text).titles and "Scored seeds of eval/accuracy." in text
     assert {"seeds.svg", "seeds.png"} <= figure_files(two).keys()
+
+
+def test_every_figure_is_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "compare.md").read_text()
+    assert not [title for title, _, _ in GALLERY if f"| {title} |" not in page]
 
 
 def test_many_methods_stay_apart() -> None:

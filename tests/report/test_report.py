@@ -94,6 +94,11 @@ def test_gradient_panel_shows_both_norms_only_where_clipping_acted(axis: Axes) -
     assert other.get_title("right") == "never clipped"
 
 
+def test_panels_without_data_say_so(axis: Axes) -> None:
+    curves._gradients(axis, [START])
+    assert [text.get_text() for text in axis.texts] == ["not measured"] and not len(axis.get_yticks())
+
+
 def test_truncation_is_drawn_in_percent_when_there_is_any(axis: Axes) -> None:
     curves._lengths(axis, [{"step": 1.0, **STEP}])
     left, right = axis.figure.axes

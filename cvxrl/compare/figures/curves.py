@@ -13,7 +13,7 @@ from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison
 from cvxrl.compare.run import Array
 from cvxrl.compare.summary import generator
-from cvxrl.report.figure import legend, new_figure, not_measured, same_scale
+from cvxrl.report.figure import legend, new_figure, not_measured, same_scale, step_axis
 from cvxrl.stats.aggregate import mean
 from cvxrl.stats.bootstrap import bootstrap_interval
 
@@ -35,8 +35,8 @@ def learning_curves(c: Comparison) -> Figure:
     figure, grid = new_figure(rows, columns, 1.0 + 3.2 * rows)
     axes = [axis for row in grid for axis in row]
     for axis, panel in zip(axes, shown, strict=False):
+        step_axis(axis)
         _draw_scores(axis, panel, c.options)
-        axis.set_xlabel("step")
         axis.set_ylabel(c.options.metric)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
@@ -51,8 +51,8 @@ def stability_curves(c: Comparison) -> Figure:
     figure, grid = new_figure(len(shown), len(_STABILITY), 0.9 + 2.7 * len(shown))
     for panel, axes in zip(shown, grid, strict=True):
         for axis, (key, name) in zip(axes, _STABILITY, strict=True):
+            step_axis(axis)
             _draw_medians(axis, panel, key)
-            axis.set_xlabel("step")
             axis.set_ylabel(name, fontsize="small")
         axes[0].set_title(panel.title, loc="left", fontsize="medium")
     for column in zip(*grid, strict=True):
