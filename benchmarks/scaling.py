@@ -76,15 +76,15 @@ def without_attention() -> Iterator[None]:
     """Scores, weights and their masks cost nothing inside the block, and mix nothing."""
     from torch.nn import functional
 
-    from cvxrl.policy import packed
+    from cvxrl.policy import forward
 
-    kept = functional.scaled_dot_product_attention, packed._mask
+    kept = functional.scaled_dot_product_attention, forward._mask
     functional.scaled_dot_product_attention = lambda query, *_, **__: query.clone()
-    packed._mask = lambda present, *_: present.new_zeros((), dtype=bool)
+    forward._mask = lambda present, *_: present.new_zeros((), dtype=bool)
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention, packed._mask = kept
+        functional.scaled_dot_product_attention, forward._mask = kept
 
 
 def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], float, int]:

@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from cvxrl.recipe.sections import section_classes
 from helpers import ROOT
 
+from cvxrl.recipe.base import section_classes
 from cvxrl.recipe.schema import Recipe
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,6 @@ from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
-from cvxrl.runs.provenance import Provenance
 from cvxrl.runs.record import RunRecord
 
 _LEAVE_OUT = "leave it out, or train it again with --overwrite"
@@ -57,7 +56,7 @@ class RunDirectories:
             diverged_at=diverged_at if record.status == "diverged" else None,
             recipe=recipe.model_dump(mode="json"),
             task=record.task_fingerprint,
-            origin=_origin(record.provenance),
+            origin=_origin(record),
             doubts=() if _is_as_trained(record, recipe, run_dir) else (_EDITED,),
         )
 
@@ -100,9 +99,11 @@ def _is_as_trained(record: RunRecord, recipe: Recipe, run_dir: RunDir) -> bool:
     return record.digest == digest(recipe) or record.digest in digests_as_written(run_dir.recipe)
 
 
-def _origin(provenance: Provenance) -> dict[str, str]:
-    versions = {f"version of {name}": version for name, version in provenance.versions.items()}
-    return {"commit": f"{provenance.commit} {provenance.dirty_diff}", **versions, **provenance.machine}
+def _origin(record: RunRecord) -> dict[str, str]:
+    origin = record.provenance
+    versions = {f"version of {name}": version for name, version in origin.versions.items()}
+    commit, streams = f"{origin.commit} {origin.dirty_diff}", str(record.streams)
+    return {"commit": commit, **versions, **origin.machine, "random streams": streams}
 
 
 def _is_number(value: Any) -> bool:

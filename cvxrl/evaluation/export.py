@@ -10,7 +10,7 @@ from typing import Any
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.record import EvalRecord, Sample
-from cvxrl.runs.files import write_text
+from cvxrl.runs.jsonl import write_lines
 
 METRIC = "exact_match"
 
@@ -37,12 +37,7 @@ def export_samples(record: EvalRecord, samples: Sequence[Sample], file: Path) ->
                 "keep samples.jsonl beside its EVAL.json, or evaluate again",
             )
         )
-    lines = [_line(number, each, record) for number, each in sorted(by_question.items())]
-    try:
-        write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    except OSError as error:
-        remedy = "name another file"
-        raise UserError(Problem(f"cannot write: {error.strerror}", "--export-samples", str(file), remedy)) from None
+    write_lines(file, (_line(number, each, record) for number, each in sorted(by_question.items())))
 
 
 def _line(number: int, each: Sequence[Sample], record: EvalRecord) -> dict[str, Any]:

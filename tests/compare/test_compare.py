@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT
-from made_runs import make_run, make_seeds
+from made_runs import PROVENANCE, make_run, make_seeds
 
 from cvxrl.compare.options import Options
 from cvxrl.compare.pair import compare_pairs
@@ -290,6 +290,16 @@ def test_an_edited_recipe_is_noticed(tmp_path: Path) -> None:
         file = path / "recipe.yaml"
         file.write_text(file.read_text().replace("lr: 0.0003", "lr: 0.0004"))
     assert any(str(first) in w and "digest" in w for w in compare(tmp_path).warnings)
+
+
+def test_runs_with_other_code_or_random_streams_are_noticed(tmp_path: Path) -> None:
+    first, second = (make_seeds(tmp_path, recipe, [0.7, 0.8])[0] for recipe in (GRPO, LCO))
+    assert not any("more than their recipes" in w for w in compare(tmp_path).warnings)
+    for path, change in ((first, {"streams": 1}), (second, {"provenance": {**PROVENANCE.model_dump(), "commit": "x"}})):
+        record = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps(record | change))
+    (said,) = [w for w in compare(tmp_path).warnings if "more than their recipes" in w]
+    assert said.endswith(": commit, random streams")
 
 
 def test_discover(tmp_path: Path) -> None:

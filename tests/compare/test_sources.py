@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from made_runs import make_seeds
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from cvxrl.compare.gate import judge, parse_gate
 from cvxrl.compare.options import Options
 from cvxrl.compare.result import Comparison, build
 from cvxrl.compare.run import LoggedRun
+from cvxrl.compare.run_directory import RunDirectories
 from cvxrl.compare.sources import SOURCES, discover, read_run, read_runs
 from cvxrl.compare.tables import all_tables
 from cvxrl.errors import Problem, UserError
@@ -183,6 +186,16 @@ def test_the_command_takes_them_as_its_own(outputs: Path) -> None:
     done = CliRunner().invoke(app, ["compare", *arguments])
     assert done.exit_code == 0, done.output
     assert [m["label"] for m in json.loads(done.stdout)["methods"]] == [FOREIGN, GRPO]
+
+
+def test_the_source_in_the_documentation_reads_its_runs(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "compare.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    sources = [RunDirectories()]
+    monkeypatch.setattr("cvxrl.compare.sources.SOURCES", sources)
+    assert not discover([str(outputs / "elsewhere")]).runs
+    exec(block, {"Path": Path, "csv": csv, "LoggedRun": LoggedRun, "SOURCES": sources})
+    assert [s.label for s in compare(outputs).summaries] == [FOREIGN, GRPO]
 
 
 def test_what_nobody_owns_is_no_run(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SilentSink, tiny
+from helpers import ROOT, SilentSink, tiny
 
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
@@ -17,6 +17,7 @@ from cvxrl.evaluation.held_out import HeldOut
 from cvxrl.evaluation.options import Options
 from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.record import EvalRecord, Settings
+from cvxrl.evaluation.summary import summarize
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 from cvxrl.tasks import Example, Grade
@@ -171,3 +172,16 @@ def test_texts_that_utf_8_cannot_hold_are_stored(tmp_path: Path) -> None:
     question = found.record.questions[0]
     assert (question.id, question.answer, question.extracted) == ("\\ud800", "\\ud800 2", ["\\udc00"] * 2)
     assert EvalRecord.model_validate_json(found.record.model_dump_json()) == found.record
+
+
+def test_every_evaluation_of_the_runs_that_version_0_1_left_is_read() -> None:
+    runs = ROOT / "tests" / "fixtures" / "v01" / "runs"
+    files = sorted(runs.glob("*/*/evals/step-*.json"))
+    assert len(files) > 10
+    for file in files:
+        record = read_record(file)
+        logged = {r["step"]: r for r in read_records(file.parents[1] / "metrics.jsonl")}[record.step]
+        again = summarize(record.questions, [1])
+        assert again.accuracy.value == pytest.approx(logged["eval/accuracy"], abs=1e-6)
+        assert again.accuracy.stderr == pytest.approx(logged["eval/stderr"], abs=1e-6)
+        assert record.results.truncated == logged["eval/truncated"]

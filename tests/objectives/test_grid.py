@@ -9,6 +9,7 @@ from helpers import ROOT, tiny
 
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
+from cvxrl.objectives.registry import OBJECTIVES as REGISTERED
 from cvxrl.recipe.advantage import AdvantageSpec
 from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.load import load_recipe
@@ -33,6 +34,13 @@ def chosen(objective: str, advantage: str, reduction: str) -> tuple[str, ...]:
         f"advantage={{kind: {advantage}{', ' if paths else ''}{paths}}}",
         f"reduction={reduction}",
     )
+
+
+def test_objective_kinds_registry_and_docs_agree() -> None:
+    kinds = {kind_of(c) for c in section_classes(ObjectiveSpec)}
+    assert kinds == {*REGISTERED, "callable"}
+    text = (ROOT / "docs" / "method.md").read_text()
+    assert not [kind for kind in kinds if f"`{kind}`" not in text]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from cvxrl.errors import UserError
-from cvxrl.policy import packed
+from cvxrl.policy import forward
 from cvxrl.policy.forward import packed_rows, predicting_states, whole_rows
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import gated, is_plain, pad_rows, rms_norm, rotate, unpad_rows
@@ -105,8 +105,8 @@ def test_responses_of_one_token_need_prompts_alone() -> None:
 def test_without_its_mask_attention_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     whole = run(whole_rows, model)
-    masked = packed._mask
-    monkeypatch.setattr(packed, "_mask", lambda *a: masked(*a).clamp(min=0.0))
+    masked = forward._mask
+    monkeypatch.setattr(forward, "_mask", lambda *a: masked(*a).clamp(min=0.0))
     assert furthest(run(packed_rows, model), whole) > 0.01
 
 
