@@ -13,7 +13,7 @@ import pytest
 from helpers import SilentSink, tiny, without_times
 from pydantic import BaseModel
 
-from cvxrl.compare.sources import read_run
+from cvxrl.comparison.sources import read_run
 from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
 from cvxrl.recipe.base import section_classes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvxrl.compare.run import LoggedRun
+from cvxrl.comparison.run import LoggedRun
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.recipe.digest import digest, digests_as_written
 from cvxrl.recipe.load import load_recipe

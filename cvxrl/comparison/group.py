@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvxrl.compare.options import Options
-from cvxrl.compare.run import Run, is_scored
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.run import Run, is_scored
 from cvxrl.errors import Problem, suggest
 from cvxrl.recipe.digest import differences, leaves
 

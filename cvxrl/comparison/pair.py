@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cvxrl.compare.options import Options
-from cvxrl.compare.run import Array
-from cvxrl.compare.summary import GroupSummary, generator
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.run import Array
+from cvxrl.comparison.summary import GroupSummary, generator
 from cvxrl.stats.bootstrap import Interval, paired_interval, unpaired_interval
 from cvxrl.stats.improvement import bootstrap_improvement_interval, improvement_interval, probability_of_improvement
 from cvxrl.stats.permutation import holm, permutation_p_value, required_seeds, sign_flip_p_value

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvxrl.compare.group import FREE_KEYS, Group, show_value
-from cvxrl.compare.options import Options
+from cvxrl.comparison.group import FREE_KEYS, Group, show_value
+from cvxrl.comparison.options import Options
 from cvxrl.errors import Problem
 from cvxrl.recipe.digest import differences
 

@@ -18,8 +18,8 @@ from helpers import ROOT, without_times
 from made_runs import make_run, make_seeds
 
 from cvxrl.cli import main
-from cvxrl.compare.plan import Job
-from cvxrl.compare.train import Lines, train_all
+from cvxrl.comparison.plan import Job
+from cvxrl.comparison.train import Lines, train_all
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 

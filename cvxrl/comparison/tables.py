@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cvxrl.compare.group import show_value
-from cvxrl.compare.pair import FEWEST, Pair
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.sensitivity import TOLERANCE, Point, Sensitivity
-from cvxrl.compare.summary import GroupSummary, RunRow, over
+from cvxrl.comparison.group import show_value
+from cvxrl.comparison.pair import FEWEST, Pair
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.sensitivity import TOLERANCE, Point, Sensitivity
+from cvxrl.comparison.summary import GroupSummary, RunRow, over
 from cvxrl.report.document import Table
 from cvxrl.report.format import NOTHING, count, fixed, number, p_value, short, signed, span, whole
 

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.strands import Strand, panels
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.summary import generator
+from cvxrl.comparison.figures.strands import Strand, panels
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.summary import generator
 from cvxrl.report.figure import GREY, legend, method_style, new_figure
 from cvxrl.stats.bootstrap import Interval, performance_profile
 

@@ -10,12 +10,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from cvxrl.compare.group import Group, show_value
-from cvxrl.compare.options import Options
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.run import Array, Series
-from cvxrl.compare.score import curve
-from cvxrl.compare.summary import GroupSummary
+from cvxrl.comparison.group import Group, show_value
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.run import Array, Series
+from cvxrl.comparison.score import curve
+from cvxrl.comparison.summary import GroupSummary
 from cvxrl.report.figure import MARKERS, method_style
 
 _MOST_POINTS = 500  # of a line; more cannot be told apart, and make a page of many megabytes

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from made_runs import make_run, make_seeds
 
-from cvxrl.compare.gate import check_names, judge, parse_gate
-from cvxrl.compare.options import Options
-from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.sources import discover, read_runs
+from cvxrl.comparison.gate import check_names, judge, parse_gate
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison, build
+from cvxrl.comparison.sources import discover, read_runs
 from cvxrl.errors import UserError
 
 A, B = "math_grpo", "math_lco_kld"

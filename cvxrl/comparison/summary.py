@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cvxrl.compare.group import Group
-from cvxrl.compare.options import Options
-from cvxrl.compare.run import Array, Run
-from cvxrl.compare.score import RunScore, Stability, first_reached, score_run, stability_of
+from cvxrl.comparison.group import Group
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.run import Array, Run
+from cvxrl.comparison.score import RunScore, Stability, first_reached, score_run, stability_of
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
 from cvxrl.stats.bootstrap import Interval, bootstrap_interval
 

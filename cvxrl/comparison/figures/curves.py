@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.strands import Panel, Strand, on_grid, panels, stack, thin
-from cvxrl.compare.options import Options
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.run import Array
-from cvxrl.compare.summary import generator
+from cvxrl.comparison.figures.strands import Panel, Strand, on_grid, panels, stack, thin
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.run import Array
+from cvxrl.comparison.summary import generator
 from cvxrl.report.figure import legend, new_figure, not_measured, same_scale, step_axis
 from cvxrl.stats.aggregate import mean
 from cvxrl.stats.bootstrap import bootstrap_interval

@@ -20,7 +20,7 @@ from typing import IO, Protocol, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cvxrl.compare.plan import Job
+from cvxrl.comparison.plan import Job
 from cvxrl.errors import Problem
 from cvxrl.runs.directory import RunDir
 

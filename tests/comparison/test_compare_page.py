@@ -15,17 +15,17 @@ from helpers import ROOT
 from made_runs import make_run, make_seeds
 from matplotlib.figure import Figure
 
-from cvxrl.compare.export import to_html_page
-from cvxrl.compare.figures.curves import learning_curves, stability_curves
-from cvxrl.compare.figures.gallery import GALLERY, all_figures, figure_files
-from cvxrl.compare.figures.scores import improvement_intervals, performance_profiles
-from cvxrl.compare.figures.sensitivity import sensitivity_curves
-from cvxrl.compare.figures.strands import on_grid, panels, stack, thin
-from cvxrl.compare.gate import judge, parse_gate
-from cvxrl.compare.options import Options
-from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.run import Series
-from cvxrl.compare.sources import discover, read_runs
+from cvxrl.comparison.export import to_html_page
+from cvxrl.comparison.figures.curves import learning_curves, stability_curves
+from cvxrl.comparison.figures.gallery import GALLERY, all_figures, figure_files
+from cvxrl.comparison.figures.scores import improvement_intervals, performance_profiles
+from cvxrl.comparison.figures.sensitivity import sensitivity_curves
+from cvxrl.comparison.figures.strands import on_grid, panels, stack, thin
+from cvxrl.comparison.gate import judge, parse_gate
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison, build
+from cvxrl.comparison.run import Series
+from cvxrl.comparison.sources import discover, read_runs
 from cvxrl.report.figure import method_style, new_figure, to_svg
 
 GRPO, LCO = "math_grpo", "math_lco_kld"
@@ -173,7 +173,7 @@ def test_a_figure_is_a_function_and_an_entry_in_the_gallery(two: Comparison, mon
         return figure
 
     entry = ("Seeds", lengths, "Scored seeds of {metric}.")
-    monkeypatch.setattr("cvxrl.compare.figures.gallery.GALLERY", [*GALLERY, entry])
+    monkeypatch.setattr("cvxrl.comparison.figures.gallery.GALLERY", [*GALLERY, entry])
     text = to_html_page(two, [], "x")
     assert "Seeds" in Page(text).titles and "Scored seeds of eval/accuracy." in text
     assert {"seeds.svg", "seeds.png"} <= figure_files(two).keys()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.sensitivity import TOLERANCE, Sensitivity
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.sensitivity import TOLERANCE, Sensitivity
 from cvxrl.report.figure import RED, legend, method_style, new_figure
 
 _DECADE = 10  # from this ratio of largest to smallest value on, the axis is logarithmic

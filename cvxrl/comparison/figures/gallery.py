@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from cvxrl.compare.figures.curves import learning_curves, stability_curves
-from cvxrl.compare.figures.scores import improvement_intervals, location_intervals, performance_profiles
-from cvxrl.compare.figures.sensitivity import sensitivity_curves
-from cvxrl.compare.result import Comparison
+from cvxrl.comparison.figures.curves import learning_curves, stability_curves
+from cvxrl.comparison.figures.scores import improvement_intervals, location_intervals, performance_profiles
+from cvxrl.comparison.figures.sensitivity import sensitivity_curves
+from cvxrl.comparison.result import Comparison
 from cvxrl.report.figure import Shown, to_png, to_svg
 
 # Title, function and caption. A function returns None where the comparison has nothing for it to show. A caption may

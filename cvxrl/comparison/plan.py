@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cvxrl.compare.group import FREE_KEYS
-from cvxrl.compare.sources import runs_below
+from cvxrl.comparison.group import FREE_KEYS
+from cvxrl.comparison.sources import runs_below
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.digest import differences
 from cvxrl.recipe.load import load_recipe

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cvxrl.compare.run import Run
-from cvxrl.compare.run_directory import RunDirectories
+from cvxrl.comparison.run import Run
+from cvxrl.comparison.run_directory import RunDirectories
 from cvxrl.errors import Mistakes, Problem
 from cvxrl.recipe.shipped import shipped_recipes
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvxrl.compare.options import Options, is_quality
-from cvxrl.compare.run import Array, Run, Series
+from cvxrl.comparison.options import Options, is_quality
+from cvxrl.comparison.run import Array, Run, Series
 
 _EVAL_WINDOW, _TRAIN_WINDOW = 1, 10  # an evaluation has many samples, a training step few
 _RUNNING = 20  # steps before a gradient norm that its running median looks at

@@ -10,15 +10,15 @@ import pytest
 from helpers import ROOT
 from made_runs import PROVENANCE, make_run, make_seeds
 
-from cvxrl.compare.options import Options
-from cvxrl.compare.pair import compare_pairs
-from cvxrl.compare.plan import plan_runs
-from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.run import Run
-from cvxrl.compare.score import count_spikes, score_run
-from cvxrl.compare.sources import discover, read_run, read_runs
-from cvxrl.compare.summary import GroupSummary, Reached
-from cvxrl.compare.tables import all_tables, verdict
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.pair import compare_pairs
+from cvxrl.comparison.plan import plan_runs
+from cvxrl.comparison.result import Comparison, build
+from cvxrl.comparison.run import Run
+from cvxrl.comparison.score import count_spikes, score_run
+from cvxrl.comparison.sources import discover, read_run, read_runs
+from cvxrl.comparison.summary import GroupSummary, Reached
+from cvxrl.comparison.tables import all_tables, verdict
 from cvxrl.errors import UserError
 from cvxrl.runs.directory import RunDir
 
@@ -361,7 +361,7 @@ def test_needed_seeds_resolve_the_difference() -> None:
 
 
 def test_json_is_whole_and_finite(tmp_path: Path) -> None:
-    from cvxrl.compare.export import to_document
+    from cvxrl.comparison.export import to_document
 
     make_seeds(tmp_path, GRPO, [0.7, 0.8])
     make_seeds(tmp_path, LCO, [0.7, 0.8])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvxrl.compare.summary import GroupSummary
+from cvxrl.comparison.summary import GroupSummary
 from cvxrl.stats.bootstrap import Interval
 
 TOLERANCE = 0.1  # share of the best mean score that may be lost

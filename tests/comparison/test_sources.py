@@ -14,15 +14,15 @@ from made_runs import make_seeds
 from typer.testing import CliRunner
 
 from cvxrl.cli import app
-from cvxrl.compare.export import to_csv, to_document, to_html_page
-from cvxrl.compare.figures.gallery import all_figures
-from cvxrl.compare.gate import judge, parse_gate
-from cvxrl.compare.options import Options
-from cvxrl.compare.result import Comparison, build
-from cvxrl.compare.run import LoggedRun
-from cvxrl.compare.run_directory import RunDirectories
-from cvxrl.compare.sources import SOURCES, discover, read_run, read_runs
-from cvxrl.compare.tables import all_tables
+from cvxrl.comparison.export import to_csv, to_document, to_html_page
+from cvxrl.comparison.figures.gallery import all_figures
+from cvxrl.comparison.gate import judge, parse_gate
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison, build
+from cvxrl.comparison.run import LoggedRun
+from cvxrl.comparison.run_directory import RunDirectories
+from cvxrl.comparison.sources import SOURCES, discover, read_run, read_runs
+from cvxrl.comparison.tables import all_tables
 from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import to_markdown
 
@@ -47,7 +47,7 @@ class CsvLogs:
 
 @pytest.fixture(autouse=True)
 def csv_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvxrl.compare.sources.SOURCES", [*SOURCES, CsvLogs()])
+    monkeypatch.setattr("cvxrl.comparison.sources.SOURCES", [*SOURCES, CsvLogs()])
 
 
 def log(folder: Path, method: str, seed: int, curve: Sequence[float]) -> Path:
@@ -128,7 +128,7 @@ def test_one_page_and_one_document(outputs: Path) -> None:
 
 
 def test_a_panel_without_data_says_so_and_has_no_scale(outputs: Path) -> None:
-    from cvxrl.compare.figures.curves import stability_curves
+    from cvxrl.comparison.figures.curves import stability_curves
 
     for axis in stability_curves(compare(outputs / "elsewhere")).axes:
         assert [text.get_text() for text in axis.texts] == ["not measured"]
@@ -192,7 +192,7 @@ def test_the_source_in_the_documentation_reads_its_runs(outputs: Path, monkeypat
     text = (ROOT / "docs" / "compare.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     sources = [RunDirectories()]
-    monkeypatch.setattr("cvxrl.compare.sources.SOURCES", sources)
+    monkeypatch.setattr("cvxrl.comparison.sources.SOURCES", sources)
     assert not discover([str(outputs / "elsewhere")]).runs
     exec(block, {"Path": Path, "csv": csv, "LoggedRun": LoggedRun, "SOURCES": sources})
     assert [s.label for s in compare(outputs).summaries] == [FOREIGN, GRPO]

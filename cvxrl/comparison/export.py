@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from cvxrl.compare.gate import Verdict
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.tables import all_tables
+from cvxrl.comparison.gate import Verdict
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.tables import all_tables
 from cvxrl.report.document import Page, print_report, to_markdown
 from cvxrl.runs.files import finite
 
@@ -78,7 +78,7 @@ def print_comparison(c: Comparison, stream: TextIO) -> None:
 
 def to_html_page(c: Comparison, verdicts: Sequence[Verdict], command: str) -> str:
     """Everything on one page, the answer first: scores and verdicts, then the figures, then the rest of the tables."""
-    from cvxrl.compare.figures.gallery import all_figures  # tables alone need no plotting library
+    from cvxrl.comparison.figures.gallery import all_figures  # tables alone need no plotting library
 
     page = Page("Comparison of " + ", ".join(dict.fromkeys(s.method for s in c.summaries)), command)
     for problem in c.problems:

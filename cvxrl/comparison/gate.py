@@ -14,9 +14,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cvxrl.compare.pair import difference, improvement
-from cvxrl.compare.result import Comparison
-from cvxrl.compare.summary import GroupSummary
+from cvxrl.comparison.pair import difference, improvement
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.summary import GroupSummary
 from cvxrl.errors import Problem, UserError, suggest
 
 Term = Callable[[Comparison], float]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cvxrl.compare.factors import Factor, find_factors, refuse_other_tasks, refuse_undeclared
-from cvxrl.compare.group import Group, check_vary, make_groups
-from cvxrl.compare.options import Options
-from cvxrl.compare.pair import Pair, compare_pairs
-from cvxrl.compare.run import Run
-from cvxrl.compare.sensitivity import Sensitivity, sensitivities
-from cvxrl.compare.summary import GroupSummary, summarise
-from cvxrl.compare.warnings import find_warnings, too_few_seeds
+from cvxrl.comparison.factors import Factor, find_factors, refuse_other_tasks, refuse_undeclared
+from cvxrl.comparison.group import Group, check_vary, make_groups
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.pair import Pair, compare_pairs
+from cvxrl.comparison.run import Run
+from cvxrl.comparison.sensitivity import Sensitivity, sensitivities
+from cvxrl.comparison.summary import GroupSummary, summarise
+from cvxrl.comparison.warnings import find_warnings, too_few_seeds
 from cvxrl.errors import Problem, UserError, suggest
 
 _SHARE_OF_BEST = 0.9  # default threshold, as a share of the best value that any run reached

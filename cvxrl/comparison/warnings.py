@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvxrl.compare.group import Group
-from cvxrl.compare.options import FEW_SEEDS, Options, is_quality
-from cvxrl.compare.pair import FEWEST
-from cvxrl.compare.run import Run
-from cvxrl.compare.summary import GroupSummary
+from cvxrl.comparison.group import Group
+from cvxrl.comparison.options import FEW_SEEDS, Options, is_quality
+from cvxrl.comparison.pair import FEWEST
+from cvxrl.comparison.run import Run
+from cvxrl.comparison.summary import GroupSummary
 from cvxrl.errors import Problem
 
 _NAMED = 5  # methods named in one sentence
