@@ -29,8 +29,7 @@ from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, linear_objective
 from cvxrl.objectives.linear.sweep import default_chunk
 from cvxrl.objectives.registry import compute
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
-from cvxrl.recipe.policy_gradient import GrpoSpec
+from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoLchSpec, LcoMseSpec
 
 # Objective, whether the sampling policy is the current one, and how many [T, V] tensors the full logits take at most.
 CASES: dict[str, tuple[Any, bool, int]] = {

@@ -63,20 +63,20 @@ BY_HAND = """            case BoundedSpec():
                 pair = -bounded * u[n], -bounded
 """
 OBJECTIVE = (
-    Edit("cvxrl/recipe/policy_gradient.py", SPEC, "PolicyGradientObjective ="),
-    Edit("cvxrl/recipe/policy_gradient.py", "BoundedSpec | ", "GrpoSpec | GspoSpec"),
+    Edit("cvxrl/recipe/objective.py", SPEC, "class CallableObjective("),
+    Edit("cvxrl/recipe/objective.py", "    | BoundedSpec\n", "    | CallableObjective,"),
     Edit(
         "cvxrl/objectives/policy_gradient.py",
-        "from cvxrl.recipe.policy_gradient import BoundedSpec\n",
-        "from cvxrl.recipe.policy_gradient import AwrSpec",
+        "from cvxrl.recipe.objective import BoundedSpec\n",
+        "from cvxrl.recipe.objective import AwrSpec",
     ),
     Edit("cvxrl/objectives/policy_gradient.py", FUNCTION, "OBJECTIVES: Objectives ="),
     Edit("cvxrl/objectives/policy_gradient.py", '"bounded": bounded, ', '"grpo": grpo,'),
     Edit("recipes/math_bounded.yaml", RECIPE),
     Edit(
         "tests/objective_references.py",
-        "from cvxrl.recipe.policy_gradient import BoundedSpec\n",
-        "from cvxrl.recipe.policy_gradient import",
+        "    BoundedSpec,\n",
+        "    CispoSpec,\n",
     ),
     Edit("tests/objective_references.py", BY_HAND, "            case CispoSpec():"),
     Edit(
@@ -112,7 +112,7 @@ ADVANTAGE = (
 
 SINK = (
     Edit(
-        "cvxrl/recipe/logging.py",
+        "cvxrl/recipe/monitoring.py",
         '''class CountSink(Section):
     """How many steps were told, in a file."""
 
@@ -122,7 +122,7 @@ SINK = (
 ''',
         "SinkSpec = Annotated[",
     ),
-    Edit("cvxrl/recipe/logging.py", "CountSink | ", "CsvSink | CallableSink"),
+    Edit("cvxrl/recipe/monitoring.py", "CountSink | ", "CsvSink | CallableSink"),
     Edit(
         "cvxrl/runs/sink_kinds.py",
         '''class Counter(NullSink):

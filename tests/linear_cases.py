@@ -10,9 +10,9 @@ from torch import Tensor
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, LowRank
 from cvxrl.objectives.registry import compute
+from cvxrl.recipe.base import section_classes
 from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, LcoSpec, TopKFillSupport, TopKSupport
 from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
-from cvxrl.recipe.sections import section_classes
 
 LENGTHS = (3, 2, 4, 1)
 NUM_TOKENS = sum(LENGTHS)

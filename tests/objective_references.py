@@ -10,11 +10,25 @@ from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.policy_gradient import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
-from cvxrl.recipe.preference import DpoSpec, QrmSpec, SftSpec
-from cvxrl.recipe.regression import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
+from cvxrl.recipe.objective import (
+    AwrSpec,
+    CispoSpec,
+    DpoSpec,
+    DroSpec,
+    GrpoSpec,
+    GspoSpec,
+    GvpoSpec,
+    LcoKldSpec,
+    LcoLchSpec,
+    LcoMseSpec,
+    ObjectiveSpec,
+    PmdSpec,
+    QrmSpec,
+    RebelSpec,
+    ReinforceSpec,
+    SftSpec,
+    TpoSpec,
+)
 
 D = Decimal
 Row = list[Decimal]

@@ -9,8 +9,7 @@ from cvxrl.objectives import lco, policy_gradient, preference, regression
 from cvxrl.objectives.batch import ObjectiveOutput, Objectives, TokenBatch
 from cvxrl.objectives.callable import call_objective
 from cvxrl.objectives.statistics import action_log_probs, entropy, k3
-from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
-from cvxrl.recipe.regularizer import Estimator, RegularizerSpec
+from cvxrl.recipe.objective import CallableObjective, Estimator, ObjectiveSpec, RegularizerSpec
 
 
 def kl_estimate(log_ratio_N: Tensor, estimator: Estimator) -> Tensor:

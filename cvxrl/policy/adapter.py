@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
-from cvxrl.recipe.lora import LoraSpec
+from cvxrl.recipe.model import LoraSpec
 
 _NAME = "default"
 # PEFT's own files name every tensor as inside its wrapper.

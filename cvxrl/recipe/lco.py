@@ -142,6 +142,3 @@ class LcoLchSpec(LcoSpec):
     def equation(self) -> str:
         """Loss per token."""
         return f"L = log cosh(z_a - z*_a),  z*_a = z_base,a + t,  {self._target_text}"
-
-
-LcoObjective = LcoKldSpec | LcoMseSpec | LcoLchSpec

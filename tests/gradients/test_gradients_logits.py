@@ -17,10 +17,16 @@ from cvxrl.objectives import registry
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld, lco_mse
 from cvxrl.objectives.target import target_log_probs, target_logits, tilt
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.policy_gradient import GrpoSpec, GspoSpec, ReinforceSpec
-from cvxrl.recipe.regularizer import RegularizerSpec
+from cvxrl.recipe.objective import (
+    GrpoSpec,
+    GspoSpec,
+    LcoKldSpec,
+    LcoLchSpec,
+    LcoMseSpec,
+    ObjectiveSpec,
+    RegularizerSpec,
+    ReinforceSpec,
+)
 
 YARDSTICK = LcoKldSpec(beta=0.7)
 NO_VALUES = Rules(eigenvalue_tokens=0)

@@ -27,8 +27,7 @@ MODULE = """
 import torch
 from cvxrl.objectives.batch import ObjectiveOutput
 from cvxrl.objectives.registry import compute
-from cvxrl.recipe.policy_gradient import GrpoSpec
-from cvxrl.recipe.regression import RebelSpec
+from cvxrl.recipe.objective import GrpoSpec, RebelSpec
 
 def clipped(batch, clip=0.2):
     logprobs = batch.logits_NV.log_softmax(-1).gather(-1, batch.actions_N[:, None])[:, 0]

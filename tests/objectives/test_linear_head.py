@@ -30,8 +30,7 @@ from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, LowRank, head_of, linear_objective
 from cvxrl.objectives.registry import compute
 from cvxrl.policy.forward import whole_rows
-from cvxrl.recipe.lco import LcoKldSpec, LcoMseSpec
-from cvxrl.recipe.policy_gradient import GrpoSpec
+from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoMseSpec
 
 SIZES: dict[str, Any] = {
     "vocab_size": 23,

@@ -31,10 +31,16 @@ from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, linear_objective
 from cvxrl.objectives.linear.sweep import default_chunk, project_
 from cvxrl.objectives.registry import OBJECTIVES, compute
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.policy_gradient import GrpoSpec, GspoSpec, ReinforceSpec
-from cvxrl.recipe.preference import SftSpec
+from cvxrl.recipe.objective import (
+    GrpoSpec,
+    GspoSpec,
+    LcoKldSpec,
+    LcoLchSpec,
+    LcoMseSpec,
+    ObjectiveSpec,
+    ReinforceSpec,
+    SftSpec,
+)
 
 CHUNKS = [1, 3, 4, NUM_TOKENS, 1000, None]
 DENSE: list[ObjectiveSpec] = [LcoKldSpec(beta=0.7), LcoMseSpec(beta=0.7), LcoLchSpec(beta=0.7, target="moving")]

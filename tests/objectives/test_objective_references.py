@@ -15,12 +15,20 @@ from torch import Tensor
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.policy_gradient import value_loss
 from cvxrl.objectives.registry import OBJECTIVES, compute, kl_estimate, regularization
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, TopKFillSupport, TopKSupport
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.policy_gradient import GspoSpec
-from cvxrl.recipe.preference import DpoSpec, QrmSpec
-from cvxrl.recipe.regression import PmdSpec, TpoSpec
-from cvxrl.recipe.regularizer import Estimator, RegularizerSpec
+from cvxrl.recipe.lco import TopKFillSupport, TopKSupport
+from cvxrl.recipe.objective import (
+    DpoSpec,
+    Estimator,
+    GspoSpec,
+    LcoKldSpec,
+    LcoLchSpec,
+    LcoMseSpec,
+    ObjectiveSpec,
+    PmdSpec,
+    QrmSpec,
+    RegularizerSpec,
+    TpoSpec,
+)
 
 # None of these numbers is 1, so that no coefficient can be forgotten.
 CASES: list[ObjectiveSpec] = [

@@ -14,10 +14,7 @@ from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.linear import HiddenBatch, LinearHead
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.target import target_log_probs, target_logits, tilt, tilted_probability
-from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.policy_gradient import GrpoSpec, ReinforceSpec
-from cvxrl.recipe.preference import SftSpec
+from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoLchSpec, LcoMseSpec, ObjectiveSpec, ReinforceSpec, SftSpec
 
 LCO: list[ObjectiveSpec] = [LcoKldSpec(beta=0.7), LcoMseSpec(beta=0.7), LcoLchSpec(beta=0.7)]
 EVERY: list[ObjectiveSpec] = [*LCO, GrpoSpec(), ReinforceSpec(), SftSpec()]
