@@ -15,7 +15,8 @@ def loading_libraries() -> Iterator[None]:
 
     Importing makes 640 000 objects that live as long as the process; looking through them for garbage meanwhile takes
     a fifth of the time, and once more later, so they are taken out of the collector's sight. A tokenizer's own threads
-    would fight torch's over the cores, and progress bars of the libraries would tear the display.
+    would fight torch's over the cores, and progress bars of the libraries would tear the display. What loads
+    policies imports transformers where it is used; here it is loaded beforehand.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -23,6 +24,7 @@ def loading_libraries() -> Iterator[None]:
     first, collecting = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM  # noqa: F401
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
