@@ -30,6 +30,8 @@ def loading_libraries() -> Iterator[None]:
     first, collecting = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
+        # What loads policies imports it where it is used; here it is loaded beforehand.
+        from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM  # noqa: F401
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
