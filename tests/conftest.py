@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection() -> None:
+    """Importing makes hundreds of thousands of objects that stay; looking through them for garbage is a fifth of it."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def no_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small runs train in less time than their curves are drawn in: only tests marked `figures` draw them."""
+    if "cvxrl.engine.session" in sys.modules and request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("cvxrl.report.curves.plot_curves", lambda *_: None)
 
 
 @pytest.fixture

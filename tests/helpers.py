@@ -32,6 +32,14 @@ def tiny(name: str, *overrides: str) -> Recipe:
     return load_recipe(ROOT / "recipes" / f"{name}.yaml", [*TINY, *STAND_INS.get(name, ()), *overrides])
 
 
+def new_model(family: str, **config: Any) -> Any:
+    """A new model of a family of transformers, which is loaded here and not while tests are collected."""
+    import transformers
+
+    head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
+    return getattr(transformers, family + head)(getattr(transformers, f"{family}Config")(**config))
+
+
 class SilentSink:
     """A sink that only remembers."""
 

@@ -11,16 +11,18 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from cvxrl.recipe.model import LoraSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _NAME = "default"
 # PEFT's own files name every tensor as inside its wrapper.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from cvxrl.policy.plain import (
     Heads,
@@ -26,6 +24,9 @@ from cvxrl.policy.plain import (
     rotate,
     unpad_rows,
 )
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 Rows = Sequence[Sequence[int]]
 
@@ -230,6 +231,8 @@ def can_share_prompts(model: PreTrainedModel) -> bool:
     """
     if is_checkpointing(model) or not getattr(model.config, "use_cache", True):
         return False
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
@@ -239,6 +242,8 @@ def shared_prompts(model: PreTrainedModel, prompts: Rows, responses: Rows) -> Te
 
     Exact up to rounding, gradients included: the cache stays part of the autograd graph.
     """
+    from transformers import DynamicCache
+
     device = next(model.parameters()).device
     index = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     prompt_of = torch.tensor([index[tuple(p)] for p in prompts], device=device)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cvxrl.policy.adapter import has_adapter, merged_weights, name_without_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def hash_weights(model: PreTrainedModel) -> str:

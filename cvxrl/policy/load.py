@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.adapter import add_adapter, merge_saved
 from cvxrl.policy.locate import Location, locate
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.model import ModelSpec, ScratchSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -69,6 +64,8 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
 
 
 def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     options = {
         "gguf_file": location.gguf_file,
         "revision": spec.revision or "main",
@@ -114,6 +111,8 @@ PAD, EOS = "<pad>", "<eos>"
 
 def build_tokenizer(alphabet: str, context: int) -> PreTrainedTokenizerFast:
     """Tokenizer with one token per character of ``alphabet`` (order kept), after padding and end-of-text."""
+    from transformers import PreTrainedTokenizerFast
+
     symbols = [PAD, EOS, *dict.fromkeys(alphabet)]
     core = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token=PAD))
     core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
@@ -125,6 +124,8 @@ def build_tokenizer(alphabet: str, context: int) -> PreTrainedTokenizerFast:
 
 def build_model(spec: ScratchSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """Decoder with random weights that depend only on ``seed`` and ``spec``; embeddings are tied."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=spec.hidden_size,

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cvxrl.policy.adapter import has_adapter, load_adapter, merged_weights, save_adapter, without_adapter
 from cvxrl.policy.forward import padded_rows, predicting_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Configuration keys by which some families change the logits after the output matrix. For those the model's own
 # forward computes the logits of every position; others get logits only where a response token was sampled.

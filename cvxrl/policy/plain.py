@@ -12,14 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-_FAMILIES = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Classes by their full names, so that the library need not be loaded.
+_FAMILIES = {
+    f"transformers.models.{name.lower()}.modeling_{name.lower()}.{name}ForCausalLM"
+    for name in ("Llama", "Qwen2", "Qwen3")
+}
 # Those whose frequencies do not depend on how long the longest sequence of a batch is.
 _ROPE_TYPES = ("default", "linear", "llama3")
 
@@ -40,7 +46,8 @@ class Heads:
 
 def is_plain(model: PreTrainedModel) -> bool:
     """Whether `model` computes exactly what the layers read from it say."""
-    if type(model) not in _FAMILIES or model.config._attn_implementation != "sdpa":
+    family = f"{type(model).__module__}.{type(model).__qualname__}"
+    if family not in _FAMILIES or model.config._attn_implementation != "sdpa":
         return False
     config = model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")

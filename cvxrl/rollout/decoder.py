@@ -7,7 +7,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from cvxrl.policy.model import Policy
 from cvxrl.rollout.prompts import padded_prompts, row_prompts
@@ -31,6 +30,8 @@ class TransformersDecoder:
 
     def __init__(self, policy: Policy) -> None:
         """Nothing is computed yet."""
+        from transformers import DynamicCache
+
         self.policy = policy
         self.cache = DynamicCache(config=policy.model.config)
 

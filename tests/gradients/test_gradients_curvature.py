@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from helpers import new_model
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from cvxrl.gradients.curvature import (
     HessianProduct,
@@ -23,13 +23,16 @@ from cvxrl.gradients.curvature import (
 from cvxrl.gradients.lanczos import lanczos
 from cvxrl.policy.forward import predicting_states, whole_rows
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 # transformers computes norms and attention weights in float32 whatever the model's precision.
 ROUNDING = 3e-6
 
 
 @pytest.fixture(scope="module")
 def policy() -> PreTrainedModel:
-    config = Qwen3Config(
+    config = dict(
         vocab_size=6,
         hidden_size=4,
         num_hidden_layers=2,
@@ -46,7 +49,7 @@ def policy() -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Qwen3ForCausalLM(config).double().eval()
+        return new_model("Qwen3", **config).double().eval()
 
 
 def losses(policy: PreTrainedModel) -> list[Callable[[], Tensor]]:

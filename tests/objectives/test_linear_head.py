@@ -9,21 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import new_model
 from torch import Tensor, nn
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-)
 
 from cvxrl.errors import UserError
 from cvxrl.objectives.batch import TokenBatch
@@ -49,17 +36,17 @@ PROMPTS, RESPONSES = [[3, 4], [5]], [[6, 7, 8], [9, 10]]
 
 
 def llama(**changes: Any) -> Any:
-    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes}))
+    return new_model("Llama", **{**SIZES, **changes})
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "untied": lambda: llama(tie_word_embeddings=False),
     "tied": lambda: llama(tie_word_embeddings=True),
-    "soft cap": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, final_logit_softcapping=5.0)),
-    "factor": lambda: CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25)),
-    "divisor": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=4.0)),
-    "bias": lambda: PhiForCausalLM(PhiConfig(**SIZES)),
-    "layer norm": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=23, n_embd=8, n_layer=1, n_head=2, n_positions=32)),
+    "soft cap": lambda: new_model("Gemma2", **SIZES, final_logit_softcapping=5.0),
+    "factor": lambda: new_model("Cohere", **SIZES, logit_scale=0.25),
+    "divisor": lambda: new_model("Granite", **SIZES, logits_scaling=4.0),
+    "bias": lambda: new_model("Phi", **SIZES),
+    "layer norm": lambda: new_model("GPT2", vocab_size=23, n_embd=8, n_layer=1, n_head=2, n_positions=32),
 }
 
 
@@ -150,13 +137,17 @@ def test_frozen_head_shares_what_does_not_train() -> None:
     assert frozen.weight_VH is head.weight_VH and frozen.bias_V is not head.bias_V
 
 
-class Doubled(LlamaForCausalLM):  # type: ignore[misc]
+def doubled() -> Any:
     """Does something to its logits that no field of its config names."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().forward(*args, **kwargs)
-        found.logits = 2.0 * found.logits
-        return found
+    class Doubled(LlamaForCausalLM):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().forward(*args, **kwargs)
+            found.logits = 2.0 * found.logits
+            return found
+
+    return Doubled(LlamaConfig(**SIZES))
 
 
 class Normed(nn.Linear):
@@ -166,12 +157,11 @@ class Normed(nn.Linear):
         return super().forward(torch.nn.functional.normalize(hidden, dim=-1))
 
 
-class Squeezed(LlamaForCausalLM):  # type: ignore[misc]
+def squeezed() -> Any:
     """Transforms the hidden states before its output layer."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.lm_head.register_forward_pre_hook(lambda _, arguments: (arguments[0].tanh(),))
+    model = llama()
+    model.lm_head.register_forward_pre_hook(lambda _, arguments: (arguments[0].tanh(),))
+    return model
 
 
 def with_layer(layer: nn.Module | None) -> Any:
@@ -185,9 +175,9 @@ def with_layer(layer: nn.Module | None) -> Any:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "none": (lambda: with_layer(None), "no output embeddings"),
     "not linear": (lambda: with_layer(nn.Sequential(nn.Linear(8, 23))), "`Sequential`, not a linear layer"),
-    "after the layer": (lambda: Doubled(LlamaConfig(**SIZES)), "its logits are not"),
+    "after the layer": (doubled, "its logits are not"),
     "in the layer": (lambda: with_layer(Normed(8, 23, bias=False)), "its logits are not"),
-    "before the layer": (lambda: Squeezed(LlamaConfig(**SIZES)), "does not read the last hidden states"),
+    "before the layer": (squeezed, "does not read the last hidden states"),
 }
 
 

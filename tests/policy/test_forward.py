@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from helpers import new_model
 from torch import Tensor
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from cvxrl.policy.forward import can_share_prompts, shared_prompts, whole_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9]]
 RESPONSES = [[1, 2], [5, 6, 7, 8, 9], [4], [4, 4, 4], [1, 2, 3], [2]]
@@ -26,8 +22,8 @@ RESPONSES = [[1, 2], [5, 6, 7, 8, 9], [4], [4, 4, 4], [1, 2, 3], [2]]
 def small(**changes: object) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
-    config = Qwen3Config(**sizes, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32, **changes)
-    return Qwen3ForCausalLM(config).double()
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32}
+    return new_model("Qwen3", **sizes, **heads, **changes).double()
 
 
 def run(hidden: Callable[..., Tensor], model: PreTrainedModel) -> tuple[Tensor, Tensor]:
@@ -40,7 +36,7 @@ def run(hidden: Callable[..., Tensor], model: PreTrainedModel) -> tuple[Tensor, 
 def plain() -> PreTrainedModel:
     """No step of it falls back to fp32, so float64 shows exactness; eval mode, for it has dropout."""
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2, n_positions=32)).double().eval()
+    return new_model("GPT2", vocab_size=12, n_embd=16, n_layer=2, n_head=2, n_positions=32).double().eval()
 
 
 @pytest.mark.parametrize(("build", "tolerance"), [(plain, 1e-9), (small, 1e-3)])
@@ -72,12 +68,8 @@ def test_responses_of_one_token_need_no_second_pass() -> None:
 def test_sharing_is_left_where_it_would_not_be_exact() -> None:
     assert can_share_prompts(small())
     assert not can_share_prompts(small(use_cache=False))
-    sliding = Gemma2ForCausalLM(
-        Gemma2Config(
-            vocab_size=12, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, head_dim=8
-        )
-    )
-    assert not can_share_prompts(sliding)
+    sizes = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+    assert not can_share_prompts(new_model("Gemma2", **sizes, num_attention_heads=2))
     model = small()
     model.gradient_checkpointing_enable()
     assert not can_share_prompts(model)

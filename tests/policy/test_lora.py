@@ -12,7 +12,6 @@ import pytest
 import torch
 from helpers import ROOT, SilentSink, tiny
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from cvxrl.cli import main
 from cvxrl.engine.memory import describe
@@ -103,6 +102,8 @@ def test_dropout_works_in_the_training_pass_alone() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_merged_policy_is_the_adapted_one(targets: Any, dtype: str, tmp_path: Path) -> None:
     """Also where only one of two tied matrices is adapted, so that they are tied no more."""
+    from transformers import AutoModelForCausalLM
+
     spec = ModelSpec.model_validate({"path": BASE, "dtype": dtype, "lora": {"rank": 4, "targets": targets}})
     policy = moved(load_policy(spec, CPU))
     policy.save(tmp_path / "whole")

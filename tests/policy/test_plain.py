@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from helpers import new_model
 from torch import Tensor, nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from cvxrl.errors import UserError
 from cvxrl.policy import forward
@@ -31,22 +23,20 @@ from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.rollout.static_decoder import StaticDecoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PROMPTS = [[3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [7, 8], [3, 4, 5, 6], [9]]
 RESPONSES = [[1, 2], [5, 6, 7, 8, 9], [4], [4, 4, 4], [1, 2, 3], [2]]
-FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
+FAMILIES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 SIZES = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
 
 
 def small(family: str = "qwen3", **changes: Any) -> PreTrainedModel:
     """A random model with grouped-query attention, every parameter off its initial value."""
     torch.manual_seed(0)
-    config, model_class = FAMILIES[family]
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    model = model_class(config(**{**SIZES, **heads, **changes}))
+    model = new_model(FAMILIES[family], **{**SIZES, **heads, **changes})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, SilentSink, tiny
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cvxrl.engine.session import run_training
 from cvxrl.recipe.digest import digest
@@ -32,8 +31,11 @@ def test_recipe_round_trips(name: str, tmp_path: Path) -> None:
     assert digest(load_recipe(written)) == digest(recipe)
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_two_steps(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     recipe = tiny(name)
     run_dir = RunDir.of(tmp_path, recipe)
     assert run_training(recipe, run_dir, SilentSink(), "new").status == "finished"

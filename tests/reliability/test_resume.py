@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +83,6 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
     load_policy(ModelSpec.model_validate({"scratch": SCRATCH}), torch.device("cpu"), seed=1).save(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Drawing takes longer than all the rest."""
-    monkeypatch.setattr("cvxrl.report.curves.plot_curves", lambda *_: None)
-    yield
 
 
 def recipe_of(case: dict[str, Any], policy: Path, folder: Path) -> Recipe:
