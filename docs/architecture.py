@@ -162,10 +162,12 @@ def draw() -> None:
     }
     rooms = [n[0] for row in ranks for n in row if not n[1]]
     for path in paths:
-        points = [at[n] for n in path]
-        points[0], points[-1] = (points[0][0], points[0][1] - HALF), (points[-1][0], points[-1][1] + HALF)
-        vertices, codes = [points[0]], [Curve.MOVETO]
-        for (x, y), (u, v) in pairwise(points):
+        # Between two floors an arrow bends; past the rooms of a floor it goes straight down.
+        ends = [(x, y + side) for (x, y) in (at[n] for n in path) for side in (HALF, -HALF)][1:-1]
+        vertices, codes = [ends[0]], [Curve.MOVETO]
+        for (x, y), (u, v) in zip(ends[::2], ends[1::2], strict=True):
+            if (x, y) != vertices[-1]:
+                vertices, codes = [*vertices, (x, y)], [*codes, Curve.LINETO]
             vertices += [(x, (y + v) / 2), (u, (y + v) / 2), (u, v)]
             codes += [Curve.CURVE4] * 3
         colour = COLOURS[rooms.index(path[0][0]) % len(COLOURS)]

@@ -10,45 +10,16 @@ from torch import Tensor
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, LowRank
 from cvxrl.objectives.registry import compute
-from cvxrl.recipe.lco import TopKFillSupport, TopKSupport
-from cvxrl.recipe.objective import (
-    AwrSpec,
-    CispoSpec,
-    DpoSpec,
-    DroSpec,
-    GrpoSpec,
-    GspoSpec,
-    GvpoSpec,
-    LcoKldSpec,
-    LcoLchSpec,
-    LcoMseSpec,
-    ObjectiveSpec,
-    PmdSpec,
-    QrmSpec,
-    RebelSpec,
-    ReinforceSpec,
-    SftSpec,
-    TpoSpec,
-)
+from cvxrl.recipe.base import section_classes
+from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, LcoSpec, TopKFillSupport, TopKSupport
+from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
 
 LENGTHS = (3, 2, 4, 1)
 NUM_TOKENS = sum(LENGTHS)
 VOCAB, WIDTH, RANK = 11, 5, 2
 
 OTHERS: list[ObjectiveSpec] = [
-    GrpoSpec(),
-    GspoSpec(),
-    CispoSpec(),
-    ReinforceSpec(),
-    AwrSpec(),
-    TpoSpec(),
-    PmdSpec(),
-    DroSpec(),
-    RebelSpec(),
-    GvpoSpec(),
-    SftSpec(),
-    DpoSpec(),
-    QrmSpec(),
+    kind() for kind in section_classes(ObjectiveSpec) if not issubclass(kind, LcoSpec | CallableObjective)
 ]
 LCO: list[ObjectiveSpec] = [
     kind(beta=0.7, negative_beta_scale=scale, target=target, tilt=tilt, shift=shift)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -128,3 +129,8 @@ class ObjectiveOutput:
 
 def _part(tensor: Tensor | None, rows: slice) -> Tensor | None:
     return None if tensor is None else tensor[rows]
+
+
+# By kind, the function of each objective. It takes the spec class of that kind; the tag guarantees the match, which the
+# type system cannot express.
+Objectives = dict[str, Callable[[TokenBatch, Any], ObjectiveOutput]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
+from cvxrl.objectives.batch import ObjectiveOutput, Objectives, TokenBatch
 from cvxrl.objectives.statistics import gather_actions
 from cvxrl.objectives.target import fill_outside_top_k, sampled_tilt, target_log_probs, target_logits, tilt, top_k_kld
 from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec, LcoSpec, TopKFillSupport, TopKSupport
@@ -98,3 +98,6 @@ def _dense_kld(batch: TokenBatch, spec: LcoKldSpec, base_NV: Tensor) -> Objectiv
 def _kl(target: Tensor, log_probs: Tensor) -> Tensor:
     """KL(target || policy) from log-probabilities, summed over the last axis."""
     return (target.exp() * (target - log_probs)).sum(dim=-1)
+
+
+OBJECTIVES: Objectives = {"lco-kld": lco_kld, "lco-mse": lco_mse, "lco-lch": lco_lch}

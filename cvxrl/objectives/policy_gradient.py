@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
+from cvxrl.objectives.batch import ObjectiveOutput, Objectives, TokenBatch
 from cvxrl.objectives.statistics import (
     action_log_probs,
     probability_ratio,
@@ -92,3 +92,6 @@ def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: 
         clipped_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
         loss_N = torch.maximum(loss_N, (clipped_N - returns_N).square())
     return 0.5 * loss_N
+
+
+OBJECTIVES: Objectives = {"grpo": grpo, "gspo": gspo, "cispo": cispo, "reinforce": reinforce, "awr": awr}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
+from cvxrl.objectives.batch import ObjectiveOutput, Objectives, TokenBatch
 from cvxrl.objectives.statistics import (
     action_log_probs,
     by_group,
@@ -56,3 +56,6 @@ def _of_pairs(loss_P: Tensor, margin_P: Tensor, batch: TokenBatch) -> ObjectiveO
     with torch.no_grad():
         metrics = {"preference/margin": spread(margin_P), "preference/accuracy": spread(right_P)}
     return ObjectiveOutput(spread(loss_P), metrics)
+
+
+OBJECTIVES: Objectives = {"sft": sft, "dpo": dpo, "qrm": qrm}

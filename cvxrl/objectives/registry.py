@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
+from cvxrl.objectives import lco, policy_gradient, preference, regression
+from cvxrl.objectives.batch import ObjectiveOutput, Objectives, TokenBatch
 from cvxrl.objectives.callable import call_objective
-from cvxrl.objectives.lco import lco_kld, lco_lch, lco_mse
-from cvxrl.objectives.policy_gradient import awr, cispo, grpo, gspo, reinforce
-from cvxrl.objectives.preference import dpo, qrm, sft
-from cvxrl.objectives.regression import dro, gvpo, pmd, rebel, tpo
 from cvxrl.objectives.statistics import action_log_probs, entropy, k3
 from cvxrl.recipe.objective import CallableObjective, Estimator, ObjectiveSpec, RegularizerSpec
 
@@ -62,24 +56,11 @@ def penalties(
     return loss_N, metrics
 
 
-# Each function takes its own spec class; the tag guarantees the match, which the type system cannot express.
-OBJECTIVES: dict[str, Callable[[TokenBatch, Any], ObjectiveOutput]] = {
-    "lco-kld": lco_kld,
-    "lco-mse": lco_mse,
-    "lco-lch": lco_lch,
-    "grpo": grpo,
-    "gspo": gspo,
-    "cispo": cispo,
-    "reinforce": reinforce,
-    "awr": awr,
-    "tpo": tpo,
-    "pmd": pmd,
-    "dro": dro,
-    "rebel": rebel,
-    "gvpo": gvpo,
-    "sft": sft,
-    "dpo": dpo,
-    "qrm": qrm,
+OBJECTIVES: Objectives = {
+    **lco.OBJECTIVES,
+    **policy_gradient.OBJECTIVES,
+    **regression.OBJECTIVES,
+    **preference.OBJECTIVES,
 }
 
 

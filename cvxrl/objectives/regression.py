@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
+from cvxrl.objectives.batch import ObjectiveOutput, Objectives, TokenBatch
 from cvxrl.objectives.statistics import (
     action_log_probs,
     by_group,
@@ -73,3 +73,6 @@ def gvpo(batch: TokenBatch, spec: GvpoSpec) -> ObjectiveOutput:
     size = error_PG.shape[-1]
     loss_PG = size / (2 * (size - 1)) * (error_PG - error_PG.mean(-1, keepdim=True)).square()
     return ObjectiveOutput(to_tokens(loss_PG, batch), {"gvpo/log_ratio": to_tokens(log_w_S.detach(), batch)})
+
+
+OBJECTIVES: Objectives = {"tpo": tpo, "pmd": pmd, "dro": dro, "rebel": rebel, "gvpo": gvpo}
