@@ -10,8 +10,7 @@ from torch import Tensor
 
 from cvxrl.gradients.loss import token_weights, weighted_loss
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.regularizer import RegularizerSpec
+from cvxrl.recipe.objective import ObjectiveSpec, RegularizerSpec
 
 
 def made_batch(

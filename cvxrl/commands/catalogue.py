@@ -42,7 +42,7 @@ def _recipes() -> Iterator[str]:
 
 def _kinds(union: Any) -> dict[str, str]:
     """Kinds of a section with what its `kind` field says of itself."""
-    from cvxrl.recipe.sections import kind_of, section_classes
+    from cvxrl.recipe.base import kind_of, section_classes
 
     return {str(kind_of(spec)): spec.model_fields["kind"].description or "" for spec in section_classes(union)}
 

@@ -14,12 +14,12 @@ import typer
 
 from cvxrl.commands.exit_codes import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.options import with_options, writable_file, writable_folder
-from cvxrl.compare.options import Options, split_vary
+from cvxrl.comparison.options import Options, split_vary
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from cvxrl.compare.gate import Gate, Verdict
-    from cvxrl.compare.result import Comparison
+    from cvxrl.comparison.gate import Gate, Verdict
+    from cvxrl.comparison.result import Comparison
 
 _TRAIN, _JUDGE, _WRITE = "Training what is missing", "Judging", "Output"
 
@@ -72,7 +72,7 @@ class Output:
 
 
 def _gate(text: str) -> Gate:
-    from cvxrl.compare.gate import parse_gate  # brings NumPy, which --help does without
+    from cvxrl.comparison.gate import parse_gate  # brings NumPy, which --help does without
 
     return parse_gate(text)
 
@@ -101,11 +101,11 @@ def compare(
     verdicts = _judge(comparison, require or [])
     written = _write(comparison, verdicts, output)
     if output.as_json:
-        from cvxrl.compare.export import to_document
+        from cvxrl.comparison.export import to_document
 
         typer.echo(json.dumps(to_document(comparison, verdicts)))
     else:
-        from cvxrl.compare.export import print_comparison
+        from cvxrl.comparison.export import print_comparison
 
         print_comparison(comparison, sys.stdout)
     _leave(comparison, verdicts, written)
@@ -120,9 +120,9 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         values: of the varied key, for which recipes are trained.
         training: how.
     """
-    from cvxrl.compare.plan import plan_runs
-    from cvxrl.compare.result import build
-    from cvxrl.compare.sources import discover, read_runs
+    from cvxrl.comparison.plan import plan_runs
+    from cvxrl.comparison.result import build
+    from cvxrl.comparison.sources import discover, read_runs
 
     found, sets = discover(paths), training.set_
     if not found.recipes:
@@ -137,7 +137,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
     if plan.jobs and found.problems:
         raise UserError(*found.problems)  # before hours of training, not after
     if plan.jobs:
-        from cvxrl.compare.train import make_watcher, train_all
+        from cvxrl.comparison.train import make_watcher, train_all
 
         with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
             found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher)
@@ -148,7 +148,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
 
 
 def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
-    from cvxrl.compare.gate import check_names, judge
+    from cvxrl.comparison.gate import check_names, judge
 
     unknown = [problem for gate in gates for problem in check_names(gate, comparison)]
     if unknown:
@@ -158,7 +158,7 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
 
 def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
     """Write the files that were asked for; the figures stand beside whatever else is in their folder."""
-    from cvxrl.compare.export import to_csv, to_html_page, to_markdown_page
+    from cvxrl.comparison.export import to_csv, to_html_page, to_markdown_page
     from cvxrl.runs.files import write_text
 
     command = shlex.join(["cvxrl", *sys.argv[1:]])
@@ -170,7 +170,7 @@ def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) 
         write_text(output.html, to_html_page(comparison, verdicts, command))
     pictures: dict[Path, bytes] = {}
     if output.figures:
-        from cvxrl.compare.figures.gallery import figure_files
+        from cvxrl.comparison.figures.gallery import figure_files
 
         output.figures.mkdir(parents=True, exist_ok=True)
         pictures = {output.figures / name: content for name, content in figure_files(comparison).items()}

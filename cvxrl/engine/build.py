@@ -14,8 +14,9 @@ from cvxrl.objectives.callable import find_objective
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.objective import CallableObjective
-from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator, require_engine
 from cvxrl.tasks import Grader, Task

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cvxrl.engine.divergence import DivergedError
-from cvxrl.recipe.guards import GuardsSpec, RewardGuard
+from cvxrl.recipe.monitoring import GuardsSpec, RewardGuard
 
 Metrics = Mapping[str, float | None]
 # Neither above nor below any limit.

@@ -10,9 +10,9 @@ from cvxrl.engine.sizes import Shape, shape_of
 from cvxrl.errors import UserError
 from cvxrl.evaluation.memory import MOST_ROWS
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
-from cvxrl.recipe.optim import AdamwSpec, SgdSpec
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.task import ArithmeticSource
+from cvxrl.recipe.training import AdamwSpec, SgdSpec
 from cvxrl.tasks.arithmetic import ArithmeticTask
 
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.schema import TrainSpec
+from cvxrl.recipe.training import TrainSpec
 
 Rows = Sequence[Sequence[int]]
 

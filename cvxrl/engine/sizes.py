@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvxrl.policy.locate import locate
-from cvxrl.recipe.lora import LoraSpec
-from cvxrl.recipe.schema import ModelSpec, ScratchSpec
+from cvxrl.recipe.model import LoraSpec, ModelSpec, ScratchSpec
 
 # Matrices that are no linear layers, or the output layer: usual names.
 _HEAD = "lm_head"

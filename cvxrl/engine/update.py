@@ -20,8 +20,8 @@ from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
-from cvxrl.recipe.optim import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
-from cvxrl.recipe.schema import Recipe, TrainSpec
+from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec, TrainSpec
 from cvxrl.rollout.randomness import generator_for
 
 _MASTERS = "masters"

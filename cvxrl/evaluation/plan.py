@@ -14,7 +14,7 @@ from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
 from cvxrl.recipe.evaluation import EvalSampling
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import ADAPTER_CONFIG, is_adapter, locate
 from cvxrl.recipe.load import load_recipe
-from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.recipe.model import ModelSpec
+from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import list_checkpoints, step_of, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 

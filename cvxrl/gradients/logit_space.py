@@ -15,8 +15,7 @@ from cvxrl.gradients.select import take
 from cvxrl.gradients.token_positions import TokenPositions, chunks, others, token_positions
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.regularizer import RegularizerSpec
+from cvxrl.recipe.objective import ObjectiveSpec, RegularizerSpec
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import Tensor
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.registry import compute, regularization
 from cvxrl.objectives.statistics import sequence_lengths
-from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.regularizer import RegularizerSpec
+from cvxrl.recipe.objective import ObjectiveSpec, RegularizerSpec
 
 Loss = Callable[[TokenBatch, Tensor], Tensor]
 

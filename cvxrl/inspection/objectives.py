@@ -8,12 +8,12 @@ from typing import Any
 
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.advantage import GaeAdvantage
+from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec, target_of
 from cvxrl.recipe.load import check, load_recipe
 from cvxrl.recipe.merge import Layers
 from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.sections import kind_of, section_classes
 from cvxrl.recipe.shipped import shipped_recipes
 
 _OPTION = "--objectives"

@@ -17,7 +17,8 @@ from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_st
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.load import load_recipe
-from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.recipe.model import ModelSpec
+from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.checkpoint import list_checkpoints, step_of, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 

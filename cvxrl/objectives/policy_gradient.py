@@ -14,7 +14,7 @@ from cvxrl.objectives.statistics import (
     sequence_log_ratio,
     to_tokens,
 )
-from cvxrl.recipe.policy_gradient import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
+from cvxrl.recipe.objective import AwrSpec, CispoSpec, GrpoSpec, GspoSpec, ReinforceSpec
 
 
 def reinforce(batch: TokenBatch, spec: ReinforceSpec) -> ObjectiveOutput:

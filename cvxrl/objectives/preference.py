@@ -15,7 +15,7 @@ from cvxrl.objectives.statistics import (
     sequence_log_ratio,
     to_tokens,
 )
-from cvxrl.recipe.preference import DpoSpec, QrmSpec, SftSpec
+from cvxrl.recipe.objective import DpoSpec, QrmSpec, SftSpec
 
 
 def sft(batch: TokenBatch, spec: SftSpec) -> ObjectiveOutput:

@@ -15,8 +15,7 @@ from cvxrl.objectives.policy_gradient import awr, cispo, grpo, gspo, reinforce
 from cvxrl.objectives.preference import dpo, qrm, sft
 from cvxrl.objectives.regression import dro, gvpo, pmd, rebel, tpo
 from cvxrl.objectives.statistics import action_log_probs, entropy, k3
-from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
-from cvxrl.recipe.regularizer import Estimator, RegularizerSpec
+from cvxrl.recipe.objective import CallableObjective, Estimator, ObjectiveSpec, RegularizerSpec
 
 
 def kl_estimate(log_ratio_N: Tensor, estimator: Estimator) -> Tensor:

@@ -16,7 +16,7 @@ from cvxrl.objectives.statistics import (
     sequence_log_ratio,
     to_tokens,
 )
-from cvxrl.recipe.regression import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
+from cvxrl.recipe.objective import DroSpec, GvpoSpec, PmdSpec, RebelSpec, TpoSpec
 
 
 def tpo(batch: TokenBatch, spec: TpoSpec) -> ObjectiveOutput:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
-from cvxrl.recipe.lora import LoraSpec
+from cvxrl.recipe.model import LoraSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.adapter import add_adapter, merge_saved
 from cvxrl.policy.locate import Location, locate
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.schema import ModelSpec, ScratchSpec
+from cvxrl.recipe.model import ModelSpec, ScratchSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast

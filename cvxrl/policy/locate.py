@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.model import ModelSpec
 
 PACKAGE_PREFIX = "package:"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -1,11 +1,14 @@
-"""The base of every recipe section: strict and frozen."""
+"""The base of every recipe section, strict and frozen, and what a field of one admits."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
 
 Need = Literal[
@@ -43,3 +46,21 @@ class Section(BaseModel):
     """A recipe section: unknown keys are errors, values cannot change after loading, NaN is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def section_classes(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Section classes that a field's annotation admits: itself, the members of a union, or the elements of a list."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from section_classes(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType, tuple):
+        for member in get_args(annotation):
+            yield from section_classes(member)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def kind_of(section: type[BaseModel]) -> str | None:
+    """Tag of a union member, or None."""
+    field = section.model_fields.get("kind")
+    return str(field.default) if field is not None else None

@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cvxrl.recipe.base import NEUTRAL
+from cvxrl.recipe.base import NEUTRAL, section_classes
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.sections import section_classes
 from cvxrl.recipe.yaml_file import read_mapping
 
 Difference = tuple[str, Any, Any]

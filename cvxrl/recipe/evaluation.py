@@ -1,18 +1,28 @@
-"""A task file: questions with their grader, and how replies are sampled when a policy is evaluated on them."""
+"""Evaluation while a run trains, and task files: questions, their grader, and how replies to them are sampled."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from cvxrl.recipe.base import Section
-from cvxrl.recipe.schema import RunName
+from cvxrl.recipe.base import RunName, Section
 from cvxrl.recipe.task import TaskSpec
 
 # maj@k divides by a binomial coefficient that is no floating-point number above that.
 MOST_SAMPLES = 1024
 Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+
+
+class EvalSpec(Section):
+    """Accuracy on held-out prompts, sampled."""
+
+    every: NonNegativeInt = Field(20, description="Evaluate every N steps (and before and after training); 0 is never.")
+    prompts: PositiveInt = Field(128, description="Held-out prompts; the same ones at every evaluation.")
+    samples: PositiveInt = Field(4, description="Completions per prompt.")
+    temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass.")
+    seed: NonNegativeInt = Field(0, description="Seed of evaluation sampling, independent of the training seed.")
 
 
 class EvalSampling(Section):

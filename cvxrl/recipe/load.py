@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cvxrl.errors import Problem, UserError, suggest
+from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.sections import section_at, tags_at
 from cvxrl.recipe.shipped import find_recipe
 
 _Root = TypeVar("_Root", bound=BaseModel)
@@ -55,17 +55,52 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
+def _section_at(root: type[BaseModel], values: Any, key: Sequence[str]) -> type[BaseModel] | None:
+    """Section class at ``key``, picking union members by the `kind` in ``values``; None if there is none.
+
+    The elements of a list go by their numbers, as in `logging.sinks.0`.
+    """
+    section: type[BaseModel] | None = root
+    classes: list[type[BaseModel]] = []
+    for part in key:
+        default = None
+        if isinstance(values, list) and part.isdecimal():
+            values = values[int(part)] if int(part) < len(values) else None
+        elif section is None or part not in section.model_fields:
+            return None
+        else:
+            values = values.get(part) if isinstance(values, Mapping) else None
+            field = section.model_fields[part]
+            classes = list(section_classes(field.annotation))
+            default = kind_of(type(field.default)) if isinstance(field.default, BaseModel) else None
+        kind = values.get("kind", default) if isinstance(values, Mapping) else default
+        section = next((c for c in classes if kind_of(c) == kind), classes[0] if len(classes) == 1 else None)
+    return section
+
+
+def _tags_at(root: type[BaseModel], values: Any, key: Sequence[str]) -> list[str]:
+    """Tags of the union at ``key``, or of a list's elements; the root, an empty key, is none."""
+    while key and key[-1].isdecimal():
+        key = key[:-1]
+    if not key:
+        return []
+    parent = _section_at(root, values, key[:-1])
+    if parent is None or key[-1] not in parent.model_fields:
+        return []
+    return [tag for c in section_classes(parent.model_fields[key[-1]].annotation) if (tag := kind_of(c))]
+
+
 def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> Iterator[Problem]:
     """Turn one of pydantic's errors into problems in the user's words."""
     loc = _without_tags(details["loc"], layers.values, root)
     key, file = ".".join(loc), layers.origin(loc)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        yield Problem("unknown key", key, file, _remedy_for_key(loc[-1], section_at(root, layers.values, loc[:-1])))
+        yield Problem("unknown key", key, file, _remedy_for_key(loc[-1], _section_at(root, layers.values, loc[:-1])))
     elif kind == "missing":
         yield Problem("missing", key, file, f"add `{loc[-1]}`")
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = tags_at(root, layers.values, loc)
+        tags = _tags_at(root, layers.values, loc)
         given = details["input"].get("kind") if isinstance(details["input"], Mapping) else None
         what = "no `kind` given" if given is None else f"unknown kind `{given}`"
         yield Problem(what, f"{key}.kind", file, f"{suggest(str(given), tags)}choose one of {', '.join(tags)}")
@@ -94,7 +129,7 @@ def _without_tags(loc: Sequence[str | int], values: Any, root: type[BaseModel]) 
     parts: list[str] = []
     inside = values
     for part in loc:
-        is_tag = isinstance(inside, Mapping) and part not in inside and str(part) in tags_at(root, values, parts)
+        is_tag = isinstance(inside, Mapping) and part not in inside and str(part) in _tags_at(root, values, parts)
         if parts and is_tag:
             continue
         parts.append(str(part))

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.digest import neutral_keys
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.sections import kind_of, section_classes
 
 _HEAD = """# Recipe reference
 

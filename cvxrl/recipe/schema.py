@@ -1,157 +1,22 @@
-"""The recipe: every number that can change a result, in one frozen tree."""
+"""The recipe: every number that can change a result, in one frozen tree, and what its sections can disagree about."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
-from cvxrl.recipe.advantage import AdvantageSpec, GroupAdvantage
-from cvxrl.recipe.base import NEUTRAL, Section
-from cvxrl.recipe.conflicts import conflicts
-from cvxrl.recipe.guards import GuardsSpec
-from cvxrl.recipe.logging import CheckpointSpec, LoggingSpec
-from cvxrl.recipe.lora import LoraSpec
-from cvxrl.recipe.objective import GrpoSpec, ObjectiveSpec
-from cvxrl.recipe.optim import AdamwSpec, OptimSpec
-from cvxrl.recipe.regularizer import RegularizerSpec
-from cvxrl.recipe.task import TaskSpec
-
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-
-
-class ScratchSpec(Section):
-    """A small Qwen3-style decoder with a one-character-per-token tokenizer, initialised at random."""
-
-    alphabet: str = Field(min_length=2, description="Characters of the tokenizer, one token each.")
-    hidden_size: PositiveInt = Field(128, description="Width of the residual stream.")
-    layers: PositiveInt = Field(4, description="Number of decoder layers.")
-    heads: PositiveInt = Field(4, description="Attention heads.")
-    kv_heads: PositiveInt = Field(4, description="Key/value heads.")
-    head_dim: PositiveInt = Field(32, description="Width of an attention head.")
-    intermediate_size: PositiveInt = Field(384, description="Width of the gated feed-forward layer.")
-    context: PositiveInt = Field(128, description="Longest sequence, in tokens.")
-    init_std: PositiveFloat = Field(0.02, description="Standard deviation of the initial weights.")
-
-
-class ModelSpec(Section):
-    """Where the policy comes from: a Hugging Face directory or id, a GGUF file, an installed package, or nothing."""
-
-    path: str | None = Field(
-        None,
-        description="Hugging Face directory or Hub id, or `package:NAME/DIR` for files that an installed package "
-        "ships. A path to a `.gguf` file is read as GGUF.",
-    )
-    revision: str | None = Field(None, description="Hub revision; none means the default branch.")
-    gguf_file: str | None = Field(None, description="Name of a GGUF file inside `path`.")
-    scratch: ScratchSpec | None = Field(None, description="Initialise a new policy instead of loading one.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Data type of the parameters.")
-    trust_remote_code: bool = Field(False, description="Allow the model repository to run its own Python code.")
-    allow_pickle: bool = Field(
-        False,
-        description="Allow weights in PyTorch's pickle format where there are no safetensors: reading them can run "
-        "code that their author put there.",
-    )
-    adapter: str | None = Field(
-        None,
-        description="Directory of a LoRA adapter in PEFT's format (safetensors), e.g. the `adapter` folder of a run. "
-        "It is merged into the weights when they are loaded.",
-    )
-    lora: LoraSpec | None = Field(
-        None,
-        description="Train low-rank adapters beside the weights instead of the weights. Checkpoints hold the adapter "
-        "alone; the final policy is merged. Needs the extra `lora`.",
-    )
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.path is None) == (self.scratch is None):
-            raise ValueError("give exactly one of `model.path` (load a policy) and `model.scratch` (start a new one)")
-        if self.scratch is not None and (self.lora or self.adapter):
-            raise ValueError("`model.lora` and `model.adapter` adapt a policy that was trained: give `model.path`")
-        return self
-
-
-class RolloutSpec(Section):
-    """How completions are sampled. One step uses `prompts` x `samples` completions."""
-
-    prompts: PositiveInt = Field(32, description="Prompts per step.")
-    samples: PositiveInt = Field(8, description="Completions per prompt (the group).")
-    max_new_tokens: PositiveInt = Field(64, description="Longest completion, in tokens.")
-    temperature: PositiveFloat = Field(
-        1.0, description="Sampling temperature; the trained policy is softmax(z / temperature)."
-    )
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass. Training needs 1.0; see docs/method.md.")
-    batch: PositiveInt | None = Field(None, description="Completions decoded at a time; none means all at once.")
-    engine: Literal["auto", "static", "transformers"] = Field(
-        "auto",
-        description="What computes the logits while sampling, in training and evaluation: `transformers` is the "
-        "model's own forward pass; `auto` writes it out with fewer operations for Llama, Qwen2 and Qwen3 models and is "
-        "`transformers` for all others; `static` writes it out with operations of fixed shape, which CUDA replays as a "
-        "graph (no gain on a CPU; other models are refused). Equal up to rounding.",
-    )
-    rounds: PositiveInt = Field(
-        1,
-        description="Dynamic sampling (DAPO): sample up to this many times `prompts` new prompts, until that many "
-        "groups hold both right and wrong replies; groups without a contrast fill what is missing. 1 is never.",
-    )
-
-
-class TrainSpec(Section):
-    """The outer loop: steps, passes over a rollout, and how a step is split to fit memory."""
-
-    steps: PositiveInt = Field(100, description="Rollouts (outer steps).")
-    inner_epochs: PositiveInt = Field(1, description="Passes over each rollout.")
-    minibatches: PositiveInt = Field(
-        1, description="Optimizer steps per pass; each takes an equal share of the rollout."
-    )
-    micro_batch: PositiveInt | None = Field(
-        None, description="Sequences per forward pass; none means all at once. Cannot change the gradient."
-    )
-    micro_batch_tokens: PositiveInt | None = Field(
-        None,
-        description="Instead of `micro_batch`: most tokens per forward pass, padding included. Sequences are sorted by "
-        "length and packed into that. Cannot change the gradient either.",
-    )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="Keep only every layer's input for the backward pass and compute the rest again: less memory, "
-        "about a third more time. Prompts then run once per response. Cannot change the gradient beyond rounding.",
-    )
-    loss: Literal["full-logits", "chunked"] = Field(
-        "full-logits",
-        description="`chunked` takes losses, log-probabilities and entropies from hidden states a few tokens at a "
-        "time, so that no tensor of all tokens times the vocabulary exists (docs/linear.md). Equal up to rounding.",
-    )
-    chunk_tokens: PositiveInt | None = Field(
-        None, description="Tokens per chunk of a `chunked` loss; none means as many as fit 160 MiB."
-    )
-    reset_optimizer: bool = Field(
-        False, description="Drop the optimizer's state before every rollout's updates, as the authors' code does."
-    )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes CUDA if present.")
-    deterministic: bool = Field(
-        True,
-        description="Ask for deterministic algorithms on CUDA, which can be slower; on the CPU a run repeats itself "
-        "either way.",
-    )
-    ratio_tolerance: PositiveFloat | None = Field(
-        None,
-        description="Stop at the first step if the on-policy ratio differs from 1 by more than this; none means 1e-5 "
-        "in fp32 and no limit in bf16. The measured number is always logged.",
-    )
-
-
-class EvalSpec(Section):
-    """Accuracy on held-out prompts, sampled."""
-
-    every: NonNegativeInt = Field(20, description="Evaluate every N steps (and before and after training); 0 is never.")
-    prompts: PositiveInt = Field(128, description="Held-out prompts; the same ones at every evaluation.")
-    samples: PositiveInt = Field(4, description="Completions per prompt.")
-    temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass.")
-    seed: NonNegativeInt = Field(0, description="Seed of evaluation sampling, independent of the training seed.")
+from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GroupAdvantage
+from cvxrl.recipe.base import NEUTRAL, RunName, Section
+from cvxrl.recipe.evaluation import EvalSpec
+from cvxrl.recipe.lco import LcoSpec
+from cvxrl.recipe.merge import AUTHORS_CODE
+from cvxrl.recipe.model import ModelSpec
+from cvxrl.recipe.monitoring import CheckpointSpec, GuardsSpec, LoggingSpec
+from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, RegularizerSpec
+from cvxrl.recipe.task import DatasetSource, TaskSpec
+from cvxrl.recipe.training import AdamwSpec, OptimSpec, RolloutSpec, TrainSpec
 
 
 class Recipe(Section):
@@ -213,7 +78,105 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        problems = list(conflicts(self))
+        problems = list(_conflicts(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+def _conflicts(recipe: Recipe) -> Iterator[str]:
+    """Lines of the form `key: what is wrong; remedy`."""
+    if recipe.data == "rollouts":
+        yield from _sampling(recipe)
+        yield from _credit(recipe)
+    elif recipe.regularizer.kl_coefficient:
+        yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
+    yield from _data(recipe)
+    yield from _steps(recipe)
+    yield from _memory(recipe)
+    if recipe.reading == AUTHORS_CODE and not isinstance(recipe.objective, LcoSpec):
+        yield f"reading: the authors' code has no `{recipe.objective.kind}`; take an lco objective, or reading: paper"
+
+
+def _sampling(recipe: Recipe) -> Iterator[str]:
+    rollout, objective = recipe.rollout, recipe.objective
+    if recipe.advantage.needs_group and rollout.samples < 2:
+        yield (
+            f"advantage.kind: `{recipe.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "
+            "set rollout.samples to 2 or more, or advantage.kind to reward"
+        )
+    if (objective.coupling == "group" or "group_advantages" in objective.needs) and rollout.samples < 2:
+        yield (
+            f"objective.kind: `{objective.kind}` compares the samples of a prompt, but rollout.samples is 1; set "
+            "rollout.samples to 2 or more"
+        )
+    if rollout.top_p != 1.0:
+        yield (
+            f"rollout.top_p: {rollout.top_p} truncates the sampling distribution, so the ratio to the policy would "
+            "not be 1 on-policy; set rollout.top_p to 1.0 (eval.top_p may be lower)"
+        )
+
+
+def _credit(recipe: Recipe) -> Iterator[str]:
+    """Sequence-level objectives need one advantage per sequence."""
+    objective = recipe.objective
+    per_sequence = objective.coupling != "token" or "group_advantages" in objective.needs
+    if per_sequence and recipe.advantage.credit != "sequence":
+        yield (
+            f"advantage.kind: `{recipe.advantage.kind}` gives every token its own advantage, but the objective needs "
+            "one per response; choose group, group-centered, rloo, batch or reward (or objective.shift: none)"
+        )
+
+
+def _data(recipe: Recipe) -> Iterator[str]:
+    source = recipe.task.source
+    if isinstance(source, DatasetSource) and source.answer_field is None:
+        if recipe.data == "rollouts":
+            yield "task.source.answer_field: rollouts are graded against an answer; name the field that holds it"
+        if recipe.eval.every:
+            yield "eval.every: without task.source.answer_field nothing can be graded; set eval.every to 0"
+
+
+def _steps(recipe: Recipe) -> Iterator[str]:
+    train = recipe.train
+    count, what = recipe.sequences_per_step, "sequences"
+    if recipe.objective.coupling == "group":
+        count, what = recipe.rollout.prompts, "prompts (whose sequences stay together)"
+    if count % train.minibatches:
+        yield (f"train.minibatches: {train.minibatches} does not divide the {count} {what} of a step; choose a divisor")
+    steps = train.steps * train.inner_epochs * train.minibatches
+    if recipe.optim.warmup_steps >= steps:
+        yield (
+            f"optim.warmup_steps: {recipe.optim.warmup_steps} is not below the number of optimizer steps "
+            f"({steps}); shorten the warm-up"
+        )
+
+
+def _memory(recipe: Recipe) -> Iterator[str]:
+    """Ways to spend less memory that contradict each other, or that would do nothing."""
+    train = recipe.train
+    if train.micro_batch is not None and train.micro_batch_tokens is not None:
+        yield "train.micro_batch_tokens: train.micro_batch is given too; keep one of them and set the other to null"
+    if train.micro_batch_tokens is not None and recipe.data == "rollouts":
+        together = recipe.coupled_sequences
+        least = together * (1 + recipe.rollout.max_new_tokens)
+        if train.micro_batch_tokens < least:
+            what = f"{together} responses of a prompt, which stay together," if together > 1 else "one response"
+            yield (
+                f"train.micro_batch_tokens: {train.micro_batch_tokens} is less than {what} and the prompt may need; "
+                f"set it to more than {least}, or lower rollout.max_new_tokens"
+            )
+    if train.chunk_tokens is not None and train.loss != "chunked":
+        yield "train.chunk_tokens: train.loss: full-logits has no chunks; set train.loss to chunked"
+    if train.loss == "chunked" and recipe.data == "rollouts" and isinstance(recipe.advantage, DenseAdvantage):
+        yield (
+            f"train.loss: advantage `{recipe.advantage.kind}` picks its candidate tokens from all logits; set "
+            "train.loss to full-logits"
+        )
+    if train.loss == "chunked" and isinstance(recipe.objective, CallableObjective):
+        yield "train.loss: objective `callable` is a function of all logits; set train.loss to full-logits"
+    if recipe.optim.master_weights and recipe.model.dtype != "bfloat16":
+        yield (
+            f"optim.master_weights: the parameters are {recipe.model.dtype} and need no copies; set model.dtype to "
+            "bfloat16"
+        )

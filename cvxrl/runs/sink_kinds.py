@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from cvxrl.imports import import_function
-from cvxrl.recipe.logging import CallableSink, CsvSink
+from cvxrl.recipe.monitoring import CallableSink, CsvSink
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.files import write_text
 from cvxrl.runs.jsonl import read_records

@@ -12,7 +12,7 @@ from helpers import SilentSink, tiny
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.guards import Firing, Guards
 from cvxrl.engine.session import run_training
-from cvxrl.recipe.guards import GuardsSpec
+from cvxrl.recipe.monitoring import GuardsSpec
 from cvxrl.runs.directory import RunDir
 
 

@@ -23,7 +23,7 @@ from cvxrl.engine.sizes import shape_of
 from cvxrl.engine.trainer import Trainer
 from cvxrl.engine.update import build_optimizer
 from cvxrl.errors import UserError
-from cvxrl.recipe.optim import AdamwSpec, OptimSpec, SgdSpec
+from cvxrl.recipe.training import AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.runs.directory import RunDir
 
 FREE = "optim.max_grad_norm=null"

@@ -31,7 +31,7 @@ from cvxrl.evaluation.source import find_task, shipped_tasks, with_data
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.table import print_record
 from cvxrl.policy.load import load_policy
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.directory import RunDir
 from cvxrl.tasks import load_grader, load_questions

@@ -19,7 +19,7 @@ from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.record import EvalRecord
 from cvxrl.evaluation.runner import Exam
 from cvxrl.policy.load import load_policy
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.task import ArithmeticSource
 from cvxrl.tasks.arithmetic import ArithmeticTask
 

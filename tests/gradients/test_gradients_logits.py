@@ -24,9 +24,9 @@ from cvxrl.recipe.objective import (
     LcoLchSpec,
     LcoMseSpec,
     ObjectiveSpec,
+    RegularizerSpec,
     ReinforceSpec,
 )
-from cvxrl.recipe.regularizer import RegularizerSpec
 
 YARDSTICK = LcoKldSpec(beta=0.7)
 NO_VALUES = Rules(eigenvalue_tokens=0)

@@ -11,9 +11,9 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.objectives.registry import OBJECTIVES as REGISTERED
 from cvxrl.recipe.advantage import AdvantageSpec
+from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.objective import ObjectiveSpec
-from cvxrl.recipe.sections import kind_of, section_classes
 
 BASE = "package:cvxrl/assets/base"
 PATHS = {

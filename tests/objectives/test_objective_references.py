@@ -18,6 +18,7 @@ from cvxrl.objectives.registry import OBJECTIVES, compute, kl_estimate, regulari
 from cvxrl.recipe.lco import TopKFillSupport, TopKSupport
 from cvxrl.recipe.objective import (
     DpoSpec,
+    Estimator,
     GspoSpec,
     LcoKldSpec,
     LcoLchSpec,
@@ -25,9 +26,9 @@ from cvxrl.recipe.objective import (
     ObjectiveSpec,
     PmdSpec,
     QrmSpec,
+    RegularizerSpec,
     TpoSpec,
 )
-from cvxrl.recipe.regularizer import Estimator, RegularizerSpec
 
 # None of these numbers is 1, so that no coefficient can be forgotten.
 CASES: list[ObjectiveSpec] = [

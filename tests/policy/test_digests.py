@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.load import load_policy
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.model import ModelSpec
 
 BASE = ROOT / "cvxrl" / "assets" / "base"
 

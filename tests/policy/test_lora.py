@@ -22,7 +22,7 @@ from cvxrl.errors import UserError
 from cvxrl.objectives.linear import head_of
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.schema import ModelSpec
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.randomness import completion_keys

@@ -13,13 +13,13 @@ import pytest
 from helpers import SilentSink, tiny, without_times
 from pydantic import BaseModel
 
-from cvxrl.compare.sources import read_run
+from cvxrl.comparison.sources import read_run
 from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
+from cvxrl.recipe.base import section_classes
 from cvxrl.recipe.digest import differences, digest, digests_as_written, neutral_differences, neutral_keys
 from cvxrl.recipe.load import dump
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.sections import section_classes
 from cvxrl.runs.directory import RunDir
 
 

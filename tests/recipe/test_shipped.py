@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from cvxrl.compare.sources import discover
+from cvxrl.comparison.sources import discover
 from cvxrl.errors import UserError
 from cvxrl.evaluation.source import find_task
 from cvxrl.inspection.objectives import select_objectives

@@ -163,7 +163,7 @@ def child(request: dict[str, Any], picture: bytes) -> int:
 def serve() -> None:
     """Answer requests until stdin closes."""
     from cvxrl.policy.load import load_policy, pick_device
-    from cvxrl.recipe.schema import ModelSpec
+    from cvxrl.recipe.model import ModelSpec
     from cvxrl.report.curves import plot_curves
 
     # Both import much at their first call, which every child would do again.

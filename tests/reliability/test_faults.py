@@ -15,7 +15,7 @@ import torch
 from helpers import ROOT
 from safetensors.torch import load_file, save_file
 
-from cvxrl.compare.sources import read_run
+from cvxrl.comparison.sources import read_run
 from cvxrl.errors import UserError
 from cvxrl.evaluation.target import find_target
 from reliability.harness import (

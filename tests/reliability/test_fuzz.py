@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from cvxrl.cli import main
+from cvxrl.recipe.base import section_classes
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.sections import section_classes
 
 # --dry-run takes milliseconds; the margin is for a machine that is busy with other things.
 HANG_S = 20

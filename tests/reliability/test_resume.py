@@ -24,7 +24,8 @@ from cvxrl.errors import UserError
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy
 from cvxrl.recipe.load import load_recipe
-from cvxrl.recipe.schema import ModelSpec, Recipe
+from cvxrl.recipe.model import ModelSpec
+from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 from reliability.harness import reseal, unfinish

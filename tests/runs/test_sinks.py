@@ -14,8 +14,8 @@ from helpers import SilentSink, tiny, without_times
 
 from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
-from cvxrl.recipe.logging import SinkSpec
-from cvxrl.recipe.sections import kind_of, section_classes
+from cvxrl.recipe.base import kind_of, section_classes
+from cvxrl.recipe.monitoring import SinkSpec
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.sink import Sinks
 from cvxrl.runs.sink_kinds import SINKS, sink_openers

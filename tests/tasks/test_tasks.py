@@ -16,8 +16,7 @@ from annotated_types import Gt
 from pydantic import TypeAdapter, ValidationError
 
 from cvxrl.errors import UserError
-from cvxrl.recipe.base import Section
-from cvxrl.recipe.sections import kind_of, section_classes
+from cvxrl.recipe.base import Section, kind_of, section_classes
 from cvxrl.recipe.task import ArithmeticSource, DatasetSource, SourceSpec, TaskSpec
 from cvxrl.rollout.prompts import render
 from cvxrl.tasks import Example, Task, dataset, load_questions, load_task

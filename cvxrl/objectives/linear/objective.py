@@ -15,7 +15,8 @@ from cvxrl.objectives.linear.statistics import linear_statistics
 from cvxrl.objectives.linear.sweep import Chunk, Frozen, Kernel
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.target import sampled_tilt
-from cvxrl.recipe.objective import LcoKldSpec, LcoLchSpec, LcoMseSpec, ObjectiveSpec
+from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
+from cvxrl.recipe.objective import ObjectiveSpec
 
 
 def linear_objective(

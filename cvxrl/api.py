@@ -1,0 +1,249 @@
+"""The commands as functions that return what they found: for notebooks and scripts in Python.
+
+Arguments are named as on the command line, with `_` for `-`. Mistakes raise `cvxrl.errors.UserError`, whose `problems`
+say file, key and remedy. Each function loads its libraries when it is called, not when this module is imported.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
+
+from cvxrl.errors import Problem, UserError, suggest
+
+if TYPE_CHECKING:
+    from cvxrl.comparison.result import Comparison
+    from cvxrl.evaluation.record import EvalRecord
+    from cvxrl.inspection.record import InspectRecord
+    from cvxrl.recipe.schema import Recipe
+    from cvxrl.runs.entry import Entry
+
+Overrides = Mapping[str, Any] | Sequence[str]
+_Options = TypeVar("_Options")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has ended.
+
+    Attributes:
+        path: its directory; docs/run_directory.md says what is in it.
+        status: `finished`, `diverged` or `interrupted`.
+        metrics: one mapping per step, keys as in metrics.jsonl; the first is the evaluation before training.
+        result: last value of every metric.
+    """
+
+    path: Path
+    status: Literal["finished", "diverged", "interrupted"]
+    metrics: list[dict[str, float]]
+    result: dict[str, float]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Held-out accuracy at the end; None if the run was never evaluated."""
+        return self.result.get("eval/accuracy")
+
+    @property
+    def policy(self) -> Path:
+        """Hugging Face directory of the final policy; it exists if the run finished."""
+        return self.path / "policy"
+
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """(step, value) wherever a metric was measured, ready to be plotted."""
+        return [(int(record["step"]), record[key]) for record in self.metrics if record.get(key) is not None]
+
+
+def load_recipe(recipe: str | Path, overrides: Overrides = (), seed: int | None = None) -> Recipe:
+    """Read, merge and check a recipe.
+
+    Args:
+        recipe: a YAML file, or the bare name of a recipe that ships with the package.
+        overrides: `{"optim.lr": 1e-4}`, or texts as `--set` takes them.
+        seed: instead of the recipe's.
+
+    Raises:
+        UserError: with one problem per mistake.
+    """
+    from cvxrl.recipe.load import load_recipe as load
+
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    return load(Path(recipe), overrides, seed)
+
+
+def train(
+    recipe: Recipe | str | Path,
+    overrides: Overrides = (),
+    *,
+    seed: int | None = None,
+    out: str | Path = "outputs",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> TrainedRun:
+    """Train a policy as a recipe says, in `<out>/<recipe name>/seed-<n>/`.
+
+    Args:
+        recipe: as `load_recipe` gives or takes it.
+        overrides: see `load_recipe`; for a recipe that is not loaded yet.
+        seed: likewise.
+        out: output folder.
+        resume: go on with an existing run; one that has finished is read.
+        overwrite: start an existing run again.
+        progress: show it on stderr.
+
+    Raises:
+        UserError: the input cannot be used, or the run exists already.
+    """
+    from cvxrl.engine.session import run_training
+    from cvxrl.report.display import make_sink
+    from cvxrl.runs.directory import RunDir
+    from cvxrl.runs.jsonl import read_records
+    from cvxrl.runs.sink import NullSink
+
+    if isinstance(recipe, str | Path):
+        recipe = load_recipe(recipe, overrides, seed)
+    elif overrides or seed is not None:
+        raise UserError(Problem("the recipe is loaded already", "overrides", remedy="give them to load_recipe"))
+    run_dir, entry = RunDir.of(Path(out), recipe), _entry(resume, overwrite)
+    if progress:
+        with make_sink(sys.stderr) as display:
+            ended = run_training(recipe, run_dir, display, entry)
+    else:
+        ended = run_training(recipe, run_dir, NullSink(), entry)
+    assert ended.status in ("finished", "diverged", "interrupted")
+    return TrainedRun(run_dir.path, ended.status, read_records(run_dir.metrics), dict(ended.result))
+
+
+def evaluate(
+    ckpt: str | Path,
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> EvalRecord:
+    """Measure a policy on a task: `.results` has accuracy, pass@k and maj@k with their errors.
+
+    Args:
+        ckpt: run directory, Hugging Face directory or id, or `package:NAME/DIR`.
+        device: where to run.
+        resume: go on with an evaluation; `samples` may grow.
+        overwrite: start an evaluation again.
+        progress: show it on stderr.
+        options: `task`, `samples`, `ks` and the others of `cvxrl eval` (`cvxrl.evaluation.options.Options`).
+
+    Raises:
+        UserError: the input cannot be used, or the evaluation exists already.
+        KeyboardInterrupt: what was asked is kept; ``resume`` goes on.
+    """
+    from cvxrl.engine.process import StopRequest, settle_algorithms
+    from cvxrl.evaluation.options import Options
+    from cvxrl.evaluation.plan import make_plan
+    from cvxrl.evaluation.progress import BarProgress
+    from cvxrl.evaluation.runner import Exam
+
+    plan = make_plan(_checked(Options, {"ckpt": str(ckpt), "entry": _entry(resume, overwrite), **options}))
+    exam = Exam.prepare(plan, device)
+    if plan.target.recipe is not None:
+        settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
+    try:
+        with BarProgress(_stream(progress)) as bar, StopRequest() as stop:
+            record = exam.run(bar, lambda: stop.requested)
+    finally:
+        exam.close()
+    if record is None:
+        raise KeyboardInterrupt
+    return record
+
+
+def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: Any) -> Comparison:
+    """Compare methods over training seeds: `.summaries`, `.pairs` with the baseline, `.warnings`.
+
+    Args:
+        paths: run directories, folders of them, or globs.
+        seeds: only these.
+        options: `metric`, `baseline`, `threshold` and the others of `cvxrl compare`
+            (`cvxrl.comparison.options.Options`).
+
+    Raises:
+        UserError: a path holds no run, or the runs cannot be compared; also where the command would compare what is
+            left and exit with 2.
+    """
+    from cvxrl.comparison.options import Options
+    from cvxrl.comparison.result import build
+    from cvxrl.comparison.sources import discover, read_runs
+
+    found = discover([str(path) for path in paths])
+    for recipe in found.recipes:
+        found.problems.append(Problem("is a recipe", file=str(recipe), remedy="train it first, with cvxrl.train"))
+    runs, unreadable = read_runs(found.runs)
+    asked = _checked(Options, {"seeds": None if seeds is None else tuple(seeds), **options})
+    comparison = build(runs, asked, [*found.problems, *unreadable])
+    if comparison.problems:
+        raise UserError(*comparison.problems)
+    return comparison
+
+
+def inspect(path: str | Path, *, progress: bool = False, **options: Any) -> InspectRecord:
+    """See why a run is stable or not: several objectives on one checkpoint and the same frozen rollouts.
+
+    Args:
+        path: run directory, one of its checkpoints, or a Hugging Face directory or id.
+        progress: show it on stderr.
+        options: `objectives`, `steps`, `parts` and the others of `cvxrl inspect-grads`
+            (`cvxrl.inspection.options.InspectOptions`).
+
+    Raises:
+        UserError: the input cannot be used.
+        KeyboardInterrupt: the frozen rollouts are kept.
+    """
+    from rich.progress import TaskProgressColumn
+
+    from cvxrl.engine.process import StopRequest
+    from cvxrl.inspection.options import InspectOptions
+    from cvxrl.inspection.plan import make_plan
+    from cvxrl.inspection.runner import run_inspection
+    from cvxrl.report.progress import ProgressBar
+
+    plan = make_plan(_checked(InspectOptions, {"path": str(path), **options}))
+    bar = ProgressBar(_stream(progress), TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}")
+    with bar, StopRequest() as stop:
+        record = run_inspection(plan, bar, lambda: stop.requested)
+    if record is None:
+        raise KeyboardInterrupt
+    return record
+
+
+def _entry(resume: bool, overwrite: bool) -> Entry:
+    if resume and overwrite:
+        raise UserError(Problem("cannot be combined with overwrite", "resume", remedy="choose one of them"))
+    return "resume" if resume else "overwrite" if overwrite else "new"
+
+
+def _checked(kind: type[_Options], values: Mapping[str, Any]) -> _Options:
+    """Options of a command from keywords.
+
+    Raises:
+        UserError: one of them does not exist.
+    """
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise UserError(
+            *(
+                Problem("unknown option", name, remedy=f"{suggest(name, known)}there are {', '.join(known)}")
+                for name in unknown
+            )
+        )
+    return kind(**values)
+
+
+def _stream(progress: bool) -> TextIO:
+    return sys.stderr if progress else io.StringIO()

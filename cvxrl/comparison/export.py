@@ -1,0 +1,97 @@
+"""A comparison as JSON, CSV, Markdown, text on the terminal, and an HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from cvxrl.comparison.gate import Verdict
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.tables import all_tables
+from cvxrl.report.document import Page, print_report, to_markdown
+from cvxrl.runs.files import finite
+
+SCHEMA_VERSION = 1
+_ANSWERS = 2  # tables that answer the question: scores and verdicts
+
+
+def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The JSON document of `--json`; docs/compare.md describes every key."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "options": asdict(c.options),
+        "methods": [asdict(s) for s in c.summaries],
+        "comparisons": [asdict(p) for p in c.pairs],
+        "sensitivity": [asdict(s) for s in c.sensitivities],
+        "differing_keys": [asdict(f) for f in c.factors],
+        "unfinished": [{"path": str(r.path), "status": r.status} for g in c.groups for r in g.unfinished],
+        "require": [asdict(v) for v in verdicts],
+        "warnings": c.warnings,
+        "problems": [asdict(p) for p in c.problems],
+    }
+    whole: dict[str, Any] = finite(document)
+    return whole
+
+
+def to_csv(c: Comparison) -> str:
+    """One line per ended run: what it takes to recompute every table."""
+    stream = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for summary in c.summaries:
+        for row in summary.rows:
+            reached = row.reached or (None, None)
+            line = {
+                "method": row.method,
+                **({c.options.vary: row.value} if c.options.vary else {}),
+                "seed": row.seed,
+                "status": row.status,
+                "metric": c.options.metric,
+                **asdict(row.score),
+                **asdict(row.stability),
+                "threshold": c.options.threshold,
+                "steps_to_threshold": reached[0],
+                "tokens_to_threshold": reached[1],
+                "path": row.path,
+            }
+            if writer is None:
+                writer = csv.DictWriter(stream, list(line), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(finite(line))
+    return stream.getvalue()
+
+
+def to_markdown_page(c: Comparison, command: str) -> str:
+    """All tables as Markdown under the command that made them."""
+    parts = [f"```\n{command}\n```\n", *(to_markdown(table) for table in all_tables(c))]
+    if c.warnings:
+        parts.append("".join(f"- warning: {text}\n" for text in c.warnings))
+    return "\n".join(parts)
+
+
+def print_comparison(c: Comparison, stream: TextIO) -> None:
+    """Write every table, at most 80 columns wide."""
+    print_report([], all_tables(c), [], stream)
+
+
+def to_html_page(c: Comparison, verdicts: Sequence[Verdict], command: str) -> str:
+    """Everything on one page, the answer first: scores and verdicts, then the figures, then the rest of the tables."""
+    from cvxrl.comparison.figures.gallery import all_figures  # tables alone need no plotting library
+
+    page = Page("Comparison of " + ", ".join(dict.fromkeys(s.method for s in c.summaries)), command)
+    for problem in c.problems:
+        page.problem(str(problem))
+    for warning in c.warnings:
+        page.warning(warning)
+    for verdict in verdicts:
+        (page.note if verdict.met else page.problem)(f"require: {verdict}")
+    tables = all_tables(c)
+    for table in tables[:_ANSWERS]:
+        page.table(table)
+    for shown in all_figures(c):
+        page.figure(shown)
+    for table in tables[_ANSWERS:]:
+        page.table(table)
+    return page.html()

@@ -1,0 +1,132 @@
+"""Curves over training: the compared metric, and gradient norm, KL and entropy."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cvxrl.comparison.figures.strands import Panel, Strand, on_grid, panels, stack, thin
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison
+from cvxrl.comparison.run import Array
+from cvxrl.comparison.summary import generator
+from cvxrl.report.figure import legend, new_figure, not_measured, same_scale, step_axis
+from cvxrl.stats.aggregate import mean
+from cvxrl.stats.bootstrap import bootstrap_interval
+
+_RESAMPLES = 1000  # per point of a band; a band needs less precision than a printed interval
+_COLUMNS = 2
+# (metric, axis label)
+_STABILITY = (
+    ("grad/norm", "gradient norm before clipping"),
+    ("policy/kl", "KL(before || after step) [nats]"),
+    ("policy/entropy", "entropy [nats per token]"),
+)
+
+
+def learning_curves(c: Comparison) -> Figure:
+    """The compared metric against the step, one panel per method where a key is varied."""
+    shown = panels(c)
+    columns = 1 if len(shown) == 1 else _COLUMNS
+    rows = -(-len(shown) // columns)
+    figure, grid = new_figure(rows, columns, 1.0 + 3.2 * rows)
+    axes = [axis for row in grid for axis in row]
+    for axis, panel in zip(axes, shown, strict=False):
+        step_axis(axis)
+        _draw_scores(axis, panel, c.options)
+        axis.set_ylabel(c.options.metric)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    same_scale(axes[: len(shown)])
+    legend(figure, axes[: len(shown)])
+    return figure
+
+
+def stability_curves(c: Comparison) -> Figure:
+    """Median over seeds with thin seed lines; one row per method where a key is varied."""
+    shown = panels(c)
+    figure, grid = new_figure(len(shown), len(_STABILITY), 0.9 + 2.7 * len(shown))
+    for panel, axes in zip(shown, grid, strict=True):
+        for axis, (key, name) in zip(axes, _STABILITY, strict=True):
+            step_axis(axis)
+            _draw_medians(axis, panel, key)
+            axis.set_ylabel(name, fontsize="small")
+        axes[0].set_title(panel.title, loc="left", fontsize="medium")
+    for column in zip(*grid, strict=True):
+        same_scale(column)
+    legend(figure, [axis for axes in grid for axis in axes])
+    return figure
+
+
+def _draw_scores(axis: Axes, panel: Panel, options: Options) -> None:
+    axis.set_title(panel.title, fontsize="medium")
+    for strand in panel.strands:
+        step_T, value_NT = on_grid(strand, options.metric, options)
+        # Runs of one recipe are measured at the same steps; where one was not, an average would change its members.
+        whole_T = np.isfinite(value_NT).all(axis=0)
+        step_T, value_NT = thin(step_T[whole_T], value_NT[:, whole_T], np.nanmean)
+        if not len(step_T):
+            continue
+        axis.plot(step_T, value_NT.T, color=strand.colour, linewidth=0.6, alpha=0.35)
+        if len(value_NT) > 1:
+            low_T, high_T = _band(strand, value_NT, options)
+            axis.fill_between(step_T, low_T, high_T, color=strand.colour, alpha=0.15, linewidth=0)
+        axis.plot(
+            step_T,
+            value_NT.mean(axis=0),
+            color=strand.colour,
+            linestyle=strand.dash,
+            linewidth=1.8,
+            marker=strand.marker if len(step_T) <= 30 else "",
+            markersize=4,
+            label=f"{strand.name} ({len(value_NT)} seeds)" if not panel.title else strand.name,
+        )
+        _mark_divergence(axis, strand, options)
+
+
+def _band(strand: Strand, value_NT: Array, options: Options) -> tuple[Array, Array]:
+    """Interval of the mean at every step."""
+    ends = [
+        bootstrap_interval(
+            value_NT[:, t, None],
+            mean,
+            generator(options, "band", strand.group.label),
+            confidence=options.confidence,
+            resamples=_RESAMPLES,
+        ).within(*options.bounds)
+        for t in range(value_NT.shape[1])
+    ]
+    return np.array([e.low for e in ends]), np.array([e.high for e in ends])
+
+
+def _mark_divergence(axis: Axes, strand: Strand, options: Options) -> None:
+    for run in strand.group.runs:
+        if run.diverged_at is not None:
+            series = run.series(options.metric)
+            height = float(series.value_T[-1]) if len(series.value_T) else 0.0
+            axis.plot(run.diverged_at, height, marker="x", color=strand.colour, markersize=9, linestyle="")
+
+
+def _draw_medians(axis: Axes, panel: Panel, key: str) -> None:
+    positive = False
+    for strand in panel.strands:
+        step_T, value_NT = stack([run.series(key) for run in strand.group.runs])
+        if not len(step_T):
+            continue
+        value_NT = np.where(value_NT > 0, value_NT, np.nan)  # a log axis has no place for the others
+        positive = positive or bool(np.isfinite(value_NT).any())
+        # The largest of each bin: thinning a long run must not hide its spikes.
+        thin_T, peak_NT = thin(step_T, value_NT, np.nanmax)
+        axis.plot(thin_T, peak_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a step without a positive value has no median
+            middle = np.nanmedian(value_NT, axis=0)  # of the runs that have not diverged yet
+        thin_T, middle_1T = thin(step_T, middle[None], np.nanmedian)
+        axis.plot(thin_T, middle_1T[0], color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
+    if positive:
+        axis.set_yscale("log")
+    if not axis.lines:
+        not_measured(axis)

@@ -1,0 +1,59 @@
+"""Every figure of a comparison with its title and caption, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from cvxrl.comparison.figures.curves import learning_curves, stability_curves
+from cvxrl.comparison.figures.scores import improvement_intervals, location_intervals, performance_profiles
+from cvxrl.comparison.figures.sensitivity import sensitivity_curves
+from cvxrl.comparison.result import Comparison
+from cvxrl.report.figure import Shown, to_png, to_svg
+
+# Title, function and caption. A function returns None where the comparison has nothing for it to show. A caption may
+# name the {metric}, the {percent} of intervals, and that values of a varied key are {pooled}.
+GALLERY: list[tuple[str, Callable[[Comparison], Figure | None], str]] = [
+    (
+        "Learning curves",
+        learning_curves,
+        "{metric}: mean over seeds, {percent} band, thin lines for seeds. A cross marks where a run diverged; from "
+        "there on it counts as the options say.",
+    ),
+    ("Scores", location_intervals, "Grey ticks: seeds. Bars: {percent} intervals."),
+    ("Against the baseline", improvement_intervals, "Bars: {percent} intervals."),
+    ("Sensitivity", sensitivity_curves, "Bars: {percent} intervals of the mean; red: failures, counted."),
+    (
+        "Performance profile",
+        performance_profiles,
+        "Further up and right is better{pooled}; {percent} pointwise bootstrap band.",
+    ),
+    (
+        "Stability over training",
+        stability_curves,
+        "Median over the seeds still running, thin lines for seeds; log axes. The line of a diverged run ends.",
+    ),
+]
+
+
+def all_figures(c: Comparison) -> list[Shown]:
+    """The figures that this comparison has data for; none where no run has a score."""
+    if not any(s.scores for s in c.summaries):
+        return []
+    words = {
+        "metric": c.options.metric,
+        "percent": f"{c.options.confidence:.0%}",
+        "pooled": f"; the runs of all values of {c.options.vary} together" if c.options.vary else "",
+    }
+    drawn = ((title, draw(c), caption.format(**words)) for title, draw, caption in GALLERY)
+    return [Shown(title, figure, caption) for title, figure, caption in drawn if figure is not None]
+
+
+def figure_files(c: Comparison) -> dict[str, bytes]:
+    """File name -> content: each figure as SVG, to print, and as PNG, to look at."""
+    files = {}
+    for shown in all_figures(c):
+        files[f"{shown.slug}.svg"] = to_svg(shown.figure)
+        files[f"{shown.slug}.png"] = to_png(shown.figure)
+    return files

@@ -1,0 +1,139 @@
+"""Runs of one method, told apart by the name of the recipe and, if asked, by one varied key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.run import Run, is_scored
+from cvxrl.errors import Problem, suggest
+from cvxrl.recipe.digest import differences, leaves
+
+# Keys in which runs of one method may differ, beside those that cannot change a result.
+FREE_KEYS = ("name", "seed")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        label: the method, with the varied value where there is one.
+        method: name of what was trained.
+        value: value of the varied key; None where nothing is varied, or the recipe has no such key or is not known.
+        runs: ended runs by increasing seed; they have scores.
+        unfinished: running, interrupted and failed ones; they have none.
+    """
+
+    label: str
+    method: str
+    value: Any
+    runs: tuple[Run, ...]
+    unfinished: tuple[Run, ...]
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        """Recipe of the group, up to the seed; None where no run's is known."""
+        return next((run.recipe for run in (*self.runs, *self.unfinished) if run.recipe is not None), None)
+
+
+def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], list[Problem], list[str]]:
+    """Group runs in the order in which methods first appear.
+
+    Returns:
+        Groups, problems (runs of one group that are not seeds of one recipe), and warnings (the same run given twice).
+    """
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    sorted_runs: dict[str, list[Run]] = {}
+    for run in runs:
+        sorted_runs.setdefault(label_of(run, options.vary), []).append(run)
+    groups = []
+    for label, members in sorted_runs.items():
+        unlike = list(_not_seeds_of_one(label, members, options))
+        problems += unlike
+        if unlike:
+            continue
+        single = list(_without_copies(members, warnings))
+        groups.append(
+            Group(
+                label=label,
+                method=members[0].method,
+                value=value_at(members[0], options.vary),
+                runs=tuple(r for r in single if is_scored(r)),
+                unfinished=tuple(r for r in single if not is_scored(r)),
+            )
+        )
+    return _in_order(groups), problems, warnings
+
+
+def label_of(run: Run, vary: str | None) -> str:
+    """Name of the group that a run belongs to: `math_grpo`, or `math_grpo[optim.lr=0.001]`."""
+    value = value_at(run, vary)
+    return run.method if value is None else f"{run.method}[{vary}={show_value(value)}]"
+
+
+def show_value(value: Any) -> str:
+    """A recipe value in few characters."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def value_at(run: Run, key: str | None) -> Any:
+    """Value of a dotted recipe key, or None where there is no key, the recipe lacks it, or is not known."""
+    value: Any = run.recipe
+    for part in key.split(".") if key else ():
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if key else None
+
+
+def check_vary(runs: Sequence[Run], vary: str) -> Problem | None:
+    """Refuse a varied key that no recipe has."""
+    known = sorted({key for run in runs if run.recipe is not None for key, _ in leaves(run.recipe)})
+    if vary in known:
+        return None
+    if not known:
+        return Problem("no run says with which recipe it was trained", "--vary", remedy="compare them without it")
+    remedy = suggest(vary, known).strip() or "give a dotted recipe key such as optim.lr"
+    return Problem(f"no recipe has a key `{vary}`", "--vary", remedy=remedy)
+
+
+def _in_order(groups: Sequence[Group]) -> list[Group]:
+    """Methods as they first appear, each by increasing varied value."""
+    methods = list(dict.fromkeys(g.method for g in groups))
+
+    def place(group: Group) -> tuple[int, float, str]:
+        number = float(group.value) if isinstance(group.value, int | float) else 0.0
+        return methods.index(group.method), number, str(group.value)
+
+    return sorted(groups, key=place)
+
+
+def _not_seeds_of_one(label: str, members: Sequence[Run], options: Options) -> Iterator[Problem]:
+    """Runs pooled as one method have to share their recipe, or an interval over them means nothing."""
+    seen: set[str] = set()
+    first, *others = [(run, run.recipe) for run in members if run.recipe is not None] or [(members[0], {})]
+    for run, recipe in others:
+        for key, old, new in differences(first[1], recipe):
+            if key in FREE_KEYS or key in seen:
+                continue
+            seen.add(key)
+            yield Problem(
+                f"runs of `{label}` differ: {show_value(old)} in {first[0].path}, {show_value(new)} here",
+                key,
+                str(run.path),
+                f"add --vary {key}" if options.vary is None else "give the recipes different names",
+            )
+
+
+def _without_copies(members: Sequence[Run], warnings: list[str]) -> Iterator[Run]:
+    """One run per seed, by increasing seed: a copy would count one seed twice."""
+    first: dict[int, Run] = {}
+    for run in members:
+        kept = first.setdefault(run.seed, run)
+        if kept is not run and is_scored(kept) < is_scored(run):
+            first[run.seed], run = run, kept
+        if first[run.seed] is not run:
+            warnings.append(f"left out {run.path}: the same recipe and seed as {first[run.seed].path}")
+    return iter(first[seed] for seed in sorted(first))

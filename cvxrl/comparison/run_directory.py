@@ -1,0 +1,122 @@
+"""Our own run directories as runs to compare: read whole, and checked against themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cvxrl.comparison.run import LoggedRun
+from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.recipe.digest import digest, digests_as_written
+from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.schema import Recipe
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.jsonl import read_records
+from cvxrl.runs.record import RunRecord
+
+_LEAVE_OUT = "leave it out, or train it again with --overwrite"
+_EDITED = "recipe.yaml has not the digest in run.json; it was edited since, or written by another version of cvxrl"
+
+
+class RunDirectories:
+    """Source of the runs that `cvxrl train` writes, those of version 0.1 included."""
+
+    def owns(self, path: Path) -> bool:
+        """Whether a folder is a run directory, whole or damaged; a damaged one must not be passed over in silence."""
+        is_named = path.name.startswith("seed-")
+        return path.is_dir() and (is_named or (path / "run.json").exists() or (path / "metrics.jsonl").exists())
+
+    def read(self, path: Path) -> LoggedRun:
+        """Read a run directory.
+
+        Raises:
+            UserError: a file is missing or damaged, or they contradict one another; one problem per file.
+        """
+        run_dir, mistakes = RunDir(path), Mistakes()
+        record = mistakes.attempt(_read_record, run_dir)
+        recipe = mistakes.attempt(_read_recipe, run_dir)
+        records = mistakes.attempt(_read_metrics, run_dir)
+        if record is None or recipe is None or records is None:
+            raise UserError(*mistakes.problems)
+        steps, last = recipe.train.steps, int(records[-1]["step"]) if records else 0
+        if record.status == "finished" and last != steps:
+            text = f"says the run finished, but metrics.jsonl ends at step {last} of {steps}"
+            raise UserError(_problem(run_dir.record, text))
+        if record.seed != recipe.seed:
+            raise UserError(_problem(run_dir.record, f"says seed {record.seed}, recipe.yaml says {recipe.seed}"))
+        diverged_at = record.divergence.step if record.divergence else last
+        return LoggedRun(
+            path=path,
+            method=recipe.name,
+            seed=record.seed,
+            steps=steps,
+            records=records,
+            status=record.status,
+            diverged_at=diverged_at if record.status == "diverged" else None,
+            recipe=recipe.model_dump(mode="json"),
+            task=record.task_fingerprint,
+            origin=_origin(record),
+            doubts=() if _is_as_trained(record, recipe, run_dir) else (_EDITED,),
+        )
+
+
+def _read_record(run_dir: RunDir) -> RunRecord:
+    try:
+        return run_dir.read_record()
+    except FileNotFoundError:
+        raise UserError(_problem(run_dir.record, "is missing")) from None
+    except OSError as error:
+        raise UserError(_problem(run_dir.record, f"cannot be read: {_reason(error)}")) from None
+
+
+def _read_recipe(run_dir: RunDir) -> Recipe:
+    try:
+        return load_recipe(run_dir.recipe)
+    except UserError as error:
+        raise UserError(*(_problem(run_dir.recipe, _without_place(p)) for p in error.problems)) from None
+
+
+def _read_metrics(run_dir: RunDir) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl: each maps text to numbers or null and has a step, and steps increase."""
+    try:
+        records = read_records(run_dir.metrics)
+    except OSError as error:
+        raise UserError(_problem(run_dir.metrics, f"cannot be read: {_reason(error)}")) from None
+    before = -1.0
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping) or not all(_is_number(value) for value in record.values()):
+            raise UserError(_problem(run_dir.metrics, f"line {number} does not map names to numbers"))
+        if record["step"] <= before:
+            what = f"line {number}: step {record['step']} does not follow {before:g}"
+            raise UserError(_problem(run_dir.metrics, what))
+        before = record["step"]
+    return records
+
+
+def _is_as_trained(record: RunRecord, recipe: Recipe, run_dir: RunDir) -> bool:
+    """Whether the recipe has the digest recorded at the start, under today's schema or as the file was written."""
+    return record.digest == digest(recipe) or record.digest in digests_as_written(run_dir.recipe)
+
+
+def _origin(record: RunRecord) -> dict[str, str]:
+    origin = record.provenance
+    versions = {f"version of {name}": version for name, version in origin.versions.items()}
+    commit, streams = f"{origin.commit} {origin.dirty_diff}", str(record.streams)
+    return {"commit": commit, **versions, **origin.machine, "random streams": streams}
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _problem(file: Path, message: str) -> Problem:
+    return Problem(message, file=str(file), remedy=_LEAVE_OUT)
+
+
+def _without_place(problem: Problem) -> str:
+    return f"{problem.key}: {problem.message}" if problem.key else problem.message
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

@@ -1,0 +1,99 @@
+"""What is watched, saved and logged while a run trains, as recipe sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from cvxrl.recipe.base import NEUTRAL, FunctionName, Section
+
+_ACTION = "`warn` says so once and goes on; `stop` ends the run as diverged, which `compare` counts."
+
+
+class EntropyGuard(Section):
+    """`policy/entropy` below `below` for `patience` steps in a row: the policy has stopped exploring."""
+
+    below: NonNegativeFloat = Field(description="Lowest mean entropy, in nats per token.")
+    patience: PositiveInt = Field(5, description="Steps in a row before the guard acts.")
+    action: Literal["warn", "stop"] = Field("warn", description=_ACTION)
+
+
+class KlGuard(Section):
+    """`policy/kl` above `above` for `patience` steps in a row: a step moves the policy too far."""
+
+    above: PositiveFloat = Field(description="Largest KL(policy before the step, policy after it), in nats per token.")
+    patience: PositiveInt = Field(1, description="Steps in a row before the guard acts.")
+    action: Literal["warn", "stop"] = Field("warn", description=_ACTION)
+
+
+class RewardGuard(Section):
+    """Mean `reward/mean` of the last `window` steps at least `drop` below the best such mean so far: collapse."""
+
+    drop: PositiveFloat = Field(description="Fall of the windowed mean from its maximum, in units of reward.")
+    window: PositiveInt = Field(10, description="Steps that are averaged.")
+    action: Literal["warn", "stop"] = Field("warn", description=_ACTION)
+
+
+class GuardsSpec(Section):
+    """Rules that watch the metrics; each is off unless given."""
+
+    entropy: EntropyGuard | None = Field(None, description="Entropy collapse.")
+    kl: KlGuard | None = Field(None, description="KL explosion.")
+    reward: RewardGuard | None = Field(None, description="Reward collapse.")
+
+
+class CheckpointSpec(Section):
+    """When the trainer's state is saved."""
+
+    every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted.")
+    keep: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
+    best: bool = Field(
+        True,
+        description="Also keep the checkpoint with the highest `eval/accuracy` (the earliest of equals) among those "
+        "taken at a step that was evaluated.",
+    )
+
+
+class CsvSink(Section):
+    """A table in the run directory."""
+
+    kind: Literal["csv"] = Field("csv", description="`metrics.csv`: a row per step, a column per key.")
+
+
+class CallableSink(Section):
+    """A class of yours."""
+
+    kind: Literal["callable"] = Field("callable", description="An object that a python function or class makes.")
+    function: FunctionName = Field(
+        description="`module:Class`; called with the run directory (a `Path`), the resolved recipe (a mapping) and "
+        "`options`, returns an object with the methods of `cvxrl.runs.sink.Sink`; a base class without any effect is "
+        "`cvxrl.runs.sink.NullSink`. The working directory is searched too."
+    )
+    options: dict[str, Any] = Field({}, description="Keyword arguments of the function.")
+
+
+SinkSpec = Annotated[CsvSink | CallableSink, Field(discriminator="kind")]
+
+
+class LoggingSpec(Section):
+    """What is written besides metrics."""
+
+    samples: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        4, description="Readable completions stored with every evaluation."
+    )
+    kl_sequences: NonNegativeInt = Field(
+        32,
+        description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never. That "
+        "estimate is what `guards.kl` reads.",
+    )
+    gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        0,
+        description="Every N steps, log gradient norms by kind of module and, for one group of completions, the shares "
+        "of tokens that are convex, pull away from their target or are frozen (docs/inspect.md); 0 is never.",
+    )
+    sinks: Annotated[tuple[SinkSpec, ...], NEUTRAL] = Field(
+        (),
+        description="Where the metrics go besides metrics.jsonl and the display, e.g. `[{kind: csv}]`. A sink that "
+        "fails is named once and left out from then on; training goes on.",
+    )

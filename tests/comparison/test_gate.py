@@ -1,0 +1,106 @@
+"""`--require`: what is accepted, what is refused, what it says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from made_runs import make_run, make_seeds
+
+from cvxrl.comparison.gate import check_names, judge, parse_gate
+from cvxrl.comparison.options import Options
+from cvxrl.comparison.result import Comparison, build
+from cvxrl.comparison.sources import discover, read_runs
+from cvxrl.errors import UserError
+
+A, B = "math_grpo", "math_lco_kld"
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Comparison:
+    make_seeds(tmp_path, A, [0.7, 0.8, 0.9])
+    make_seeds(tmp_path, B, [0.8, 0.9])
+    make_run(tmp_path, B, 2, (0.4, 0.9, 0.1))
+    make_run(tmp_path, B, 3, (0.4, 0.9, 0.9), status="diverged", diverged_at=2)
+    return build(read_runs(discover([str(tmp_path)]).runs)[0], Options(resamples=100, threshold=0.8))
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "met"),
+    [
+        ("P(math_grpo > math_lco_kld) > 0.9", 8 / 12, False),
+        ("P(math_lco_kld>math_grpo)<0.9", 4 / 12, True),
+        ("mean(math_grpo) >= 0.8", 0.8, True),
+        ("median(math_grpo) != 0.8", 0.8, False),
+        ("iqm(math_lco_kld) == 0.45", 0.45, True),
+        ("worst(math_lco_kld) < 0", 0.0, False),
+        ("best(math_lco_kld) <= 0.9", 0.9, True),
+        ("collapsed(math_lco_kld) == 0", 1, False),
+        ("diverged(math_lco_kld) == 1", 1, True),
+        ("collapsed(math_lco_kld) + diverged(math_lco_kld) == 2", 2, True),
+        ("finished(math_lco_kld) * 2 - 1 > 4.5e0", 5, True),
+        ("-(1 + 2) * 3 / 2 == -4.5", -4.5, True),
+        ("diff(math_lco_kld, math_grpo) > 0", (0.1 + 0.1 - 0.8) / 3, False),
+        ("reached(math_grpo) == 2", 2, True),
+        ("steps(math_lco_kld) < 100", 1.5, True),
+        ("seeds(math_lco_kld) >= 5", 4, False),
+        ("unfinished(math_grpo) == 0", 0, True),
+        ("mean(math_grpo) > 0.8", 0.8, False),
+        ("mean(math_grpo) <= 0.8", 0.8, True),
+        ("1 / 0 > -1", math.nan, False),  # without a value, never met
+        ("1 / 0 != 3", math.nan, False),
+    ],
+)
+def test_values(text: str, left: float, met: bool, comparison: Comparison) -> None:
+    verdict = judge(parse_gate(text), comparison)
+    assert verdict.left == pytest.approx(left, nan_ok=True) and verdict.met == met, verdict
+
+
+def test_it_says_which_side_failed(comparison: Comparison) -> None:
+    verdict = str(judge(parse_gate("mean(math_grpo) > best(math_lco_kld) + 0.5"), comparison))
+    assert verdict.endswith("not met, left side is 0.8, right side is 1.4")
+    assert "met, left side is 0.8" in str(judge(parse_gate("mean(math_grpo) > 0"), comparison))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected a number or a function at the end"),
+        ("mean(a)", "expected one of < <="),
+        ("mean(a) >", "at the end"),
+        ("mean(a) > 1 > 2", "expected the end at `> 2`"),
+        ("mean a > 1", r"expected `\(`"),
+        ("mean(a > 1", r"expected `\)`"),
+        ("mean() > 1", "name of a method"),
+        ("mena(a) > 1", "unknown function `mena`, did you mean `mean`"),
+        ("P(a < b) > 1", "expected `>`"),
+        ("P(a) > 1", "expected `>`"),
+        ("diff(a > b) > 1", "expected `,`"),
+        ("mean(a, b) > 1", r"expected `\)`"),
+        ("1 = 1", "expected one of"),
+        ("a > 1", "unknown function `a`"),
+        ("mean(a) > 1; import os", "expected the end"),
+        ("__import__('os').system('true') == 0", "unknown function"),
+        ("().__class__ == 1", "expected a number or a function"),
+        ("9" * 501 + " > 1", "longer than"),
+        ("(" * 400 + "1", "nested too deeply"),
+        ("-" * 400 + "1", "nested too deeply"),
+        ("é > 1", "expected a number or a function"),
+    ],
+)
+def test_malformed(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        parse_gate(text)
+    (problem,) = caught.value.problems
+    assert problem.key == "--require" and "P(a > b)" in problem.remedy
+
+
+def test_unknown_methods_are_named(comparison: Comparison) -> None:
+    problems = check_names(parse_gate("P(math_grpo > math_lco_kl) > mean(x)"), comparison)
+    assert ["math_lco_kl`" in problems[0].message, "did you mean `math_lco_kld`" in problems[0].remedy] == [True, True]
+    assert "no method `x`" in problems[1].message
+
+
+def test_names_may_hold_dots_dashes_and_values() -> None:
+    assert parse_gate("P(lco-kld_v1.2 > a[optim.lr=0.001]) > 0.9").names == ("lco-kld_v1.2", "a[optim.lr=0.001]")
