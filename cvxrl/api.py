@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
 from cvxrl.errors import Problem, UserError, suggest
+from cvxrl.imports import quiet_libraries
+from cvxrl.runs.entry import entry_of
 
 if TYPE_CHECKING:
     from cvxrl.comparison.result import Comparison
     from cvxrl.evaluation.record import EvalRecord
     from cvxrl.inspection.record import InspectRecord
     from cvxrl.recipe.schema import Recipe
-    from cvxrl.runs.entry import Entry
 
 Overrides = Mapping[str, Any] | Sequence[str]
 _Options = TypeVar("_Options")
@@ -72,10 +73,11 @@ def load_recipe(recipe: str | Path, overrides: Overrides = (), seed: int | None 
     from cvxrl.recipe.load import load_recipe as load
 
     if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    return load(Path(recipe), overrides, seed)
+        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+    return load(recipe, overrides, seed)
 
 
+@quiet_libraries()
 def train(
     recipe: Recipe | str | Path,
     overrides: Overrides = (),
@@ -110,7 +112,7 @@ def train(
         recipe = load_recipe(recipe, overrides, seed)
     elif overrides or seed is not None:
         raise UserError(Problem("the recipe is loaded already", "overrides", remedy="give them to load_recipe"))
-    run_dir, entry = RunDir.of(Path(out), recipe), _entry(resume, overwrite)
+    run_dir, entry = RunDir.of(Path(out), recipe), entry_of(resume, overwrite, "")
     if progress:
         with make_sink(sys.stderr) as display:
             ended = run_training(recipe, run_dir, display, entry)
@@ -120,6 +122,7 @@ def train(
     return TrainedRun(run_dir.path, ended.status, read_records(run_dir.metrics), dict(ended.result))
 
 
+@quiet_libraries()
 def evaluate(
     ckpt: str | Path,
     *,
@@ -149,7 +152,7 @@ def evaluate(
     from cvxrl.evaluation.progress import BarProgress
     from cvxrl.evaluation.runner import Exam
 
-    plan = make_plan(_checked(Options, {"ckpt": str(ckpt), "entry": _entry(resume, overwrite), **options}))
+    plan = make_plan(_checked(Options, {"ckpt": str(ckpt), "entry": entry_of(resume, overwrite, ""), **options}))
     exam = Exam.prepare(plan, device)
     if plan.target.recipe is not None:
         settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
@@ -191,6 +194,7 @@ def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: A
     return comparison
 
 
+@quiet_libraries()
 def inspect(path: str | Path, *, progress: bool = False, **options: Any) -> InspectRecord:
     """See why a run is stable or not: several objectives on one checkpoint and the same frozen rollouts.
 
@@ -219,12 +223,6 @@ def inspect(path: str | Path, *, progress: bool = False, **options: Any) -> Insp
     if record is None:
         raise KeyboardInterrupt
     return record
-
-
-def _entry(resume: bool, overwrite: bool) -> Entry:
-    if resume and overwrite:
-        raise UserError(Problem("cannot be combined with overwrite", "resume", remedy="choose one of them"))
-    return "resume" if resume else "overwrite" if overwrite else "new"
 
 
 def _checked(kind: type[_Options], values: Mapping[str, Any]) -> _Options:

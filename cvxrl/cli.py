@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from cvxrl import __version__
-from cvxrl.commands.catalogue import TrainCommand
+from cvxrl.commands import INTERRUPTED, USER_ERROR
 from cvxrl.commands.compare import compare
 from cvxrl.commands.eval import evaluate
-from cvxrl.commands.exit_codes import INTERRUPTED, USER_ERROR
 from cvxrl.commands.inspect_grads import inspect_grads
-from cvxrl.commands.train import train
+from cvxrl.commands.train import TrainCommand, train
 from cvxrl.errors import UserError
 
 app = typer.Typer(

@@ -1,17 +1,62 @@
-"""Imports of optional packages and of functions that a recipe names; what is missing is a `UserError` with a remedy."""
+"""Imports of what is not ours: heavy libraries, optional packages, and functions that a recipe names."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from cvxrl.errors import Problem, UserError, suggest
+
+
+@contextmanager
+def loading_libraries() -> Iterator[None]:
+    """Around the imports with which a command begins its work: quiet for as long as the process lives.
+
+    Importing makes 640 000 objects that live as long as the process; looking through them for garbage meanwhile takes
+    a fifth of the time, and once more later, so they are taken out of the collector's sight. A tokenizer's own threads
+    would fight torch's over the cores, and progress bars of the libraries would tear the display.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    first, collecting = "torch" not in sys.modules, gc.isenabled()
+    gc.disable()
+    try:
+        # What loads policies imports it where it is used; here it is loaded beforehand.
+        from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM  # noqa: F401
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        yield
+    finally:
+        if first:
+            gc.freeze()
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers from showing progress bars and warnings in the block, in a process that is not ours."""
+    from transformers.utils import logging as transformers_logging
+
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def import_optional(module: str, package: str, extra: str, key: str) -> ModuleType:

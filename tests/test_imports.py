@@ -122,7 +122,7 @@ def test_the_probe_sees_a_heavy_library() -> None:
 def test_training_starts_without_a_plotting_library_and_with_its_libraries_out_of_the_collectors_sight() -> None:
     code = (
         "import gc\n"
-        "from cvxrl.commands.libraries import loading_libraries\n"
+        "from cvxrl.imports import loading_libraries\n"
         "with loading_libraries():\n"
         "    import cvxrl.engine.session\n"
         "    assert not gc.isenabled()\n"

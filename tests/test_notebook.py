@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,27 @@ def test_the_page_runs_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [step for step, _ in run.series("loss")] == [1, 2] and run.accuracy == run.metrics[-1]["eval/accuracy"]
     ten_lines = re.search(r"write_text\('''\n(.*?)'''\)", blocks[2], flags=re.DOTALL)
     assert ten_lines is not None and len(ten_lines[1].splitlines()) <= 10
+
+
+def test_a_function_of_the_notebook_itself_trains_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "cell.py").write_text(
+        "import cvxrl\n"
+        "def plain(batch):\n"
+        "    chosen = batch.logits_NV.log_softmax(-1).gather(-1, batch.actions_N[:, None])[:, 0]\n"
+        "    return -batch.advantages_N * chosen\n"
+        "small = {'train.steps': 1, 'rollout.prompts': 2, 'optim.warmup_steps': 0, 'eval.every': 0}\n"
+        "mine = {'kind': 'callable', 'function': '__main__:plain'}\n"
+        "assert cvxrl.train('math_grpo', small | {'objective': mine}).status == 'finished'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "cell.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_importing_costs_no_library() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cvxrl.commands.exit_codes import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.options import with_options, writable_file, writable_folder
 from cvxrl.comparison.options import Options, split_vary
 from cvxrl.errors import Problem, UserError

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cvxrl.commands.exit_codes import INTERRUPTED
-from cvxrl.commands.libraries import loading_libraries
+from cvxrl.commands import INTERRUPTED
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
+from cvxrl.imports import loading_libraries
+from cvxrl.runs.entry import entry_of
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
@@ -41,9 +42,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure a policy on a task: accuracy, pass@k and maj@k, with their errors."""
-    if resume and overwrite:
-        raise UserError(Problem("cannot be combined with --overwrite", "--resume", remedy="choose one of them"))
-    options = replace(options, entry="resume" if resume else "overwrite" if overwrite else "new")
+    options = replace(options, entry=entry_of(resume, overwrite))
     if from_ is not None:
         record, folder = _recompute(from_, options), from_.parent
         kept = f"verdicts: {from_}"

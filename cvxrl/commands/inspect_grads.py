@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cvxrl.commands.exit_codes import INTERRUPTED
-from cvxrl.commands.libraries import loading_libraries
+from cvxrl.commands import INTERRUPTED
 from cvxrl.commands.options import with_options
 from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.imports import loading_libraries
 from cvxrl.inspection.options import InspectOptions, InspectOutput
 
 if TYPE_CHECKING:

@@ -1,24 +1,51 @@
-"""`cvxrl train`."""
+"""`cvxrl train`, and what there is to train: recipes below its help, with `--list` also kinds of sections."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+import textwrap
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from cvxrl.commands.catalogue import list_and_exit
-from cvxrl.commands.exit_codes import DIVERGED, DONE, INTERRUPTED
-from cvxrl.commands.libraries import loading_libraries
-from cvxrl.errors import Problem, UserError
+from cvxrl.commands import DIVERGED, DONE, INTERRUPTED
+from cvxrl.errors import UserError
+from cvxrl.imports import loading_libraries
 
 if TYPE_CHECKING:
     from cvxrl.recipe.schema import Recipe
     from cvxrl.runs.entry import Entry
+
+
+_WIDTH = 80
+
+
+class TrainCommand(TyperCommand):
+    """A command whose help ends with the recipes that it can be given by name."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, then a line per recipe; their files are read only now."""
+        super().format_help(ctx, formatter)
+        typer.echo("\n".join(_recipes()) + "\n")
+
+
+def _list_and_exit(asked: bool) -> None:
+    """Callback of `--list`: recipes, objectives and advantages, a line each, on stdout."""
+    if not asked:
+        return
+    from cvxrl.recipe.advantage import AdvantageSpec
+    from cvxrl.recipe.objective import ObjectiveSpec
+
+    typer.echo("\n".join(_recipes()) + "\n")
+    typer.echo("\n".join(_section("Objectives: objective.kind", _kinds(ObjectiveSpec))) + "\n")
+    typer.echo("\n".join(_section("Advantages: advantage.kind", _kinds(AdvantageSpec))))
+    raise typer.Exit
 
 
 def train(
@@ -35,20 +62,19 @@ def train(
     _list: Annotated[
         bool,
         typer.Option(
-            "--list", callback=list_and_exit, is_eager=True, help="List recipes, objectives and advantages, and stop."
+            "--list", callback=_list_and_exit, is_eager=True, help="List recipes, objectives and advantages, and stop."
         ),
     ] = False,
 ) -> None:
     """Train a policy as a recipe says."""
-    if resume and overwrite:
-        raise UserError(Problem("cannot be combined with --overwrite", "--resume", remedy="choose one of them"))
     from cvxrl.recipe.load import load_recipe
+    from cvxrl.runs.entry import entry_of
 
+    entry = entry_of(resume, overwrite)
     resolved = load_recipe(recipe, set_ or [], seed)
     if dry_run:
         _print_plan(resolved, as_json)
         return
-    entry: Entry = "resume" if resume else "overwrite" if overwrite else "new"
     _train(resolved, out, entry, as_json)
 
 
@@ -110,3 +136,24 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
     typer.echo(f"parameters        {parameters}")
     typer.echo(f"memory            {memory}")
+
+
+def _recipes() -> Iterator[str]:
+    from cvxrl.recipe.shipped import headline, shipped_recipes
+
+    return _section("Recipes", {name: headline(file) for name, file in shipped_recipes().items()})
+
+
+def _kinds(union: Any) -> dict[str, str]:
+    """Kinds of a section with what its `kind` field says of itself."""
+    from cvxrl.recipe.base import kind_of, section_classes
+
+    return {str(kind_of(spec)): spec.model_fields["kind"].description or "" for spec in section_classes(union)}
+
+
+def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
+    """A title and a line per entry, the description cut to the width."""
+    yield f" {title}"
+    column = max(map(len, entries), default=0)
+    for name, text in entries.items():
+        yield f"   {name:{column}}  {textwrap.shorten(text, _WIDTH - column - 5, placeholder=' ...')}"

@@ -27,6 +27,23 @@ _NAME_AT = 1
 _WAIT = "wait for it or stop it, or choose another --out"
 
 
+def entry_of(resume: bool, overwrite: bool, dashes: str = "--") -> Entry:
+    """What two switches ask for.
+
+    Args:
+        resume: go on with what is there.
+        overwrite: start it again.
+        dashes: in front of their names where they are given.
+
+    Raises:
+        UserError: both are on.
+    """
+    if resume and overwrite:
+        what = f"cannot be combined with {dashes}overwrite"
+        raise UserError(Problem(what, f"{dashes}resume", remedy="choose one of them"))
+    return "resume" if resume else "overwrite" if overwrite else "new"
+
+
 @dataclass(frozen=True)
 class Found:
     """What a directory holds before it is entered, in the words of the messages.
