@@ -61,7 +61,7 @@ def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are trained in forked processes; the tests of Ctrl-C, and the slow ones, start whole ones."""
-    from cvxrl.commands.libraries import loading_libraries
+    from cvxrl.imports import loading_libraries
 
     with loading_libraries():  # which every child would do again
         import cvxrl.engine.session  # noqa: F401
