@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from forked import Forked
 from helpers import ROOT, without_times
 from made_runs import make_run, make_seeds
 
@@ -54,6 +56,17 @@ def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         except SystemExit as end:
             code = int(end.code or 0)
     return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are trained in forked processes; the tests of Ctrl-C, and the slow ones, start whole ones."""
+    from cvxrl.imports import loading_libraries
+
+    with loading_libraries():  # which every child would do again
+        import cvxrl.engine.session  # noqa: F401
+    starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
 
 
 @pytest.fixture
@@ -162,6 +175,7 @@ def test_recipes_stand_for_their_runs(outputs: Path) -> None:
     assert [m["finished"] for m in json.loads(done.stdout)["methods"]] == [5, 5]
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_is_missing_is_trained_and_what_is_finished_is_reused(tmp_path: Path) -> None:
     arguments = ["compare", recipe(GRPO), "--seeds", "0-1", *SMALL, "--jobs", "2", "--json"]
     first = cvxrl(*arguments, cwd=tmp_path)
@@ -184,6 +198,7 @@ def test_what_is_missing_is_trained_and_what_is_finished_is_reused(tmp_path: Pat
     assert changed.returncode == 2 and "optim.lr" in changed.stderr and "--out" in changed.stderr
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_that_cannot_train_is_a_problem_of_its_own(tmp_path: Path) -> None:
     make_seeds(tmp_path / "outputs", LCO, [0.7, 0.8])
     bad = ["--set", "model.path=./nowhere", "--set", "name=bad"]

@@ -82,7 +82,9 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
-    text = to_html_page(two, [judge(parse_gate("mean(math_grpo) > 1"), two)], "cvxrl compare 'a<b>'")
+    gates, command = [judge(parse_gate("mean(math_grpo) > 1"), two)], "cvxrl compare 'a<b>'"
+    text = to_html_page(two, gates, command)
+    assert to_html_page(two, gates, command) == text
     page = Page(text)
     assert page.open == []
     assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
@@ -95,7 +97,6 @@ def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
     for address in page.addresses:
         svg = ElementTree.fromstring(base64.b64decode(address.split(",", 1)[1]))
         assert svg.tag.endswith("svg")
-    assert to_html_page(two, [], "x") == to_html_page(two, [], "x")
 
 
 def test_a_sweep_has_a_sensitivity_figure(sweep: Comparison) -> None:

@@ -161,7 +161,8 @@ def test_rollouts_are_read_and_not_sampled_again(run: Path, cvxrl: Any, tmp_path
 
 def test_every_checkpoint_and_its_files(run: Path, cvxrl: Any, tmp_path: Path) -> None:
     files = ("--plot", tmp_path / "p.png", "--html", tmp_path / "p.html", "--out", tmp_path)
-    done = cvxrl("inspect-grads", run, "--all-steps", "--objectives", "lco-kld,grpo", *files)
+    quick = ("--lanczos", "4", "--probes", "2")
+    done = cvxrl("inspect-grads", run, "--all-steps", "--objectives", "lco-kld,grpo", *quick, *files)
     assert done.code == 0, done.err
     assert "Over training" in done.out and "One optimizer step" in done.out
     assert max(len(line) for line in done.out.splitlines() if not line.startswith("policy")) <= 80
