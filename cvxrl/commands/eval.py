@@ -15,7 +15,6 @@ from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
 from cvxrl.imports import loading_libraries
-from cvxrl.runs.entry import entry_of
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
@@ -42,6 +41,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure a policy on a task: accuracy, pass@k and maj@k, with their errors."""
+    from cvxrl.runs.entry import entry_of
+
     options = replace(options, entry=entry_of(resume, overwrite))
     if from_ is not None:
         record, folder = _recompute(from_, options), from_.parent

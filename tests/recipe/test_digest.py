@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SilentSink, tiny, without_times
+from helpers import ROOT, SilentSink, tiny, without_times
 from pydantic import BaseModel
 
 from cvxrl.comparison.sources import read_run
@@ -18,7 +18,7 @@ from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
 from cvxrl.recipe.base import section_classes
 from cvxrl.recipe.digest import differences, digest, digests_as_written, neutral_differences, neutral_keys
-from cvxrl.recipe.load import dump
+from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 
@@ -111,6 +111,15 @@ def test_resuming_with_other_neutral_fields_gives_the_same_run_and_is_recorded(t
         "recipe: logging.gradients": ("0", "1"),
         "recipe: logging.samples": ("4", "0"),
     }
+
+
+def test_runs_that_version_0_1_wrote_load_and_are_as_they_were_trained() -> None:
+    runs = [file.parent for file in sorted((ROOT / "tests/fixtures/v01/runs").glob("*/seed-*/run.json"))]
+    assert len(runs) > 10
+    for run in runs:
+        written = json.loads((run / "run.json").read_text())["digest"]
+        assert written == digests_as_written(run / "recipe.yaml")[1] != digest(load_recipe(run / "recipe.yaml"))
+        assert not read_run(run).doubts
 
 
 def test_a_run_of_version_0_1_is_as_it_was_trained(tmp_path: Path) -> None:
