@@ -65,13 +65,6 @@ def foreseeable_examples(recipe: Recipe, task: Task) -> list[Example]:
     return [task.train(i) for i in range(task.train_size)]
 
 
-def encode_prompts(
-    recipe: Recipe, policy: Policy, examples: Sequence[Example], response_tokens: int | Sequence[int]
-) -> list[list[int]]:
-    """Render and encode prompts as the recipe's task says; see `encode_examples`."""
-    return encode_examples(recipe.task, policy, examples, response_tokens)
-
-
 def grade_episodes(
     policy: Policy, grader: Grader, examples: Sequence[Example], episodes: Sequence[Episode], samples: int
 ) -> list[Grade]:
@@ -136,7 +129,7 @@ class RolloutCollector:
             UserError: one does not fit, or may not fit the token budget of a forward pass once it is answered.
         """
         recipe, new_tokens = self.recipe, self.recipe.rollout.max_new_tokens
-        prompts = encode_prompts(recipe, self.policy, examples, new_tokens)
+        prompts = encode_examples(recipe.task, self.policy, examples, new_tokens)
         Limit.of(recipe.train).require(recipe.coupled_sequences, max(map(len, prompts)) + new_tokens)
         return prompts
 
@@ -265,7 +258,7 @@ class DemonstrationCollector:
         end = int(policy.tokenizer.eos_token_id)
         responses = [[*ids, end] for ids in policy.encode(texts)]
         longest = [max(map(len, responses[i : i + size])) for i in range(0, len(responses), size)]
-        return encode_prompts(recipe, policy, examples, longest), responses
+        return encode_examples(recipe.task, policy, examples, longest), responses
 
 
 def _responses(example: Example, recipe: Recipe) -> tuple[str, ...]:

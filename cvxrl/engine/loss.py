@@ -132,7 +132,6 @@ class Loss:
         A group whose rewards are all the same teaches nothing: its advantages are zero. It stays in the weights of the
         reduction and in the metrics; only the backward pass, two thirds of the work, is left out.
         """
-        everything = list(range(len(step)))
         extra, declared = self.recipe.regularizer, self.recipe.objective.zero_advantage
         # Each of these pulls on a token without an advantage: a critic's own loss, scores of single tokens, penalties.
         pulled = step.group_advantages is None or step.values is not None or step.dense is not None
@@ -142,7 +141,8 @@ class Loss:
             return step, step.select([])
         assert step.group_advantages is not None
         idle = [not bool(advantages_G.any()) for advantages_G in step.group_advantages]
-        return step.select([i for i in everything if not idle[i]]), step.select([i for i in everything if idle[i]])
+        moving = [i for i, rests in enumerate(idle) if not rests]
+        return step.select(moving), step.select([i for i, rests in enumerate(idle) if rests])
 
     def _zero_gradients(self) -> None:
         """A gradient of zero, which an optimizer with momentum or weight decay takes as a step; none it would skip."""
