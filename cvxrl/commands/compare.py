@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR, command_to_go_on
 from cvxrl.commands.options import with_options, writable_file, writable_folder
 from cvxrl.comparison.options import Options, split_vary
 from cvxrl.errors import Problem, UserError
@@ -140,7 +140,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         from cvxrl.comparison.train import make_watcher, train_all
 
         with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher)
+            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
     failed = {problem.file for problem in found.problems}
     asked = dict.fromkeys([*plan.runs, *found.runs])
     runs, unreadable = read_runs(path for path in asked if str(path) not in failed)

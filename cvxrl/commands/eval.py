@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cvxrl.commands import INTERRUPTED
+from cvxrl.commands import INTERRUPTED, command_to_go_on
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
@@ -79,22 +79,24 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
 
     plan = make_plan(options)  # before the seconds that importing torch takes
     with loading_libraries():
-        from cvxrl.engine.process import StopRequest, settle_algorithms
+        from cvxrl.engine.process import settle_algorithms
         from cvxrl.evaluation.progress import BarProgress
         from cvxrl.evaluation.runner import Exam
+        from cvxrl.report.stop import StopRequest
 
-    exam = Exam.prepare(plan, device)
+    exam, go_on = Exam.prepare(plan, device), command_to_go_on("--resume")
     if plan.target.recipe is not None:
         settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
     try:
-        with BarProgress(sys.stderr) as progress, StopRequest() as stop:
+        with BarProgress(sys.stderr) as progress, StopRequest(go_on) as stop:
+            stop.doing = "this batch of completions"
             for note in plan.notes:
                 progress.note(note)
             record = exam.run(progress, lambda: stop.requested)
     finally:
         exam.close()
     if record is None:
-        typer.echo(f"interrupted; the same command with --resume goes on: {plan.folder.path}", err=True)
+        typer.echo(f"interrupted; what was asked is in {plan.folder.path}; go on with: {go_on}", err=True)
         raise typer.Exit(INTERRUPTED)
     return record, plan.folder.path
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cvxrl.commands import INTERRUPTED
+from cvxrl.commands import INTERRUPTED, command_to_go_on
 from cvxrl.commands.options import with_options
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.imports import loading_libraries
@@ -48,15 +48,17 @@ def _inspect(plan: InspectionPlan) -> InspectRecord:
     with loading_libraries():
         from rich.progress import TaskProgressColumn
 
-        from cvxrl.engine.process import StopRequest
         from cvxrl.inspection.runner import run_inspection
         from cvxrl.report.progress import ProgressBar
+        from cvxrl.report.stop import StopRequest
 
+    go_on = command_to_go_on()
     with ProgressBar(sys.stderr, TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}") as progress:
-        with StopRequest() as stop:
+        with StopRequest(go_on) as stop:
+            stop.doing = "this pass"
             record = run_inspection(plan, progress, lambda: stop.requested)
     if record is None:
-        typer.echo(f"interrupted; the frozen rollouts are kept: {plan.folder}", err=True)
+        typer.echo(f"interrupted; the frozen rollouts are kept: {plan.folder}; go on with: {go_on}", err=True)
         raise typer.Exit(INTERRUPTED)
     return record
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cvxrl.commands import DIVERGED, DONE, INTERRUPTED
+from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
 from cvxrl.errors import UserError
 from cvxrl.imports import loading_libraries
 
@@ -88,7 +88,7 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 
     try:
         with make_sink(sys.stderr if as_json else sys.stdout) as display:
-            result = run_training(recipe, run_dir, display, entry)
+            result = run_training(recipe, run_dir, display, entry, command_to_go_on("--resume"))
     except UserError:
         raise
     except Exception:

@@ -149,7 +149,8 @@ def test_ctrl_c_keeps_what_is_done(cvxrl: Any, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(evaluator, "judge", judge)
     done = cvxrl("eval", *SMALL, "--out", "out", "--batch", "2")
-    assert done.code == 130 and "--resume" in done.err
+    assert done.code == 130 and done.err.count(" --out out --batch 2 --resume\n") == 2
+    assert "finishing this batch of completions; again to stop at once; go on with: cvxrl eval " in done.err
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 2
     monkeypatch.setattr(evaluator, "judge", original)
     assert cvxrl("eval", *SMALL, "--out", "out", "--resume").code == 0
