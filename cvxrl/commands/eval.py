@@ -6,11 +6,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
 from cvxrl.commands import INTERRUPTED
+from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
@@ -18,6 +19,16 @@ from cvxrl.imports import loading_libraries
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
+
+
+class EvalCommand(Command):
+    """A command with its examples."""
+
+    examples: ClassVar = {
+        "cvxrl eval --ckpt outputs/math_grpo/seed-0": "the run's own held-out questions",
+        "cvxrl eval --ckpt org/model --task gsm8k --samples 16 --k 1,4,16": "a model of the Hub",
+        "cvxrl eval --from EVAL.json --k 2 --json": "other numbers from stored verdicts",
+    }
 
 
 @with_options

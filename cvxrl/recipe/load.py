@@ -60,7 +60,7 @@ def check(root: type[_Root], layers: Layers) -> _Root:
 
 
 def dump(recipe: Recipe) -> str:
-    """Resolved recipe as YAML; loading it gives a recipe with the same digest."""
+    """Resolved recipe as YAML, paths as from the working folder; loaded there it has the same digest."""
     return write_mapping(recipe.model_dump(mode="json"))
 
 
@@ -170,7 +170,7 @@ def _remedy_for_key(loc: Sequence[str], section: type[BaseModel] | None, root: t
 
 
 def _meaning(name: str, fields: Sequence[tuple[str | None, str, str]]) -> list[str]:
-    """Keys with the word in their names, or else that whose first sentence is mostly its words, or those named alike."""
+    """Keys with the word in their names, else that whose first sentence is mostly its words, else those named alike."""
     names = {key: key.rpartition(".")[2] for _, key, _ in fields}
     within = [key for key in names if name in names[key].split("_")]
     words = name.replace("_", " ").replace("-", " ").lower()

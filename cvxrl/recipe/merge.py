@@ -116,7 +116,7 @@ def read_layers(path: Path, overrides: Sequence[str], root: type[BaseModel]) -> 
     given: dict[str, Any] = {}
     for text in overrides:
         try:
-            given = merge(given, _override(text))
+            given = merge(given, spell_out(_override(text), root))
         except ValueError as error:
             problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
     if problems:

@@ -18,7 +18,6 @@ from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, R
 from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.recipe.training import AdamwSpec, OptimSpec, RolloutSpec, TrainSpec
 
-
 # All text that language models are trained on is some 10^11 such sequences.
 _MOST_SEQUENCES = 10**12
 
