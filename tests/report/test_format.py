@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from cvxrl.report.format import (
@@ -44,7 +46,8 @@ from cvxrl.stats.bootstrap import Interval
         (share(0.0), "0%"),
         (share(0.0001), "0.0%"),
         (with_error(0.4634, 0.0172), "0.463 ± 0.017"),
-        (with_error(0.4634, None), "0.463 ± n/a"),
+        (with_error(0.4634, None), "0.463"),
+        (with_error(0.4634, math.nan, "why"), "0.463 (why)"),
         (span(Interval(-0.1, 0.25), sign=True), "[-0.100, +0.250]"),
         (span(Interval(0.1, 0.25), decimals=2), "[0.10, 0.25]"),
         (p_value(0.0001), "<.001"),
