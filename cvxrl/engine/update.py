@@ -16,7 +16,7 @@ from cvxrl.engine.divergence import blame, require_finite_gradients
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.logit_space import Rules, logit_space
-from cvxrl.gradients.parameters import norms
+from cvxrl.gradients.parameters import global_norm, norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
@@ -204,9 +204,11 @@ class Updater:
         """Clip the accumulated gradient and take optimizer step ``index``."""
         optim, model, critic = self.recipe.optim, self.loss.policy.model, self.loss.critic
         limit = optim.max_grad_norm
-        parameters = [*model.parameters(), *(critic.parameters() if critic else ())]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit is not None else torch.inf)
+        parameters = [p for p in (*model.parameters(), *(critic.parameters() if critic else ())) if p.grad is not None]
+        norm = global_norm(p.grad for p in parameters if p.grad is not None)
         require_finite_gradients(model, norm)
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         rate = learning_rate(optim, index, optimizer_steps(self.recipe.train))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
