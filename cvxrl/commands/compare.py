@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -102,8 +101,9 @@ def compare(
     written = _write(comparison, verdicts, output)
     if output.as_json:
         from cvxrl.comparison.export import to_document
+        from cvxrl.runs.files import json_line
 
-        typer.echo(json.dumps(to_document(comparison, verdicts)))
+        typer.echo(json_line(to_document(comparison, verdicts)))
     else:
         from cvxrl.comparison.export import print_comparison
 

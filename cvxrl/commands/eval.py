@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +108,9 @@ def _show(record: EvalRecord, folder: Path, kept: str, export: Path | None, as_j
 
         export_samples(record, read_samples(EvalDir(folder).samples), export)
     if as_json:
-        document = record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}
-        typer.echo(json.dumps(document))
+        from cvxrl.runs.files import json_line
+
+        typer.echo(json_line(record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}))
         return
     from cvxrl.evaluation.table import print_record
 

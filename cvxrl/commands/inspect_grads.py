@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -36,7 +35,9 @@ def inspect_grads(options: InspectOptions, output: InspectOutput) -> None:
     record = _inspect(plan)
     _write(record, plan.folder / "INSPECT.json", output)
     if output.as_json:
-        typer.echo(json.dumps(record.model_dump(mode="json")))
+        from cvxrl.runs.files import json_line
+
+        typer.echo(json_line(record.model_dump(mode="json")))
         return
     from cvxrl.inspection.tables import print_record
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import textwrap
 import traceback
@@ -100,15 +99,15 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
                 run_dir.log.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="backslashreplace")
         raise
     if as_json:
-        from cvxrl.runs.files import finite
+        from cvxrl.runs.files import json_line
 
         document = {
             "status": result.status,
             "run": str(result.run_dir),
-            "result": finite(dict(result.result)),
+            "result": dict(result.result),
             "divergence": result.divergence.model_dump() if result.divergence else None,
         }
-        typer.echo(json.dumps(document))
+        typer.echo(json_line(document))
     codes = {"finished": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}
     raise typer.Exit(codes[result.status])
 
@@ -121,8 +120,10 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
 
     plan = describe(recipe)
     if as_json:
+        from cvxrl.runs.files import json_line
+
         document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": vars(plan)}
-        typer.echo(json.dumps(document))
+        typer.echo(json_line(document))
         return
     memory = f"{plan.memory_bytes / 2**20:,.0f} MiB (estimate)" if plan.memory_bytes else "unknown before loading"
     parameters = f"{plan.parameters:,}" if plan.parameters else "unknown before loading"

@@ -7,6 +7,8 @@ import math
 from cvxrl.stats.bootstrap import Interval
 
 NOTHING = "-"
+# Said beside an accuracy of a single question: its error is the spread over questions.
+NO_ERROR = "error needs 2 prompts"
 
 
 def number(value: float | None) -> str:
@@ -56,9 +58,16 @@ def share(value: float | None) -> str:
     return percent(value, 0 if value in (0, 1) else 1)
 
 
-def with_error(value: float, error: float | None, decimals: int = 3) -> str:
-    """`0.463 ± 0.017`; `n/a` where the error is not known."""
-    return f"{value:.{decimals}f} ± {'n/a' if error is None else format(error, f'.{decimals}f')}"
+def is_known(error: float | None) -> bool:
+    """Whether there is an error: a single question has none, which files hold as null and records as NaN."""
+    return error is not None and error - error == 0
+
+
+def with_error(value: float, error: float | None, missing: str = "", decimals: int = 3) -> str:
+    """`0.463 ± 0.017`; without an error the number alone, and `missing` in brackets behind it."""
+    if is_known(error):
+        return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+    return f"{value:.{decimals}f}{f' ({missing})' if missing else ''}"
 
 
 def to_error(value: float, error: float) -> str:

@@ -228,5 +228,5 @@ def test_the_gradient_that_is_not_finite_is_the_one_that_is_named() -> None:
     model[1].weight.grad = torch.tensor([[1.0, torch.nan], [1.0, 1.0]])
     recipe = tiny("math_grpo")
     loss = SimpleNamespace(recipe=recipe, policy=SimpleNamespace(model=model), critic=None)
-    with pytest.raises(DivergedError, match="gradient of 1.weight: 1 of 4"):
+    with pytest.raises(DivergedError, match=r"gradient of 1\.weight: 1 of 4"):
         Updater(loss, build_optimizer([model], recipe.optim))._move(0)  # type: ignore[arg-type]
