@@ -30,8 +30,6 @@ _MODULES = (
 _LAYER = re.compile(r"\b(?:layers|h|blocks)\.(\d+)\.")
 # Numbers that are converted to float64 at a time; larger pieces leave the cache and take five times as long.
 _PIECE = 2**18
-# Numbers whose squares float32 adds up without a wrong digit.
-_BLOCK = 2**16
 
 
 @dataclass(frozen=True)
@@ -66,25 +64,6 @@ def layer_of(name: str) -> int | None:
 def squared_norm(tensor: Tensor) -> float:
     """Sum of squares in float64, without a float64 copy of the tensor."""
     return sum(float(piece.double().square().sum()) for piece in torch.split(tensor.detach().reshape(-1), _PIECE))
-
-
-def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of all of them together, float32 or wider: the norms of blocks, and the norm of those.
-
-    A whole tensor's squares, added up in its own type, lose digits with its size: 2e-3 of the norm is missing at 28
-    million float32 numbers, and bfloat16 rounds every tensor's norm to three digits.
-    """
-    sizes = [size for gradient in gradients for size in _block_norms(gradient.detach().reshape(-1))]
-    return torch.linalg.vector_norm(torch.stack(sizes)) if sizes else torch.zeros(())
-
-
-def _block_norms(flat: Tensor) -> list[Tensor]:
-    exact = torch.promote_types(flat.dtype, torch.float32)
-    if flat.device.type != "cpu":  # adds up in a tree, not in a few running totals
-        return [torch.linalg.vector_norm(flat, dtype=exact)]
-    # Squares of half-precision numbers have few digits, so that adding them up in float32 rounds to one side.
-    inside = flat.dtype if flat.dtype == exact else torch.float64
-    return [torch.linalg.vector_norm(block.to(inside)).to(exact) for block in torch.split(flat, _BLOCK)]
 
 
 def norms(vectors: Vectors) -> Norms:

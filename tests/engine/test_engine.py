@@ -20,7 +20,7 @@ from cvxrl.engine.readers import ratio_deviation
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
-from cvxrl.engine.update import Updater, build_optimizer
+from cvxrl.engine.update import Updater, build_optimizer, global_norm
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
@@ -205,6 +205,15 @@ def test_a_diverged_run_is_recorded(tmp_path: Path) -> None:
     assert result.status == "diverged"
     record = json.loads(run_dir.record.read_text())
     assert record["divergence"]["step"] == 1 and "ratio" in record["divergence"]["tensor"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_norm_of_a_large_tensor_loses_no_digits(dtype: torch.dtype) -> None:
+    large = torch.randn(2**22 + 5, generator=torch.Generator().manual_seed(0)).mul_(1e-3).to(dtype)
+    small = torch.full((3, 2), 0.5, dtype=dtype)
+    exact = (float(large.double().square().sum()) + 1.5) ** 0.5
+    assert float(global_norm([large, small])) == pytest.approx(exact, rel=2e-7)
+    assert float(global_norm([])) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -47,7 +47,6 @@ from cvxrl.stats.bootstrap import Interval
         (share(0.0), "0%"),
         (share(0.0001), "0.0%"),
         (with_error(0.4634, 0.0172), "0.463 ± 0.017"),
-        (with_error(0.4634, None), "0.463 ± n/a"),
         (to_error(32.34103, 6e-5), "32.34103 ± 6e-05"),
         (to_error(-0.215678, 0.0213), "-0.216 ± 0.02"),
         (to_error(30.149, 3.7), "30 ± 4"),
