@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
 from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
@@ -17,6 +18,16 @@ from cvxrl.imports import loading_libraries
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
+
+
+class EvalCommand(Command):
+    """A command with its examples."""
+
+    examples: ClassVar = {
+        "cvxrl eval --ckpt outputs/math_grpo/seed-0": "the run's own held-out questions",
+        "cvxrl eval --ckpt org/model --task gsm8k --samples 16 --k 1,4,16": "a model of the Hub",
+        "cvxrl eval --from EVAL.json --k 2 --json": "other numbers from stored verdicts",
+    }
 
 
 @with_options

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
 from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.imports import loading_libraries
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from cvxrl.inspection.record import InspectRecord
 
 _FIGURES = (".png", ".svg")
+
+
+class InspectCommand(Command):
+    """A command with its examples."""
+
+    examples: ClassVar = {
+        "cvxrl inspect-grads outputs/math_grpo/seed-0": "the run's objective beside the usual ones",
+        "cvxrl inspect-grads RUN --objectives lco-kld,grpo --step 0,4,8": "some objectives along a run",
+        "cvxrl inspect-grads RUN --html page.html --plot figure.svg": "to look at and to publish",
+    }
 
 
 @with_options

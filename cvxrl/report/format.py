@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cvxrl.stats.bootstrap import Interval
 
 NOTHING = "-"
@@ -66,6 +68,13 @@ def with_error(value: float, error: float | None, missing: str = "", decimals: i
     if is_known(error):
         return f"{value:.{decimals}f} ± {error:.{decimals}f}"
     return f"{value:.{decimals}f}{f' ({missing})' if missing else ''}"
+
+
+def to_error(value: float, error: float) -> str:
+    """`32.34103 ± 6e-05`: as many digits as the error leaves certain and one more, two to eight of them."""
+    certain = math.floor(math.log10(abs(value) / error)) if value and error else 7 if not error else 0
+    digits = min(max(certain + 2, 2), 8)
+    return f"{f'{value:#.{digits}g}'.removesuffix('.')} ± {error:.1g}"
 
 
 def span(interval: Interval | None, sign: bool = False, decimals: int = 3) -> str:

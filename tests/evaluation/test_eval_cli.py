@@ -23,7 +23,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no such run": (["--ckpt", "runs/x/seed-0", "--task", "arithmetic"], ["--ckpt"]),
     "mistyped run": (["--ckpt", "folder/nowhere"], ["--ckpt", "there is no `folder/nowhere`"]),
     "empty directory": (["--ckpt", "folder", "--task", "arithmetic"], ["--ckpt", "neither a run nor a policy"]),
-    "package not installed": (["--ckpt", "package:no_such/x", "--task", "arithmetic"], ["--ckpt", "pip install"]),
+    "package not installed": (
+        ["--ckpt", "package:no_such/x", "--task", "arithmetic"],
+        ["--ckpt", "install the package that ships"],
+    ),
     "Hub out of reach": (["--ckpt", "nobody/nothing", "--task", "arithmetic"], ["--ckpt", "Hub", "network"]),
     "no task": (BASE, ["--task", "belongs to no run", "gsm8k"]),
     "unknown task": ([*BASE, "--task", "gsm9k"], ["--task", "did you mean `gsm8k`"]),

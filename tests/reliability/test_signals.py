@@ -15,7 +15,7 @@ from cvxrl.runs.jsonl import read_records
 from reliability.harness import USUAL, ForkServer, Spawner, Whole, assert_same_run
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_saves(
     number: int, fork_server: ForkServer, whole: Whole, tmp_path: Path
 ) -> None:
