@@ -8,7 +8,7 @@ from typing import TextIO
 from cvxrl.inspection.findings import headline
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, NoiseScaleInterval, SharpnessMetrics
 from cvxrl.report.document import WIDTH, Table, print_report
-from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed
+from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed, to_error
 
 
 def all_tables(record: InspectRecord) -> list[Table]:
@@ -171,9 +171,9 @@ def _curvature(checkpoint: CheckpointMetrics) -> Table:
             rows.append(
                 [
                     o.label,
-                    f"{short(c.largest)} ± {scientific(c.largest_error, 0)}",
-                    f"{short(c.smallest)} ± {scientific(c.smallest_error, 0)}",
-                    f"{short(c.trace)} ± {short(c.trace_error, 2)}",
+                    to_error(c.largest, c.largest_error),
+                    to_error(c.smallest, c.smallest_error),
+                    to_error(c.trace, c.trace_error),
                 ]
             )
     note = "Hessian of the loss in the parameters; ± bound of the eigenvalue, standard error of the trace."
