@@ -95,6 +95,7 @@ def test_an_adapter_of_every_linear_layer_merges_into_the_saved_policy(kind: str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_adapters_of_all_families_merge_or_are_refused(tmp_path: Path) -> None:
     """Of every family that is tiny with the usual settings and answers eight tokens."""
     wrong, merged, refused = {}, [], {}
@@ -117,6 +118,7 @@ def test_adapters_of_all_families_merge_or_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_weights_of_all_families_come_back(tmp_path: Path) -> None:
     """Of every family that is tiny with the usual settings and that transformers itself saves and loads exactly."""
     lost, tried = {}, 0
