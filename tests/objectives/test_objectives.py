@@ -315,7 +315,7 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
 
 
 def test_qrm_weighs_pairs_alike_which_is_the_authors_mean_for_one_pair_alone() -> None:
-    """Their cross-entropy is a mean over the chosen tokens of a batch, ours over those of a reply (docs/method.md, 2)."""
+    """Their cross-entropy is a mean over the chosen tokens of a batch (docs/method.md, 2)."""
     chosen, rejected = [2, 3, 7], [4, 2, 5]
     for pairs in (1, 3):
         lengths = [n for pair in zip(chosen[:pairs], rejected[:pairs], strict=True) for n in pair]
