@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
+from cvxrl.policy.dropout import training_mode
 from cvxrl.recipe.lco import target_of
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec, TrainSpec
@@ -130,16 +130,6 @@ def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
     return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)
 
 
-@contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout, where a model has it, works in this block alone: nothing that is only read may depend on chance."""
-    model.train()
-    try:
-        yield
-    finally:
-        model.eval()
-
-
 @dataclass(frozen=True)
 class Updater:
     """Takes the optimizer steps that one step's sequences pay for."""
@@ -164,7 +154,7 @@ class Updater:
         remembered = self.loss.remember(sequences, train.inner_epochs * train.minibatches > 1)
         totals: dict[str, float] = defaultdict(float)
         count = 0
-        with training_mode(self.loss.policy.model):
+        with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
                 for part in self._minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
