@@ -1,8 +1,8 @@
 """Chance in the training pass: the adapter's dropout, and the policy's own only where the recipe asks for it.
 
-A policy's configuration may drop attention weights, residuals, embeddings or whole layers, and shake its routers. All of
-that hangs on a module's training mode, by whatever name a family has it, so modules stay in evaluation mode: the pass that
-is trained on then gives the probabilities that the policy samples with, and ratios and margins begin at 1 and 0.
+A policy's configuration may drop attention weights, residuals, embeddings or whole layers, and shake its routers. All
+of that hangs on a module's training mode, by whatever name a family has it, so modules stay in evaluation mode: the
+pass that is trained on then gives the probabilities that the policy samples with; ratios begin at 1, margins at 0.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class ModelSpec(Section):
     dropout: bool = Field(
         False,
         description="Whether what the policy's configuration leaves to chance (dropout of every kind, layers, router "
-        "noise) is on in the training pass. Off, the first pass over a rollout gives the probabilities that sampled it.",
+        "noise) is on in the training pass. Off, ratios begin at 1 and preference margins at 0.",
     )
     adapter: Annotated[str | None, PATH] = Field(
         None,

@@ -84,6 +84,6 @@ def test_ratios_begin_at_one_and_margins_at_zero(recipe: str, metric: str, start
     ]
     found = []
     for dropout in ("false", "true"):
-        trainer = Trainer.build(tiny(recipe, *changes, f"model.dropout={dropout}"))
+        trainer = Trainer.build(tiny(recipe, *changes, f"model.dropout={dropout}", "optim.lr=1e-9"))
         found.append(trainer.updater.update(trainer.collector.collect(1).sequences, 1)[metric])
     assert abs(found[0] - start) < 1e-4 < 1e-3 < abs(found[1] - start)
