@@ -26,7 +26,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator
-from cvxrl.tasks import Grader, Task, load_grader, load_task
+from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
 Record = dict[str, float]
 
@@ -76,6 +76,8 @@ class Trainer:
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
         if device is None or task is None or grader is None or policy is None or mistakes.problems:
             raise UserError(*mistakes.problems)
+        if recipe.data == "rollouts" or recipe.eval.every:
+            check_golds(recipe.task, grader, graded_examples(task, trained_on=recipe.data == "rollouts"))
         settle_algorithms(device, recipe.train.deterministic)
         keep_freed_memory()
         if recipe.train.gradient_checkpointing:
