@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from cvxrl.recipe.base import FunctionName, Section
+from cvxrl.recipe.expand import PATH
 
 Credit = Literal["sequence", "values", "verifier"]
 
@@ -78,8 +79,12 @@ class DenseAdvantage(AdvantageSection):
     """What the verifier-based estimators share: scores on the k most probable tokens of the rollout policy."""
 
     credit: ClassVar[Credit] = "verifier"
-    verifier: str = Field(min_length=1, description="Verifier policy: directory, Hub id, `package:NAME/DIR`.")
-    k: PositiveInt = Field(5, description="Candidate tokens per position: the most probable ones and the sampled one.")
+    verifier: Annotated[str, PATH] = Field(
+        min_length=1, description="Verifier policy: directory, Hub id, `package:NAME/DIR`."
+    )
+    k: int = Field(
+        5, ge=2, description="Candidate tokens per position: the most probable ones and the sampled one; at least 2."
+    )
     center: bool = Field(True, description="Subtract the mean over the candidates (authors: not for lco-kld).")
     eps: PositiveFloat = Field(1e-6, description="Added to the standard deviation over the candidates.")
 
@@ -94,7 +99,9 @@ class DenseDpoAdvantage(DenseAdvantage):
     """Implicit reward log pi_DPO - log pi_ref (arXiv 2305.18290, eq. 5), standardised over the candidates."""
 
     kind: Literal["dense-dpo"] = Field("dense-dpo", description="Log-ratio of a DPO policy to its reference.")
-    reference: str = Field(min_length=1, description="Reference policy that the DPO policy was trained from.")
+    reference: Annotated[str, PATH] = Field(
+        min_length=1, description="Reference policy that the DPO policy was trained from."
+    )
 
 
 class CallableAdvantage(Section):

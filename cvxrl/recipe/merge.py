@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from cvxrl.errors import Problem, UserError, suggest
+from cvxrl.recipe.expand import anchor_paths, spell_out
+from cvxrl.recipe.reading import preset
 from cvxrl.recipe.shipped import shipped_recipes
 from cvxrl.recipe.yaml_file import parse_value, read_mapping
 
 _COMMAND_LINE = "--set"
 
-AUTHORS_CODE = "authors-code"
-
-# What `reading: authors-code` stands for, spelled out in recipe fields (docs/method.md, section 6).
-_COMMON: dict[str, Any] = {
-    "advantage": {"kind": "reward"},
-    "optim": {"max_grad_norm": None, "schedule": "constant", "warmup_steps": 0},
-    "train": {"reset_optimizer": True, "inner_epochs": 1},
-}
-_SIGN: dict[str, Any] = {"negative_beta_scale": 100.0}
-_OBJECTIVE: dict[str, dict[str, Any]] = {
-    "lco-kld": {**_SIGN, "target": "frozen", "support": {"kind": "top-k-fill"}},
-    "lco-mse": {**_SIGN, "target": "moving"},
-    "lco-lch": {**_SIGN, "target": "moving"},
-}
-
 
 class Layers:
     """A merged mapping that remembers which file wrote each leaf."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, root: type[BaseModel]) -> None:
+        """Start empty; ``root`` is what the merged values are going to be checked as."""
+        self.root = root
         self.values: dict[str, Any] = {}
         self._origin: dict[tuple[str, ...], str] = {}
 
     def add(self, values: Mapping[str, Any], origin: str) -> None:
         """Lay ``values`` over what is there; see `merge`. A `reading` they name puts its preset right below them."""
+        values = spell_out(values, self.root)
         if "reading" in values:
             self.values = merge(self.values, preset(merge(self.values, values)))
         self.values = merge(self.values, values)
@@ -75,39 +67,23 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def preset(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that the reading of ``values`` sets, where the layer that names the reading does not set them itself.
-
-    Args:
-        values: the merged recipe, that layer included.
-
-    Returns:
-        A mapping to lay below that layer and above everything it extends; empty for `reading: paper`.
-    """
-    objective, reward = (_section(values, *path) for path in (("objective",), ("task", "reward")))
-    kind = objective.get("kind")
-    if values.get("reading") != AUTHORS_CODE or kind not in _OBJECTIVE:
-        return {}
-    fields = {**_COMMON, "objective": {"kind": kind, **_OBJECTIVE[kind]}}
-    if reward.get("kind") != "callable":
-        fields["task"] = {"reward": {"correct": 1.0, "incorrect": -1.0}}
-    return fields
-
-
-def read_layers(path: Path, overrides: Sequence[str]) -> Layers:
+def read_layers(path: Path, overrides: Sequence[str], root: type[BaseModel]) -> Layers:
     """Merge a recipe file, what it extends, and `--set` overrides.
 
     Raises:
-        UserError: a file is missing or malformed, `extends` runs in a circle, or an override is not key=value.
+        UserError: a file is missing or malformed, `extends` runs in a circle, a path starts at the wrong folder, or an
+            override is not key=value.
     """
-    layers = Layers()
-    for file, values in _chain(path, ()):
-        layers.add(values, str(file))
+    layers = Layers(root)
     problems = []
+    for file, values in _chain(path, ()):
+        anchored, misplaced = anchor_paths(values, root, file)
+        layers.add(anchored, str(file))
+        problems += misplaced
     given: dict[str, Any] = {}
     for text in overrides:
         try:
-            given = merge(given, _override(text))
+            given = merge(given, spell_out(_override(text), root))
         except ValueError as error:
             problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
     if problems:
@@ -132,13 +108,14 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, An
         )
     found: list[tuple[Path, dict[str, Any]]] = []
     for name in names_of:
-        beside = path.parent / name
+        beside = resolved.parent / name
         parent = beside if beside.is_file() else shipped_recipes().get(name, beside)
         if not parent.is_file():
             remedy = (
                 f"{suggest(name, shipped_recipes())}paths are relative to this file, names are of the package's recipes"
             )
-            raise UserError(Problem(f"no such file: {parent}", "extends", str(path), remedy))
+            missing = os.path.relpath(parent)
+            raise UserError(Problem(f"no such file: {missing}", "extends", str(path), remedy))
         found += _chain(parent, (*above, resolved))
     return [*found, (path, values)]
 
@@ -153,10 +130,3 @@ def _override(text: str) -> dict[str, Any]:
         value = {part: value}
     nested: dict[str, Any] = value
     return nested
-
-
-def _section(values: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    found: Any = values
-    for part in path:
-        found = found.get(part, {}) if isinstance(found, Mapping) else {}
-    return found if isinstance(found, Mapping) else {}

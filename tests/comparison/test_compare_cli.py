@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_tables_fit_a_pipe(outputs: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout and "─" not in done.stdout
-    for words in ("worse, 5 seeds", "0.820   0.800  0.800", "objective.kind", "collapsed"):
+    for words in ("worse, 5 seeds", "0.820  [0.", "objective.kind", "harmed"):
         assert words in done.stdout, words
 
 
@@ -219,6 +220,8 @@ def test_ctrl_c_lets_every_run_save_itself(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said
+    told = "finishing step [0-9]+ of math_grpo seed-0; again to stop at once; go on with: cvxrl compare "
+    assert re.search(told, said)
     record = json.loads((metrics.parent / "run.json").read_text())
     assert record["status"] == "interrupted"
     assert list((metrics.parent / "checkpoints").iterdir())

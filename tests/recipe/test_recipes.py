@@ -21,14 +21,25 @@ RUNNABLE = [name for name in ALL if not name.startswith("smollm2")]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_recipe_round_trips(name: str, tmp_path: Path) -> None:
+def test_recipe_round_trips(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     assert recipe.name == name
     header = [line for line in (ROOT / "recipes" / f"{name}.yaml").read_text().splitlines()[:2] if line[:2] == "# "]
     assert len(header) == 2, "a recipe's header says what it is and what to expect"
+    monkeypatch.chdir(tmp_path)  # paths of a dumped recipe start at the working folder
     written = tmp_path / "again.yaml"
     written.write_text(dump(recipe))
     assert digest(load_recipe(written)) == digest(recipe)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "math_base"])
+def test_a_header_says_which_reduction_and_whose(name: str) -> None:
+    path = ROOT / "recipes" / f"{name}.yaml"
+    header = " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("# "))
+    assert f"Reduction: `{load_recipe(path).reduction}`" in header
+    # What the paper averages over, where the recipe does otherwise.
+    other = {"math_grpo": "paper's is `sequence-mean`", "math_rloo": "`constant`", "math_reinforce": "`constant`"}
+    assert other.get(name, "") in header
 
 
 @pytest.mark.figures
