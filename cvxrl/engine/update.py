@@ -246,9 +246,10 @@ def logit_metrics(batch: TokenBatch, recipe: Recipe) -> dict[str, float]:
     space = logit_space(
         batch, recipe.objective, target, rules=_RULES, regularizer=recipe.regularizer, generator=generator
     )
-    directed_N = space.directed_N & space.known_N
-    count = int(directed_N.sum())
+    count = int(space.directed_N.sum())
     if count:
-        shares = (("convex", space.psd_N), ("away", space.away_N), ("frozen", space.frozen_N))
-        metrics |= {f"logits/{name}": int((chosen_N & directed_N).sum()) / count for name, chosen_N in shares}
+        shares = {"convex": space.psd_N, "away": space.away_N, "frozen": space.frozen_N}
+        if not bool(space.known_N.all()):
+            del shares["convex"]  # the one token that was looked at is no share
+        metrics |= {f"logits/{k}": int((chosen_N & space.directed_N).sum()) / count for k, chosen_N in shares.items()}
     return metrics
