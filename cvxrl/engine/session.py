@@ -223,6 +223,8 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     if entry == "resume" and differences(load_recipe(run_dir.recipe), recipe):
         run_dir.amend(recipe)  # after run.json: killed in between, it is a run of the former recipe that goes on
     session.sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
+    for note in recipe.notes:
+        session.sink.event(f"note: {note}")
     try:
         done = trainer.run(session.hooks(), stop)
         if done:
