@@ -27,7 +27,7 @@ from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator
-from cvxrl.tasks import Grader, Task, load_grader, load_task
+from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
 Record = dict[str, float]
 
@@ -77,6 +77,8 @@ class Trainer:
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
         if device is None or task is None or grader is None or policy is None or mistakes.problems:
             raise UserError(*mistakes.problems)
+        if recipe.data == "rollouts" or recipe.eval.every:
+            check_golds(recipe.task, grader, graded_examples(task, trained_on=recipe.data == "rollouts"))
         settle_algorithms(device, recipe.train.deterministic)
         keep_freed_memory()
         if recipe.train.gradient_checkpointing:
