@@ -12,8 +12,8 @@ from tiny_models import save_family, tiny_family
 from torch import Tensor
 
 from cvxrl.engine.trainer import Trainer
+from cvxrl.engine.update import training_mode
 from cvxrl.policy.adapter import add_adapter
-from cvxrl.policy.dropout import training_mode
 from cvxrl.recipe.model import LoraSpec
 
 MARGIN = "preference/margin"
