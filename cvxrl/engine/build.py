@@ -17,8 +17,9 @@ from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAd
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.choice import require_engine
 from cvxrl.rollout.generator import Generator
-from cvxrl.rollout.local_generator import LocalGenerator, require_engine
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task
 
 

@@ -39,7 +39,8 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
         seed: seed of the initial weights of a scratch policy, or of an adapter.
 
     Raises:
-        UserError: the files are missing, unreachable or not a causal language model; or an adapter does not fit it.
+        UserError: the files are missing, unreachable or not a causal language model; its own forward pass cannot be
+            used (`policy.checked`); or an adapter does not fit it.
     """
     if spec.scratch is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(spec.scratch.alphabet, spec.scratch.context)
@@ -60,7 +61,9 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
         merge_saved(model, spec.adapter)
     if spec.lora is not None:
         add_adapter(model, spec.lora, seed)
-    return Policy(model.eval(), tokenizer)
+    policy = Policy(model.eval(), tokenizer)
+    _ = policy.checked
+    return policy
 
 
 def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from cvxrl.errors import UserError
 from cvxrl.policy import forward
-from cvxrl.policy.forward import packed_rows, predicting_states, whole_rows
+from cvxrl.policy.forward import packed_rows
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import gated, is_plain, pad_rows, rms_norm, rotate, unpad_rows
+from cvxrl.policy.rows import whole_rows
 from cvxrl.rollout import plain_decoder, static_decoder
+from cvxrl.rollout.choice import decoder_for
 from cvxrl.rollout.decoder import TransformersDecoder
 from cvxrl.rollout.generator import Episode, Sampling
-from cvxrl.rollout.local_generator import LocalGenerator, decoder_for
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.rollout.static_decoder import StaticDecoder
