@@ -89,9 +89,9 @@ def without_attention() -> Iterator[None]:
 
 def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], float, int]:
     """Processor seconds of each step after the first, sampled tokens per step, and parameters."""
-    from cvxrl.engine.process import StopRequest
     from cvxrl.engine.trainer import Hooks, Trainer
     from cvxrl.recipe.load import load_recipe
+    from cvxrl.report.stop import StopRequest
 
     trainer = Trainer.build(load_recipe(RECIPE, overrides(sizes, steps + 1)))
     ends: list[float] = []

@@ -51,8 +51,8 @@ def load(arguments: argparse.Namespace) -> Any:
 
 def run_cvxrl(arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds of every step and of its parts, what a user's `cvxrl train` does in one included."""
-    from cvxrl.engine.process import StopRequest
     from cvxrl.engine.trainer import Hooks, Trainer
+    from cvxrl.report.stop import StopRequest
 
     recipe = load(arguments)
     steps: list[dict[str, float]] = []

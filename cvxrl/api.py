@@ -113,11 +113,12 @@ def train(
     elif overrides or seed is not None:
         raise UserError(Problem("the recipe is loaded already", "overrides", remedy="give them to load_recipe"))
     run_dir, entry = RunDir.of(Path(out), recipe), entry_of(resume, overwrite, "")
+    go_on = "cvxrl.train(..., resume=True)"
     if progress:
         with make_sink(sys.stderr) as display:
-            ended = run_training(recipe, run_dir, display, entry)
+            ended = run_training(recipe, run_dir, display, entry, go_on)
     else:
-        ended = run_training(recipe, run_dir, NullSink(), entry)
+        ended = run_training(recipe, run_dir, NullSink(), entry, go_on)
     assert ended.status in ("finished", "diverged", "interrupted")
     return TrainedRun(run_dir.path, ended.status, read_records(run_dir.metrics), dict(ended.result))
 
@@ -146,18 +147,19 @@ def evaluate(
         UserError: the input cannot be used, or the evaluation exists already.
         KeyboardInterrupt: what was asked is kept; ``resume`` goes on.
     """
-    from cvxrl.engine.process import StopRequest, settle_algorithms
+    from cvxrl.engine.process import settle_algorithms
     from cvxrl.evaluation.options import Options
     from cvxrl.evaluation.plan import make_plan
     from cvxrl.evaluation.progress import BarProgress
     from cvxrl.evaluation.runner import Exam
+    from cvxrl.report.stop import StopRequest
 
     plan = make_plan(_checked(Options, {"ckpt": str(ckpt), "entry": entry_of(resume, overwrite, ""), **options}))
     exam = Exam.prepare(plan, device)
     if plan.target.recipe is not None:
         settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
     try:
-        with BarProgress(_stream(progress)) as bar, StopRequest() as stop:
+        with BarProgress(_stream(progress)) as bar, StopRequest("cvxrl.evaluate(..., resume=True)") as stop:
             record = exam.run(bar, lambda: stop.requested)
     finally:
         exam.close()
@@ -210,15 +212,15 @@ def inspect(path: str | Path, *, progress: bool = False, **options: Any) -> Insp
     """
     from rich.progress import TaskProgressColumn
 
-    from cvxrl.engine.process import StopRequest
     from cvxrl.inspection.options import InspectOptions
     from cvxrl.inspection.plan import make_plan
     from cvxrl.inspection.runner import run_inspection
     from cvxrl.report.progress import ProgressBar
+    from cvxrl.report.stop import StopRequest
 
     plan = make_plan(_checked(InspectOptions, {"path": str(path), **options}))
     bar = ProgressBar(_stream(progress), TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}")
-    with bar, StopRequest() as stop:
+    with bar, StopRequest("the same call of cvxrl.inspect") as stop:
         record = run_inspection(plan, bar, lambda: stop.requested)
     if record is None:
         raise KeyboardInterrupt

@@ -9,17 +9,20 @@ import typer
 
 from cvxrl import __version__
 from cvxrl.commands import INTERRUPTED, USER_ERROR
-from cvxrl.commands.compare import compare
-from cvxrl.commands.eval import evaluate
-from cvxrl.commands.inspect_grads import inspect_grads
+from cvxrl.commands.compare import CompareCommand, compare
+from cvxrl.commands.eval import EvalCommand, evaluate
+from cvxrl.commands.help import SETTINGS, Group
+from cvxrl.commands.inspect_grads import InspectCommand, inspect_grads
 from cvxrl.commands.train import TrainCommand, train
 from cvxrl.errors import UserError
 
 app = typer.Typer(
     name="cvxrl",
+    cls=Group,
     help="Logits-convex policy optimization of language models: train, evaluate, compare, inspect.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings=SETTINGS,
     pretty_exceptions_enable=False,
 )
 
@@ -40,9 +43,9 @@ def _root(
 
 
 app.command(cls=TrainCommand)(train)
-app.command()(compare)
-app.command("eval")(evaluate)
-app.command("inspect-grads")(inspect_grads)
+app.command(cls=CompareCommand)(compare)
+app.command("eval", cls=EvalCommand)(evaluate)
+app.command("inspect-grads", cls=InspectCommand)(inspect_grads)
 
 
 def main() -> None:

@@ -28,6 +28,9 @@ def loading_libraries() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     first, collecting = "torch" not in sys.modules, gc.isenabled()
+    shown = first and sys.stderr.isatty()
+    if shown:
+        print("loading PyTorch and transformers ...", end="", file=sys.stderr, flush=True)
     gc.disable()
     try:
         # What loads policies imports it where it is used; here it is loaded beforehand.
@@ -37,6 +40,8 @@ def loading_libraries() -> Iterator[None]:
         transformers_logging.disable_progress_bar()
         yield
     finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)  # the line is empty again
         if first:
             gc.freeze()
         if collecting:

@@ -1,5 +1,7 @@
 """One module per command: parse, call, render, exit code. Heavy imports wait until a command runs."""
 
+import shlex
+import sys
 from typing import Final
 
 # Exit codes: what a shell script can act on.
@@ -9,3 +11,9 @@ USER_ERROR: Final = 2
 GATE_NOT_MET: Final = 3
 DIVERGED: Final = 4
 INTERRUPTED: Final = 130
+
+
+def command_to_go_on(*options: str) -> str:
+    """This command line with further options, and without those that start again, as it can be pasted into a shell."""
+    given = [word for word in sys.argv[1:] if word not in ("--overwrite", "--fresh")]
+    return shlex.join(["cvxrl", *given, *(option for option in options if option not in given)])

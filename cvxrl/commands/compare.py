@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR, command_to_go_on
+from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file, writable_folder
 from cvxrl.comparison.options import Options, split_vary
 from cvxrl.errors import Problem, UserError
@@ -77,6 +77,17 @@ def _gate(text: str) -> Gate:
     return parse_gate(text)
 
 
+class CompareCommand(Command):
+    """A command with its examples."""
+
+    examples: ClassVar = {
+        "cvxrl compare outputs/math_*": "runs that are there",
+        "cvxrl compare math_grpo math_lco_kld --seeds 0-4 --jobs 2": "train what is missing, then compare",
+        "cvxrl compare math_grpo --vary optim.lr=1e-4,1e-3 --seeds 0-2": "one method at several settings",
+        'cvxrl compare outputs/* --require "P(a > b) > 0.9" --json': "for a script: exit code 3 if not met",
+    }
+
+
 @with_options
 def compare(
     paths: Annotated[
@@ -102,8 +113,9 @@ def compare(
     written = _write(comparison, verdicts, output)
     if output.as_json:
         from cvxrl.comparison.export import to_document
+        from cvxrl.runs.files import json_line
 
-        typer.echo(json.dumps(to_document(comparison, verdicts)))
+        typer.echo(json_line(to_document(comparison, verdicts)))
     else:
         from cvxrl.comparison.export import print_comparison
 
@@ -140,7 +152,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         from cvxrl.comparison.train import make_watcher, train_all
 
         with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher)
+            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
     failed = {problem.file for problem in found.problems}
     asked = dict.fromkeys([*plan.runs, *found.runs])
     runs, unreadable = read_runs(path for path in asked if str(path) not in failed)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
-from cvxrl.commands import INTERRUPTED
+from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
@@ -18,6 +18,16 @@ from cvxrl.imports import loading_libraries
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
+
+
+class EvalCommand(Command):
+    """A command with its examples."""
+
+    examples: ClassVar = {
+        "cvxrl eval --ckpt outputs/math_grpo/seed-0": "the run's own held-out questions",
+        "cvxrl eval --ckpt org/model --task gsm8k --samples 16 --k 1,4,16": "a model of the Hub",
+        "cvxrl eval --from EVAL.json --k 2 --json": "other numbers from stored verdicts",
+    }
 
 
 @with_options
@@ -80,22 +90,24 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
 
     plan = make_plan(options)  # before the seconds that importing torch takes
     with loading_libraries():
-        from cvxrl.engine.process import StopRequest, settle_algorithms
+        from cvxrl.engine.process import settle_algorithms
         from cvxrl.evaluation.progress import BarProgress
         from cvxrl.evaluation.runner import Exam
+        from cvxrl.report.stop import StopRequest
 
-    exam = Exam.prepare(plan, device)
+    exam, go_on = Exam.prepare(plan, device), command_to_go_on("--resume")
     if plan.target.recipe is not None:
         settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
     try:
-        with BarProgress(sys.stderr) as progress, StopRequest() as stop:
+        with BarProgress(sys.stderr) as progress, StopRequest(go_on) as stop:
+            stop.doing = "this batch of completions"
             for note in plan.notes:
                 progress.note(note)
             record = exam.run(progress, lambda: stop.requested)
     finally:
         exam.close()
     if record is None:
-        typer.echo(f"interrupted; the same command with --resume goes on: {plan.folder.path}", err=True)
+        typer.echo(f"interrupted; what was asked is in {plan.folder.path}; go on with: {go_on}", err=True)
         raise typer.Exit(INTERRUPTED)
     return record, plan.folder.path
 
@@ -109,8 +121,9 @@ def _show(record: EvalRecord, folder: Path, kept: str, export: Path | None, as_j
 
         export_samples(record, read_samples(EvalDir(folder).samples), export)
     if as_json:
-        document = record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}
-        typer.echo(json.dumps(document))
+        from cvxrl.runs.files import json_line
+
+        typer.echo(json_line(record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}))
         return
     from cvxrl.evaluation.table import print_record
 

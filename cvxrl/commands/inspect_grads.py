@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
-from cvxrl.commands import INTERRUPTED
+from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.imports import loading_libraries
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from cvxrl.inspection.record import InspectRecord
 
 _FIGURES = (".png", ".svg")
+
+
+class InspectCommand(Command):
+    """A command with its examples."""
+
+    examples: ClassVar = {
+        "cvxrl inspect-grads outputs/math_grpo/seed-0": "the run's objective beside the usual ones",
+        "cvxrl inspect-grads RUN --objectives lco-kld,grpo --step 0,4,8": "some objectives along a run",
+        "cvxrl inspect-grads RUN --html page.html --plot figure.svg": "to look at and to publish",
+    }
 
 
 @with_options
@@ -36,7 +46,9 @@ def inspect_grads(options: InspectOptions, output: InspectOutput) -> None:
     record = _inspect(plan)
     _write(record, plan.folder / "INSPECT.json", output)
     if output.as_json:
-        typer.echo(json.dumps(record.model_dump(mode="json")))
+        from cvxrl.runs.files import json_line
+
+        typer.echo(json_line(record.model_dump(mode="json")))
         return
     from cvxrl.inspection.tables import print_record
 
@@ -47,15 +59,17 @@ def _inspect(plan: InspectionPlan) -> InspectRecord:
     with loading_libraries():
         from rich.progress import TaskProgressColumn
 
-        from cvxrl.engine.process import StopRequest
         from cvxrl.inspection.runner import run_inspection
         from cvxrl.report.progress import ProgressBar
+        from cvxrl.report.stop import StopRequest
 
+    go_on = command_to_go_on()
     with ProgressBar(sys.stderr, TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}") as progress:
-        with StopRequest() as stop:
+        with StopRequest(go_on) as stop:
+            stop.doing = "this pass"
             record = run_inspection(plan, progress, lambda: stop.requested)
     if record is None:
-        typer.echo(f"interrupted; the frozen rollouts are kept: {plan.folder}", err=True)
+        typer.echo(f"interrupted; the frozen rollouts are kept: {plan.folder}; go on with: {go_on}", err=True)
         raise typer.Exit(INTERRUPTED)
     return record
 

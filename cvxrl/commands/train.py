@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-import textwrap
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperCommand
 
-from cvxrl.commands import DIVERGED, DONE, INTERRUPTED
+from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
+from cvxrl.commands.help import Command, section
 from cvxrl.errors import UserError
 from cvxrl.imports import loading_libraries
 
@@ -23,16 +21,21 @@ if TYPE_CHECKING:
     from cvxrl.runs.entry import Entry
 
 
-_WIDTH = 80
+class TrainCommand(Command):
+    """A command whose help lists the recipes that it can be given by name."""
 
+    examples: ClassVar = {
+        "cvxrl train math_grpo": "a recipe of the package, on the embedded policy",
+        "cvxrl train my.yaml --set optim.lr=1e-3 --seed 1": "a recipe of yours, changed",
+        "cvxrl train math_grpo --resume": "go on with a run that was interrupted",
+        "cvxrl train math_grpo --dry-run": "every key with its value, and what would run",
+    }
 
-class TrainCommand(TyperCommand):
-    """A command whose help ends with the recipes that it can be given by name."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help, then a line per recipe; their files are read only now."""
-        super().format_help(ctx, formatter)
-        typer.echo("\n".join(_recipes()) + "\n")
+    def more(self) -> Iterator[str]:
+        """A line per recipe; their files are read only now."""
+        yield from _recipes()
+        yield " Objectives and advantages: cvxrl train --list; every key: --dry-run"
+        yield ""
 
 
 def _list_and_exit(asked: bool) -> None:
@@ -42,16 +45,19 @@ def _list_and_exit(asked: bool) -> None:
     from cvxrl.recipe.advantage import AdvantageSpec
     from cvxrl.recipe.objective import ObjectiveSpec
 
-    typer.echo("\n".join(_recipes()) + "\n")
-    typer.echo("\n".join(_section("Objectives: objective.kind", _kinds(ObjectiveSpec))) + "\n")
-    typer.echo("\n".join(_section("Advantages: advantage.kind", _kinds(AdvantageSpec))))
+    objectives = section("Objectives: objective.kind", _kinds(ObjectiveSpec))
+    advantages = section("Advantages: advantage.kind", _kinds(AdvantageSpec))
+    typer.echo("\n".join([*_recipes(), *objectives, *advantages]))
     raise typer.Exit
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, or a name from the list below.")],
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable. --dry-run prints the keys."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs"),
@@ -62,7 +68,7 @@ def train(
     _list: Annotated[
         bool,
         typer.Option(
-            "--list", callback=_list_and_exit, is_eager=True, help="List recipes, objectives and advantages, and stop."
+            "--list", callback=_list_and_exit, is_eager=True, help="List recipes, objectives, advantages, and stop."
         ),
     ] = False,
 ) -> None:
@@ -89,7 +95,7 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 
     try:
         with make_sink(sys.stderr if as_json else sys.stdout) as display:
-            result = run_training(recipe, run_dir, display, entry)
+            result = run_training(recipe, run_dir, display, entry, command_to_go_on("--resume"))
     except UserError:
         raise
     except Exception:
@@ -100,15 +106,15 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
                 run_dir.log.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="backslashreplace")
         raise
     if as_json:
-        from cvxrl.runs.files import finite
+        from cvxrl.runs.files import json_line
 
         document = {
             "status": result.status,
             "run": str(result.run_dir),
-            "result": finite(dict(result.result)),
+            "result": dict(result.result),
             "divergence": result.divergence.model_dump() if result.divergence else None,
         }
-        typer.echo(json.dumps(document))
+        typer.echo(json_line(document))
     codes = {"finished": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}
     raise typer.Exit(codes[result.status])
 
@@ -121,8 +127,10 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
 
     plan = describe(recipe)
     if as_json:
+        from cvxrl.runs.files import json_line
+
         document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": vars(plan)}
-        typer.echo(json.dumps(document))
+        typer.echo(json_line(document))
         return
     memory = f"{plan.memory_bytes / 2**20:,.0f} MiB (estimate)" if plan.memory_bytes else "unknown before loading"
     parameters = f"{plan.parameters:,}" if plan.parameters else "unknown before loading"
@@ -141,7 +149,7 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
 def _recipes() -> Iterator[str]:
     from cvxrl.recipe.shipped import headline, shipped_recipes
 
-    return _section("Recipes", {name: headline(file) for name, file in shipped_recipes().items()})
+    return section("Recipes", {name: headline(file) for name, file in shipped_recipes().items()})
 
 
 def _kinds(union: Any) -> dict[str, str]:
@@ -149,11 +157,3 @@ def _kinds(union: Any) -> dict[str, str]:
     from cvxrl.recipe.base import kind_of, section_classes
 
     return {str(kind_of(spec)): spec.model_fields["kind"].description or "" for spec in section_classes(union)}
-
-
-def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
-    """A title and a line per entry, the description cut to the width."""
-    yield f" {title}"
-    column = max(map(len, entries), default=0)
-    for name, text in entries.items():
-        yield f"   {name:{column}}  {textwrap.shorten(text, _WIDTH - column - 5, placeholder=' ...')}"

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import IO, Protocol, Self, TextIO
 
 from rich.console import Console
@@ -22,10 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from cvxrl.comparison.plan import Job
 from cvxrl.errors import Problem
+from cvxrl.report.stop import StopRequest
 from cvxrl.runs.directory import RunDir
 
 _POLL_S = 0.25
-_OK, _DIVERGED = 0, 4  # exit codes of `cvxrl train` that leave a result
+_ENDS = {0: "finished", 4: "diverged"}  # exit codes of `cvxrl train` that leave a result
+_INTERRUPTED = 130
 _SHOWN = 3  # lines of a failed run's messages that are repeated
 
 
@@ -128,41 +129,49 @@ class _Active:
     process: subprocess.Popen[bytes]
     said: IO[bytes]
     began: float
+    asked_to_stop: bool = False
 
 
-def train_all(jobs: Sequence[Job], at_a_time: int, threads: int | None, watcher: Watcher) -> list[Problem]:
+def train_all(
+    jobs: Sequence[Job], at_a_time: int, threads: int | None, watcher: Watcher, go_on: str = "the same command"
+) -> list[Problem]:
     """Train every job; a failure stops no other.
 
     A run's threads do not depend on ``at_a_time``: they decide how sums are split, and with it their last bits.
-    Ctrl-C and SIGTERM are passed on, so that each run saves its state; then KeyboardInterrupt is raised.
+    Ctrl-C, SIGTERM and a closed terminal are passed on, so that each run saves its state; then KeyboardInterrupt is
+    raised.
 
     Args:
         jobs: runs to make.
         at_a_time: how many at once.
         threads: of each; None takes OMP_NUM_THREADS, or else one, with which as many runs as cores do best.
         watcher: told how it goes.
+        go_on: the command that trains what an interruption leaves.
 
     Returns:
         One problem per run that left no result.
     """
     waiting, active, problems = list(jobs), list[_Active](), list[Problem]()
-    with _interrupted_by_signals():
+    with StopRequest(go_on) as stop:
         try:
-            while waiting or active:
-                while waiting and len(active) < at_a_time:
+            while (waiting and not stop.requested) or active:
+                while waiting and len(active) < at_a_time and not stop.requested:
                     job = waiting.pop(0)
                     active.append(_start(job, threads))
                     watcher.started(job, len(jobs) - len(waiting), len(jobs))
+                stop.doing = " and ".join(f"step {_step(one.job) + 1} of {one.job.name}" for one in active)
                 time.sleep(_POLL_S)
-                for one in list(active):
-                    if one.process.poll() is None:
-                        watcher.at_step(one.job, _step(one.job))
-                    else:
-                        active.remove(one)
-                        problems += _close(one, watcher)
-        except KeyboardInterrupt:
-            _stop(active)
-            raise
+                if stop.requested:
+                    _ask_to_stop(active)
+                problems += _close_ended(active, watcher)
+        except KeyboardInterrupt:  # asked twice
+            _ask_to_stop(active)
+            for one in active:
+                one.process.send_signal(signal.SIGTERM)  # not SIGINT, of which two may become one
+            for one in active:
+                one.process.wait()
+    if stop.requested:
+        raise KeyboardInterrupt
     return problems
 
 
@@ -186,8 +195,11 @@ def _close(one: _Active, watcher: Watcher) -> list[Problem]:
     one.said.seek(0)
     lines = one.said.read().decode(errors="replace").strip().splitlines()
     one.said.close()
-    if code in (_OK, _DIVERGED):
-        watcher.ended(one.job, f"{'finished' if code == _OK else 'diverged'} in {seconds:.0f} s")
+    if code in _ENDS:
+        watcher.ended(one.job, f"{_ENDS[code]} in {seconds:.0f} s")
+        return []
+    if one.asked_to_stop and code == _INTERRUPTED:
+        watcher.ended(one.job, f"stopped after step {_step(one.job)}")
         return []
     watcher.ended(one.job, f"failed with exit code {code}")
     told = [line for line in lines if line.startswith(("error:", "    ->"))] or lines
@@ -197,13 +209,24 @@ def _close(one: _Active, watcher: Watcher) -> list[Problem]:
     return [Problem(f"training failed (exit code {code}): {text}", file=str(one.job.path), remedy=remedy)]
 
 
-def _stop(active: Sequence[_Active]) -> None:
-    """Ask every run to save its state, and wait until it has."""
+def _ask_to_stop(active: Sequence[_Active]) -> None:
+    """Let every run finish its step and save its state."""
     for one in active:
-        one.process.send_signal(signal.SIGINT)
-    for one in active:
-        one.process.wait()
-        one.said.close()
+        if not one.asked_to_stop:
+            one.process.send_signal(signal.SIGINT)
+            one.asked_to_stop = True
+
+
+def _close_ended(active: list[_Active], watcher: Watcher) -> list[Problem]:
+    """Take away the runs that have ended; of the others, show how far they are."""
+    problems = []
+    for one in list(active):
+        if one.process.poll() is None:
+            watcher.at_step(one.job, _step(one.job))
+        else:
+            active.remove(one)
+            problems += _close(one, watcher)
+    return problems
 
 
 def _step(job: Job) -> int:
@@ -212,21 +235,3 @@ def _step(job: Job) -> int:
         return max(0, RunDir(job.path).metrics.read_bytes().count(b"\n") - 1)
     except OSError:
         return 0
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt; left alone, the one would orphan the runs.
-
-    The other is ignored in a shell's background unless it is asked for.
-    """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

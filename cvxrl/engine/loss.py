@@ -98,7 +98,7 @@ class Loss:
 
     def backward(self, step: Sequences) -> dict[str, float]:
         """As `evaluate`, and add the gradient to the parameters'; responses without one get no backward pass."""
-        moving, still = self._split(step)
+        moving, still = self.split(step)
         if not len(moving):
             self._zero_gradients()
         return self._run(moving, still)
@@ -126,7 +126,7 @@ class Loss:
                 run(micro)
         return sum_metrics(self.world, sums)
 
-    def _split(self, step: Sequences) -> tuple[Sequences, Sequences]:
+    def split(self, step: Sequences) -> tuple[Sequences, Sequences]:
         """Those that move the policy, and those whose gradient is zero whatever it says of them.
 
         A group whose rewards are all the same teaches nothing: its advantages are zero. It stays in the weights of the

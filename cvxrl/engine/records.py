@@ -16,7 +16,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
-from cvxrl.report.format import with_error
+from cvxrl.report.format import NO_ERROR, is_known, with_error
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
@@ -183,6 +183,8 @@ def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe
     evaluated = [r for r in records if r.get("eval/accuracy") is not None]
     if evaluated:
         name = f"held-out accuracy, {recipe.eval.prompts} x {recipe.eval.samples} samples"
+        if not is_known(evaluated[-1].get("eval/stderr")):
+            name += f"; {NO_ERROR}"
         rows.append((name, _accuracy(evaluated[0]), _accuracy(evaluated[-1])))
     steps = [r for r in records if r["step"] > 0]
     window = min(_WINDOW, max(1, len(steps) // 2))
@@ -223,7 +225,6 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
 
 
 def _accuracy(record: Mapping[str, float]) -> str:
-    # The error is null in the file where there is a single question.
     return with_error(record["eval/accuracy"], record.get("eval/stderr"))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError, describe_batch
 from cvxrl.engine.guards import Guards, GuardStop
-from cvxrl.engine.process import StopRequest
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -26,6 +25,7 @@ from cvxrl.engine.world import World
 from cvxrl.errors import UserError
 from cvxrl.evaluation.held_out import Evaluation
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
@@ -146,11 +146,21 @@ class TrainResult:
     divergence: Divergence | None = None
 
 
-def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry, world: World | None = None) -> TrainResult:
+def run_training(
+    recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry, go_on: str = "", world: World | None = None
+) -> TrainResult:
     """Train a recipe in a run directory.
 
     Nothing is written before the policy and the task are loaded and the first prompts fit; and only by the main one of
     several processes.
+
+    Args:
+        recipe: what to train.
+        run_dir: where.
+        sink: is told how it goes.
+        entry: what to do with a run that is there.
+        go_on: how an interrupted run is gone on with, told when Ctrl-C is pressed; without it, nothing is said.
+        world: the processes that train together; None is this one alone.
 
     Raises:
         UserError: the input cannot be used, another process trains here, or the disk is full.
@@ -166,7 +176,7 @@ def run_training(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry, worl
     try:
         if not trainer.world.is_main:
             return _follow(session, entry)
-        with run_dir.lock() as held, StopRequest() as stop:
+        with run_dir.lock() as held, StopRequest(go_on) as stop:
             if not held:
                 sink.event("this file system has no locks: take care that no second process trains in this directory")
             run_dir.enter(recipe, entry)
@@ -197,10 +207,11 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     except DivergedError as error:
         return _diverged(session, record, error)
     except KeyboardInterrupt:
-        done = False
+        return _close(session, record, "interrupted")  # asked for at once, so without the seconds that curves take
     except BaseException as error:
         record_failure(run_dir, record, error)
         raise
+    _draw(session)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -225,19 +236,25 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
+    _draw(session)
     return _close(session, record, "diverged", divergence)
 
 
-def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:
-    """Draw the curves, write the final record and show the summary."""
+def _draw(session: Session) -> None:
+    """Draw the curves of what there is."""
     run_dir, recipe = session.run_dir, session.trainer.recipe
-    # The record comes last: once it says `finished`, nothing is missing.
     records = read_records(run_dir.metrics)
     if records:
         from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
 
         with storage_errors(run_dir.curves):
             plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+
+
+def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:
+    """Write the final record, after everything else: once it says `finished`, nothing is missing. Show the summary."""
+    run_dir, recipe = session.run_dir, session.trainer.recipe
+    records = read_records(run_dir.metrics)
     close_record(run_dir, record, status, records, divergence)
     session.sink.finish(status, summary_rows(records, run_dir, recipe))
     return TrainResult(status, run_dir.path, last_values(records), divergence)

@@ -13,7 +13,7 @@ from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
 from cvxrl.engine.loss import Loss
-from cvxrl.engine.process import StopRequest, keep_freed_memory, settle_algorithms
+from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift, ratio_deviation
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import Position
@@ -24,6 +24,7 @@ from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task, load_grader, load_task
@@ -119,15 +120,20 @@ class Trainer:
             stop: asked after every step.
 
         Returns:
-            True when all steps are done, False when stopped on request (a checkpoint has been taken).
+            True when all steps are done, False when stopped on request (a checkpoint has been taken, if there was a
+            step).
 
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
         """
         self._check_parameters()
         if self.position.step == 0 and self.recipe.eval.every:
+            stop.doing = "the evaluation before step 1"
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
+            if stop.requested:
+                return False
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
+            stop.doing = f"step {step}"
             record = self._step(step)
             if self._due(self.recipe.eval.every, step):
                 record |= self._evaluate(step, hooks)

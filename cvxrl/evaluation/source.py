@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.evaluation import MOST_SAMPLES, EvalSampling, EvalTask
-from cvxrl.recipe.load import check
+from cvxrl.recipe.load import check, load_recipe
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.shipped import shipped_recipes
@@ -106,17 +106,16 @@ def with_data(task: AskedTask, file: str | None, template: str | None) -> AskedT
 
 def _of_file(path: Path) -> AskedTask:
     """A task file, or a recipe, whose held-out questions are asked."""
-    layers = read_layers(path, [])
-    if "model" in layers.values:
-        recipe = check(Recipe, layers)
+    if "model" in read_layers(path, [], Recipe).values:
+        recipe = load_recipe(path)
         return _of_recipe(recipe, recipe.name, whole=True)
-    file = check(EvalTask, layers)
+    file = check(EvalTask, read_layers(path, [], EvalTask))
     return AskedTask(file.name, file.version, file.task, file.sampling, seed=0, whole=True)
 
 
 def _of_gym(dataset: str) -> AskedTask:
     """A reasoning-gym data set with its own options and its own score."""
-    layers = Layers()
+    layers = Layers(EvalTask)
     values = {
         "name": f"{GYM}-{dataset}",
         "version": 1,

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvxrl.evaluation.record import Estimate, EvalRecord, Results
-from cvxrl.report.format import fixed, percent, with_error
+from cvxrl.report.format import NO_ERROR, fixed, percent, with_error
 
 _WIDTH = 80
 _UNKNOWN = "unknown"
@@ -52,7 +52,7 @@ def _quality(results: Results) -> Table:
     table.add_column("n", justify="right", no_wrap=True)
     total = f"{results.questions} x {results.samples}"
     rows = (
-        (f"accuracy (avg@{results.samples})", _estimate(results.accuracy)),
+        (f"accuracy (avg@{results.samples})", _estimate(results.accuracy, NO_ERROR)),
         ("truncated at the length limit", _share(results.truncated)),
         ("grader errors (count as wrong)", _share(results.grader_errors)),
         ("no answer found", _share(results.no_answer)),
@@ -84,7 +84,7 @@ def _footnotes(results: Results) -> list[str]:
         "k, and avg@k is the same for every k. maj@k breaks ties at random.",
     ]
     if results.questions == 1:
-        notes.append("One question: no standard error can be given.")
+        notes.append(f"One question: no standard error; an {NO_ERROR}.")
     elif results.accuracy.stderr == 0:
         notes.append("All questions scored alike, so ± 0 says nothing about the error.")
     if results.questions < 100:
@@ -92,8 +92,8 @@ def _footnotes(results: Results) -> list[str]:
     return notes
 
 
-def _estimate(estimate: Estimate | None) -> str:
-    return _UNKNOWN if estimate is None else with_error(estimate.value, estimate.stderr)
+def _estimate(estimate: Estimate | None, missing: str = "") -> str:
+    return _UNKNOWN if estimate is None else with_error(estimate.value, estimate.stderr, missing)
 
 
 def _share(value: float | None) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cvxrl.gradients.lanczos import lanczos
+from cvxrl.gradients.lanczos import inner, lanczos
 
 Progress = Callable[[int, int], None]
 
@@ -151,7 +151,7 @@ def hutchinson_trace(
     values = []
     for sample in range(samples):
         signs_D = hessian.random(generator, signs=True)
-        values.append(float((signs_D * hessian.times(signs_D)).sum(dtype=torch.float64)))
+        values.append(float(inner(signs_D.unsqueeze(0), hessian.times(signs_D).unsqueeze(0))))
         if progress is not None:
             progress(sample + 1, samples)
     found = torch.tensor(values, dtype=torch.float64)

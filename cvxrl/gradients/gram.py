@@ -13,6 +13,8 @@ from cvxrl.stats.student import student_quantile
 
 # Numbers per gradient that are converted to float64 at a time.
 _PIECE = 2**20
+# Share of the largest gradient's norm below which another is rounding.
+_ROUNDING = 1e-5
 
 
 class Gram:
@@ -89,17 +91,26 @@ def cosines(matrix_KK: Tensor) -> Tensor:
     return matrix_KK / torch.outer(norms_K, norms_K)
 
 
-def mean_pairwise_cosine(matrix_KK: Tensor) -> float:
+def has_gradient(matrix_KK: Tensor) -> Tensor:
+    """Which gradients are more than the rounding of float32 beside the largest of them, bool [K].
+
+    A zero that was computed in float32 is 1e-8 long or so; it has a direction, but not one that means anything.
+    """
+    squares_K = matrix_KK.diagonal()
+    return squares_K > _ROUNDING**2 * squares_K.max()
+
+
+def mean_pairwise_cosine(matrix_KK: Tensor) -> float | None:
     """Mean cosine over the pairs of different gradients, whose spread says how far minibatches agree.
 
-    Raises:
-        ValueError: fewer than two gradients.
+    Gradients that are zero, or no more than rounding beside the largest, are left out; None if fewer than two are left.
     """
-    size = matrix_KK.shape[0]
+    chosen_K = has_gradient(matrix_KK)
+    size = int(chosen_K.sum())
     if size < 2:
-        raise ValueError(f"a cosine between minibatches needs at least 2 of them, got {size}")
+        return None
     upper = torch.triu_indices(size, size, offset=1)
-    return float(cosines(matrix_KK)[upper[0], upper[1]].mean())
+    return float(cosines(matrix_KK[chosen_K][:, chosen_K])[upper[0], upper[1]].mean())
 
 
 def norm_shares(matrix_KK: Tensor) -> Tensor:

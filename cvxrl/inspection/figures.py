@@ -138,7 +138,7 @@ def _single(record: InspectRecord) -> Shown:
 
 def _signs(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Share of tokens by the signs of their Hessian's eigenvalues."""
-    shown = [o for o in checkpoint.objectives if o.logits is not None]
+    shown = [o for o in checkpoint.objectives if o.logits is not None and o.logits.convex is not None]
     left = np.zeros(len(shown))
     for name, colour in (("convex", GREEN), ("indefinite", ORANGE), ("concave", VERMILION)):
         width = np.array([getattr(o.logits, name) for o in shown])
@@ -156,7 +156,7 @@ def _pulls(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     shown = [o for o in checkpoint.objectives if o.logits is not None]
     for row, o in enumerate(shown):
         for offset, metrics, hatch in ((-0.18, o.logits, ""), (0.18, o.displaced, "///")):
-            if metrics is not None:
+            if metrics is not None and metrics.away is not None and metrics.frozen is not None:
                 axis.barh(row + offset, metrics.away, 0.32, color=VERMILION, hatch=hatch, edgecolor="white")
                 axis.barh(
                     row + offset,
@@ -185,7 +185,7 @@ def _bands(axis: Axes, checkpoint: CheckpointMetrics) -> None:
         if index == 0:
             axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color=PALE, label="tokens")
         colour, dash, marker = method_style(index)
-        shares = [b.share for b in o.gradients.bands]
+        shares = _values([b.share for b in o.gradients.bands])
         axis.plot(middle, shares, color=colour, linestyle=dash, marker=marker, markersize=_size(index), label=o.label)
     axis.set_xlabel("probability of the sampled token")
     axis.set_ylabel("share of tokens, of gradient norm", fontsize="small")

@@ -24,12 +24,14 @@ def headline(metrics: ObjectiveMetrics) -> str:
         return "jumps"
     if metrics.sharpness is not None and metrics.sharpness.room is not None and metrics.sharpness.room < 1:
         return "overshoots"
-    if off is not None and off.away >= NOTABLE:
+    if off is not None and (off.away or 0.0) >= NOTABLE:
         return "pulls away"
-    if off is not None and off.frozen >= NOTABLE:
+    if off is not None and (off.frozen or 0.0) >= NOTABLE:
         return "partly frozen"
-    if metrics.logits is not None and metrics.logits.convex < 1:
+    if metrics.logits is not None and metrics.logits.convex is not None and metrics.logits.convex < 1:
         return "not convex"
+    if metrics.gradients is not None and metrics.gradients.norm == 0.0:
+        return "no gradient"
     return "steady"
 
 
@@ -44,7 +46,8 @@ def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: floa
     """
     lines = [headline(metrics)]
     if metrics.logits is not None:
-        lines.append(_convexity(metrics.logits))
+        if metrics.logits.convex is not None:
+            lines.append(_convexity(metrics.logits, metrics.logits.convex))
         lines.append(_direction(metrics.logits, "where it was sampled"))
     if metrics.displaced is not None and displaced_kl is not None:
         where = f"after {drift} steps of {own} (KL {displaced_kl:.2g})"
@@ -60,15 +63,28 @@ def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: floa
     return lines
 
 
-def _convexity(n: LogitMetrics) -> str:
-    if n.convex == 1:
-        return "convex in the logits of every token"
-    bent = f"{_percent(n.indefinite)} indefinite, {_percent(n.concave)} concave"
-    return f"convex in the logits of {_percent(n.convex)} of the tokens ({bent}; smallest eigenvalue {n.smallest:.2g})"
+def _convexity(n: LogitMetrics, convex: float) -> str:
+    whole = n.known is None or n.known == n.tokens
+    if convex == 1:
+        return f"convex in the logits of {'every token' if whole else f'all {n.known:,} sampled tokens'}"
+    bent = f"{_percent(n.indefinite or 0.0)} indefinite, {_percent(n.concave or 0.0)} concave"
+    if n.smallest is not None:
+        bent += f"; smallest eigenvalue {n.smallest:.2g}{_of_tokens(n)}"
+    tokens = "the tokens" if whole else f"{n.known:,} sampled tokens"
+    return f"convex in the logits of {_percent(convex)} of {tokens} ({bent})"
+
+
+def _of_tokens(n: LogitMetrics) -> str:
+    """Which tokens' eigenvalues were looked at."""
+    if n.eigenvalue_tokens is None:
+        return ""
+    if n.eigenvalue_tokens == n.tokens:
+        return f" of all {n.tokens:,} tokens"
+    return f" of {n.eigenvalue_tokens:,} sampled tokens"
 
 
 def _direction(n: LogitMetrics, where: str) -> str:
-    if not n.directed:
+    if not n.directed or n.away is None:
         return f"{where}: no token has a target other than where it is"
     pulls = f"{_percent(n.away)} of the tokens pull away from their target" if n.away else "no token pulls away"
     frozen = "none is frozen"
@@ -80,6 +96,8 @@ def _direction(n: LogitMetrics, where: str) -> str:
 
 
 def _gradients(n: GradientMetrics) -> str:
+    if n.norm == 0:
+        return "no gradient: nothing in the batch moves the policy"
     text = f"gradient norm {n.norm:.3g}"
     if n.negative_share is not None and n.sign_cosine is not None:
         text += (

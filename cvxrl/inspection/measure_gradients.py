@@ -11,7 +11,15 @@ from torch import Tensor
 
 from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.curvature import HessianProduct, double_differentiable, extreme_eigenvalues, hutchinson_trace
-from cvxrl.gradients.gram import Gram, SignSplit, cosines, mean_pairwise_cosine, noise_scale, sign_split
+from cvxrl.gradients.gram import (
+    Gram,
+    SignSplit,
+    cosines,
+    has_gradient,
+    mean_pairwise_cosine,
+    noise_scale,
+    sign_split,
+)
 from cvxrl.gradients.parameters import Norms, norms
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
 from cvxrl.inspection.record import CurvatureMetrics, GradientMetrics, NoiseScaleInterval, ProbabilityBand
@@ -66,7 +74,6 @@ def _summary(
     objective: MeasuredObjective, sizes: Norms, signs: SignSplit, matrix_KK: Tensor, count: int
 ) -> GradientMetrics:
     prompts = len(objective.everything) // objective.recipe.group_size
-    moving = bool((matrix_KK.diagonal() > 0).all())
     noise = noise_scale(matrix_KK, prompts / count, level=LEVEL) if sizes.total > 0 else None
     return GradientMetrics(
         norm=sizes.total,
@@ -77,7 +84,9 @@ def _summary(
         negative=signs.negative,
         sign_cosine=finite_or_none(signs.cosine),
         negative_share=finite_or_none(signs.negative_mass),
-        minibatch_cosine=mean_pairwise_cosine(matrix_KK) if moving else None,
+        minibatch_cosine=mean_pairwise_cosine(matrix_KK),
+        minibatches=count,
+        minibatches_with_gradient=int(has_gradient(matrix_KK).sum()),
         snr=finite_or_none(noise.snr * count) if noise else None,
         noise_scale=NoiseScaleInterval(
             value=finite_or_none(noise.value) if noise else None,
@@ -120,7 +129,7 @@ def measure_bands(
             high=(tenth + 1) / BANDS,
             tokens=sum(counts[tenth]) / tokens,
             norm=sizes[tenth],
-            share=sizes[tenth] / whole if whole else 0.0,
+            share=sizes[tenth] / whole if whole else None,
         )
         for tenth in range(BANDS)
     ]
@@ -181,11 +190,17 @@ def split_gradient(
 ) -> list[Named]:
     """For every choice, the gradient of what its tokens contribute to the loss of a step over all sequences.
 
-    Tokens outside of ``indices`` count nothing.
+    Tokens outside of ``indices`` count nothing. What has no gradient by definition is exactly zero here, as in
+    training: computed, it would be rounding, with a direction of its own.
     """
     parameters = list(loaded.trainable.values())
     totals = [_zeros(loaded.trainable) for _ in choices]
-    for micro in objective.passes(objective.on_policy.select(indices)):
+    moving, still = objective.loss.split(objective.on_policy.select(indices))
+    with torch.no_grad():
+        for micro in objective.passes(still):
+            for choice in choices:
+                choice(objective.loss.batch(micro)[0])
+    for micro in objective.passes(moving):
         share_N, batch = weighted_losses(objective, micro)
         for total, choice in zip(totals, choices, strict=True):
             chosen_N = choice(batch)

@@ -71,30 +71,33 @@ def summarize(columns: dict[str, Tensor], structure: str) -> LogitMetrics:
     reason_N, cosine_N = columns["reason_N"], columns["cosine_N"]
     has_cosine_N = ~cosine_N.isnan()
     flat_N = convex_N & concave_N  # the Hessian is zero
+    frozen_by = {name: _share(reason_N == i, directed_N) for i, name in enumerate(REASONS) if name}
     return LogitMetrics(
         tokens=known_N.numel(),
         directed=int(directed_N.sum()),
         structure=structure,
+        known=int(known_N.sum()),
         convex=_share(convex_N, known_N & directed_N),
         concave=_share(concave_N & ~flat_N, known_N & directed_N),
         indefinite=_share(~convex_N & ~concave_N, known_N & directed_N),
         smallest=_extreme(columns["min_eigenvalue_N"], torch.min),
         largest=_extreme(columns["max_eigenvalue_N"], torch.max),
+        eigenvalue_tokens=int((~columns["min_eigenvalue_N"].isnan()).sum()),
         away=_share(columns["away_N"], directed_N),
         cosine=float(cosine_N[has_cosine_N].mean()) if bool(has_cosine_N.any()) else None,
         frozen=_share(reason_N > 0, directed_N),
-        frozen_by={name: _share(reason_N == i, directed_N) for i, name in enumerate(REASONS) if name},
+        frozen_by={name: share for name, share in frozen_by.items() if share is not None},
         distance=float(columns["distance_N"].mean()),
         gradient=float(columns["gradient_norm_N"].square().mean().sqrt()),
     )
 
 
-def _share(chosen_N: Tensor, of_N: Tensor) -> float:
+def _share(chosen_N: Tensor, of_N: Tensor) -> float | None:
     count = int(of_N.sum())
-    return int((chosen_N & of_N).sum()) / count if count else 0.0
+    return int((chosen_N & of_N).sum()) / count if count else None
 
 
-def _extreme(values_N: Tensor, pick: Callable[[Tensor], Tensor]) -> float:
+def _extreme(values_N: Tensor, pick: Callable[[Tensor], Tensor]) -> float | None:
     measured_N = values_N[~values_N.isnan()]
     # Adding zero turns -0 into 0.
-    return float(pick(measured_N)) + 0.0 if measured_N.numel() else 0.0
+    return float(pick(measured_N)) + 0.0 if measured_N.numel() else None

@@ -139,8 +139,8 @@ def measure_update(
 
 def measure_sharpness(
     loaded: LoadedCheckpoint, objective: MeasuredObjective, passes: int, tick: Callable[[int], None]
-) -> SharpnessMetrics:
-    """Line search of the objective's loss along the step that its optimizer takes.
+) -> SharpnessMetrics | None:
+    """Line search of the objective's loss along the step that its optimizer takes; None if that step is zero.
 
     Args:
         loaded: the checkpoint.
@@ -154,6 +154,9 @@ def measure_sharpness(
     with loaded.restored():
         take_steps(objective, sequences, 1, step, lambda _: None)
         end = {name: p.detach().clone() for name, p in loaded.trainable.items()}
+        if all(torch.equal(start[name], end[name]) for name in start):
+            tick(passes * len(objective.everything))
+            return None
 
         def loss_at(length: float) -> float:
             with torch.no_grad():

@@ -130,7 +130,7 @@ def _gae(recipe: Recipe) -> dict[str, Any]:
 
 def _replaced(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
     """The run's recipe with other sections; what does not go together is told under the objective's name."""
-    layers = Layers()
+    layers = Layers(Recipe)
     layers.add({**recipe.model_dump(mode="json"), "reading": "paper", **changes}, _OPTION)
     try:
         replaced = check(Recipe, layers)

@@ -152,13 +152,17 @@ def _too_few(options: InspectOptions, parts: tuple[Part, ...] | None, recipe: Re
     if prompts % count:
         remedy = f"choose a divisor of {prompts}, or another --prompts"
         return [Problem(f"{count} does not divide the {prompts} prompts", "--minibatches", remedy=remedy)]
+    if count < FEWEST_MINIBATCHES and options.minibatches is not None:
+        what = f"the noise scale compares at least {FEWEST_MINIBATCHES} equal minibatches of whole prompts"
+        remedy = f"give a divisor of the {prompts} prompts that is at least {FEWEST_MINIBATCHES}, or leave it out"
+        return [Problem(what, "--minibatches", remedy=remedy)]
     if count < FEWEST_MINIBATCHES:
         what = (
             f"the noise scale compares at least {FEWEST_MINIBATCHES} equal minibatches of whole prompts, but "
             f"{prompts} prompts make {count}"
         )
         remedy = f"set --prompts to a multiple of {FEWEST_MINIBATCHES}, or leave gradients out of --parts"
-        return [Problem(what, "--prompts" if options.minibatches is None else "--minibatches", remedy=remedy)]
+        return [Problem(what, "--prompts", remedy=remedy)]
     return []
 
 

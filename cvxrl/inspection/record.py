@@ -26,7 +26,10 @@ class LogitMetrics(Strict):
         directed: those whose target is not where they are.
         structure: how the Hessian was found.
         convex, concave, indefinite: shares by the signs of the Hessian's eigenvalues; a Hessian of zeros is convex.
-        smallest, largest: extreme eigenvalues over the tokens.
+            None, as the other shares, where no token has a target.
+        known: tokens whose signs are known; None in records of version 0.1.
+        smallest, largest: extreme eigenvalues over the tokens whose eigenvalues were computed; None where none were.
+        eigenvalue_tokens: how many those are; None in records of version 0.1.
         away: share whose descent direction points away from the target.
         cosine: mean cosine of descent direction and direction to the target.
         frozen: share whose gradient is gone though the target is not near.
@@ -38,14 +41,16 @@ class LogitMetrics(Strict):
     tokens: int
     directed: int
     structure: str
-    convex: float
-    concave: float
-    indefinite: float
-    smallest: float
-    largest: float
-    away: float
+    convex: float | None
+    concave: float | None
+    indefinite: float | None
+    known: int | None = None
+    smallest: float | None
+    largest: float | None
+    eigenvalue_tokens: int | None = None
+    away: float | None
     cosine: float | None
-    frozen: float
+    frozen: float | None
     frozen_by: dict[str, float]
     distance: float
     gradient: float
@@ -57,14 +62,14 @@ class ProbabilityBand(Strict):
     Attributes:
         tokens: their share of the tokens.
         norm: norm of the gradient that they make together.
-        share: that norm as a share of the sum over the bands.
+        share: that norm as a share of the sum over the bands; None where there is no gradient.
     """
 
     low: float
     high: float
     tokens: float
     norm: float
-    share: float
+    share: float | None
 
 
 class NoiseScaleInterval(Strict):
@@ -85,7 +90,9 @@ class GradientMetrics(Strict):
         positive, negative: norms of what tokens with positive and negative advantage contribute.
         sign_cosine: their cosine; None where one is zero.
         negative_share: negative / (positive + negative).
-        minibatch_cosine: mean cosine of pairs of minibatch gradients.
+        minibatch_cosine: mean cosine of pairs of minibatch gradients, of those that are not zero; None below two.
+        minibatches, minibatches_with_gradient: how many there are, and how many have a gradient; None in records of
+            version 0.1.
         snr: estimated |G|^2 / trace of the covariance of the whole batch's gradient.
         noise_scale: prompts at which noise and gradient are equally large, with a 95% interval.
         prompts: of the whole batch.
@@ -102,6 +109,8 @@ class GradientMetrics(Strict):
     sign_cosine: float | None
     negative_share: float | None
     minibatch_cosine: float | None
+    minibatches: int | None = None
+    minibatches_with_gradient: int | None = None
     snr: float | None
     noise_scale: NoiseScaleInterval
     prompts: int

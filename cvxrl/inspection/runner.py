@@ -40,9 +40,10 @@ from cvxrl.tasks import Grader, Task, load_grader, load_task
 
 # From here on a model is large: costly parts are left out or measured on a part of the rollouts, and it is said.
 LARGE = 20_000_000
-# Tokens of a micro-batch whose eigenvalues are computed: each is a bisection over the vocabulary. The signs, which
-# the shares count, are those of all tokens.
-_EIGENVALUE_TOKENS = 256
+# Tokens of a micro-batch whose eigenvalues are computed: each is a bisection over the vocabulary, so that this many
+# numbers of the logits, but at least this many tokens, are looked at. The signs, which the shares count, are those of
+# all tokens.
+_EIGENVALUE_NUMBERS, _EIGENVALUE_TOKENS = 2**23, 256
 # Passes over a sequence, in forward passes: for progress alone.
 _LOOK, _STEP, _SPLIT, _PRODUCT = 2, 3, 6, 6
 
@@ -153,13 +154,14 @@ def _scope(plan: InspectionPlan, loaded: LoadedCheckpoint) -> Scope:
         notes += [f"no {part}: the model is large; ask for them with --parts" for part in left]
     if large and "bands" in parts:
         notes.append("the gradient by probability is measured on one minibatch: the model is large")
-    if "logits" in parts:
-        notes.append(f"smallest eigenvalues are over {_EIGENVALUE_TOKENS} tokens of each micro-batch, drawn at random")
+    drawn = max(_EIGENVALUE_TOKENS, _EIGENVALUE_NUMBERS // loaded.policy.model.get_output_embeddings().weight.shape[0])
+    if "logits" in parts and drawn < sum(map(len, loaded.rollouts.responses)):
+        notes.append(f"eigenvalues in the logits are those of at most {drawn} sampled tokens of each micro-batch")
     passes = LINE_PASSES // 3 * 2 if large else LINE_PASSES
     count = plan.minibatches
     if large and plan.options.minibatches is None and count % FEWEST_MINIBATCHES == 0:
         count = FEWEST_MINIBATCHES
-    return Scope(parts, large, Rules(eigenvalue_tokens=_EIGENVALUE_TOKENS), passes, count, notes)
+    return Scope(parts, large, Rules(eigenvalue_tokens=drawn), passes, count, notes)
 
 
 def _work(plan: InspectionPlan, scope: Scope, sequences: int) -> int:

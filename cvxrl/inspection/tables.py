@@ -8,7 +8,7 @@ from typing import TextIO
 from cvxrl.inspection.findings import headline
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, NoiseScaleInterval, SharpnessMetrics
 from cvxrl.report.document import WIDTH, Table, print_report
-from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed
+from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed, to_error
 
 
 def all_tables(record: InspectRecord) -> list[Table]:
@@ -71,12 +71,20 @@ def _logits(checkpoint: CheckpointMetrics, drift: int) -> Table:
         moved = f" moved: after {drift} steps of {own}, KL {far} per token."
     note = (
         "Shares of the tokens that have a target. convex: the logits Hessian has no negative eigenvalue. smallest: "
-        "smallest eigenvalue of any token. "
+        f"smallest eigenvalue, {_looked_at(checkpoint)}. "
         "away: pull away from their target. clip, p>0, p>1: gradient gone far from the target, by the clip or because "
         "the probability nears 0 or 1. cosine: of descent and direction to the target. distance: mean total variation "
         f"to the target.{moved}"
     )
     return Table("In logit space", columns, rows, note)
+
+
+def _looked_at(checkpoint: CheckpointMetrics) -> str:
+    """Whose eigenvalues `smallest` is of."""
+    seen = [o.logits.eigenvalue_tokens for o in checkpoint.objectives if o.logits and o.logits.eigenvalue_tokens]
+    if not seen or min(seen) == checkpoint.tokens:
+        return "of all tokens" if seen else "of some tokens"
+    return f"of {min(seen):,} sampled tokens of {checkpoint.tokens:,}"
 
 
 def _logit_cells(n: LogitMetrics) -> list[str]:
@@ -107,15 +115,15 @@ def _parameters(checkpoint: CheckpointMetrics) -> Table:
                     short(g.qkv),
                     share(g.negative_share),
                     signed(g.sign_cosine, 2),
-                    signed(g.minibatch_cosine, 2),
+                    "none" if g.minibatch_cosine is None else signed(g.minibatch_cosine, 2),
                     _interval(g.noise_scale),
                 ]
             )
     columns = ("<objective", "norm", "qkv", "negative", "cos(+,-)", "cos(batches)", "noise scale")
     note = (
         "negative: share of the norm from tokens with negative advantage; cos(+,-): their direction against the "
-        "others'. noise scale: prompts at which noise and gradient are equally large, 95% interval; the batch has "
-        f"{prompts}."
+        "others'. cos(batches): of pairs of minibatches, those without a gradient left out. noise scale: prompts at "
+        f"which noise and gradient are equally large, 95% interval; the batch has {prompts}."
     )
     return Table("In the parameters", columns, rows, note)
 
@@ -171,9 +179,9 @@ def _curvature(checkpoint: CheckpointMetrics) -> Table:
             rows.append(
                 [
                     o.label,
-                    f"{short(c.largest)} ± {scientific(c.largest_error, 0)}",
-                    f"{short(c.smallest)} ± {scientific(c.smallest_error, 0)}",
-                    f"{short(c.trace)} ± {short(c.trace_error, 2)}",
+                    to_error(c.largest, c.largest_error),
+                    to_error(c.smallest, c.smallest_error),
+                    to_error(c.trace, c.trace_error),
                 ]
             )
     note = "Hessian of the loss in the parameters; ± bound of the eigenvalue, standard error of the trace."

@@ -55,10 +55,8 @@ def _package_path(path: str) -> Path:
     except (ImportError, ValueError):
         found = None
     if found is None or not found.submodule_search_locations:
-        pip_name = name.replace("_", "-")
-        raise UserError(
-            Problem(f"package `{name}` is not installed", "model.path", remedy=f"pip install --no-deps {pip_name}")
-        )
+        remedy = "install the package that ships this policy, or check the name after `package:`"
+        raise UserError(Problem(f"there is no installed package `{name}`", "model.path", remedy=remedy))
     root = Path(next(iter(found.submodule_search_locations))).resolve()
     target = (root / inside).resolve()
     if not target.is_relative_to(root):

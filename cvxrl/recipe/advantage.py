@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from cvxrl.recipe.base import FunctionName, Section
+from cvxrl.recipe.expand import PATH
 
 Credit = Literal["sequence", "values", "verifier"]
 
@@ -78,7 +79,9 @@ class DenseAdvantage(AdvantageSection):
     """What the verifier-based estimators share: scores on the k most probable tokens of the rollout policy."""
 
     credit: ClassVar[Credit] = "verifier"
-    verifier: str = Field(min_length=1, description="Verifier policy: directory, Hub id, `package:NAME/DIR`.")
+    verifier: Annotated[str, PATH] = Field(
+        min_length=1, description="Verifier policy: directory, Hub id, `package:NAME/DIR`."
+    )
     k: PositiveInt = Field(5, description="Candidate tokens per position: the most probable ones and the sampled one.")
     center: bool = Field(True, description="Subtract the mean over the candidates (authors: not for lco-kld).")
     eps: PositiveFloat = Field(1e-6, description="Added to the standard deviation over the candidates.")
@@ -94,7 +97,9 @@ class DenseDpoAdvantage(DenseAdvantage):
     """Implicit reward log pi_DPO - log pi_ref (arXiv 2305.18290, eq. 5), standardised over the candidates."""
 
     kind: Literal["dense-dpo"] = Field("dense-dpo", description="Log-ratio of a DPO policy to its reference.")
-    reference: str = Field(min_length=1, description="Reference policy that the DPO policy was trained from.")
+    reference: Annotated[str, PATH] = Field(
+        min_length=1, description="Reference policy that the DPO policy was trained from."
+    )
 
 
 class CallableAdvantage(Section):

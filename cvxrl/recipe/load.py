@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -16,6 +16,8 @@ from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.shipped import find_recipe
+from cvxrl.recipe.value_types import mistaken_values
+from cvxrl.recipe.yaml_file import write_mapping
 
 _Root = TypeVar("_Root", bound=BaseModel)
 
@@ -31,7 +33,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), seed: int | Non
     Raises:
         UserError: with one problem per mistake.
     """
-    layers = read_layers(find_recipe(path), overrides)
+    layers = read_layers(find_recipe(path), overrides, Recipe)
     if seed is not None:
         layers.add({"seed": seed}, "--seed")
     return check(Recipe, layers)
@@ -43,16 +45,23 @@ def check(root: type[_Root], layers: Layers) -> _Root:
     Raises:
         UserError: with one problem per mistake.
     """
+    mistaken = mistaken_values(layers.values, root)
+    problems = [
+        Problem(message, key, layers.origin(key.split(".")), remedy) for key, (message, remedy) in mistaken.items()
+    ]
     try:
-        return root.model_validate(layers.values)
+        checked = root.model_validate(layers.values)
     except ValidationError as error:
-        problems = [p for details in error.errors() for p in _explain(details, layers, root)]
-        raise UserError(*dict.fromkeys(problems)) from None
+        others = (p for details in error.errors() for p in _explain(details, layers, root))
+        problems += [p for p in dict.fromkeys(others) if not any(f"{p.key}.".startswith(f"{m}.") for m in mistaken)]
+    if problems:
+        raise UserError(*problems)
+    return checked
 
 
 def dump(recipe: Recipe) -> str:
-    """Resolved recipe as YAML; loading it gives a recipe with the same digest."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    """Resolved recipe as YAML, paths as from the working folder; loaded there it has the same digest."""
+    return write_mapping(recipe.model_dump(mode="json"))
 
 
 def _section_at(root: type[BaseModel], values: Any, key: Sequence[str]) -> type[BaseModel] | None:
@@ -96,7 +105,9 @@ def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> It
     key, file = ".".join(loc), layers.origin(loc)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        yield Problem("unknown key", key, file, _remedy_for_key(loc[-1], _section_at(root, layers.values, loc[:-1])))
+        yield Problem("unknown key", key, file, _remedy_for_key(loc, _section_at(root, layers.values, loc[:-1]), root))
+    elif kind == "missing" and loc[-1].isdecimal():
+        yield Problem("has too few values", ".".join(loc[:-1]), file, f"give at least {int(loc[-1]) + 1}")
     elif kind == "missing":
         yield Problem("missing", key, file, f"add `{loc[-1]}`")
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -111,8 +122,11 @@ def _explain(details: ErrorDetails, layers: Layers, root: type[BaseModel]) -> It
         yield Problem(f"`{details['input']}` has characters that are not allowed", key, file, f"match {message[30:]}")
     else:
         given = json.dumps(details["input"], default=str)
+        remedy = {"string_type": "put it in quotes", "model_type": "write the keys below it"}.get(kind)
         message = message.replace("valid tuple", "list").replace("valid dictionary", "mapping")  # YAML's words
-        yield Problem(f"{message[:1].lower()}{message[1:]}, got {given[:80]}", key, file, "give a value of that type")
+        yield Problem(
+            f"{message[:1].lower()}{message[1:]}, got {given[:80]}", key, file, remedy or "give a value of that type"
+        )
 
 
 def _own_message(line: str, key: str, layers: Layers, file: str) -> Problem:
@@ -140,7 +154,37 @@ def _without_tags(loc: Sequence[str | int], values: Any, root: type[BaseModel]) 
     return tuple(parts)
 
 
-def _remedy_for_key(key: str, section: type[BaseModel] | None) -> str:
+def _remedy_for_key(loc: Sequence[str], section: type[BaseModel] | None, root: type[BaseModel]) -> str:
+    """What was meant: a key of this section, one of that name or meaning elsewhere, or what there is here."""
+    fields, key, name = list(_fields(root, "")), ".".join(loc), loc[-1]
+    kinds = [kind for kind, other, _ in fields if other == key and kind]
+    if kinds:
+        return f"it is a key of {', '.join(kinds)}, which this is not"
     known = list(section.model_fields) if section else []
-    near = suggest(key, known, cutoff=0.5).strip()
+    same = [other for _, other, _ in fields if name == other.rpartition(".")[2]]
+    near = suggest(name, known).strip() if not same else ""
+    meant = list(dict.fromkeys(same or ([] if near else _meaning(name, fields))))
+    if meant:
+        return f"did you mean {' or '.join(f'`{other}`' for other in meant[:3])}?"
     return near or (f"known keys here: {', '.join(known)}" if known else "remove it")
+
+
+def _meaning(name: str, fields: Sequence[tuple[str | None, str, str]]) -> list[str]:
+    """Keys with the word in their names, else that whose first sentence is mostly its words, else those named alike."""
+    names = {key: key.rpartition(".")[2] for _, key, _ in fields}
+    within = [key for key in names if name in names[key].split("_")]
+    words = name.replace("_", " ").replace("-", " ").lower()
+    first = {key: text.lower().partition(". ")[0] for _, key, text in fields}
+    described = sorted((key for key in first if " " in words and words in first[key]), key=lambda key: len(first[key]))
+    alike = get_close_matches(name, names.values(), n=1, cutoff=0.7)
+    return within or described[:1] or [key for key in names if names[key] in alike]
+
+
+def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str | None, str, str]]:
+    """Kind of section, dotted key and description of every field of a section and of those inside it."""
+    for name, field in section.model_fields.items():
+        inner = list(section_classes(field.annotation))
+        if not inner and name != "kind":
+            yield kind_of(section), f"{prefix}{name}", field.description or ""
+        for one in inner:
+            yield from _fields(one, f"{prefix}{name}.")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from cvxrl.errors import Problem, UserError, suggest
+from cvxrl.recipe.expand import anchor_paths, spell_out
 from cvxrl.recipe.shipped import shipped_recipes
 from cvxrl.recipe.yaml_file import parse_value, read_mapping
 
@@ -31,13 +35,15 @@ _OBJECTIVE: dict[str, dict[str, Any]] = {
 class Layers:
     """A merged mapping that remembers which file wrote each leaf."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, root: type[BaseModel]) -> None:
+        """Start empty; ``root`` is what the merged values are going to be checked as."""
+        self.root = root
         self.values: dict[str, Any] = {}
         self._origin: dict[tuple[str, ...], str] = {}
 
     def add(self, values: Mapping[str, Any], origin: str) -> None:
         """Lay ``values`` over what is there; see `merge`. A `reading` they name puts its preset right below them."""
+        values = spell_out(values, self.root)
         if "reading" in values:
             self.values = merge(self.values, preset(merge(self.values, values)))
         self.values = merge(self.values, values)
@@ -94,20 +100,23 @@ def preset(values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def read_layers(path: Path, overrides: Sequence[str]) -> Layers:
+def read_layers(path: Path, overrides: Sequence[str], root: type[BaseModel]) -> Layers:
     """Merge a recipe file, what it extends, and `--set` overrides.
 
     Raises:
-        UserError: a file is missing or malformed, `extends` runs in a circle, or an override is not key=value.
+        UserError: a file is missing or malformed, `extends` runs in a circle, a path starts at the wrong folder, or an
+            override is not key=value.
     """
-    layers = Layers()
-    for file, values in _chain(path, ()):
-        layers.add(values, str(file))
+    layers = Layers(root)
     problems = []
+    for file, values in _chain(path, ()):
+        anchored, misplaced = anchor_paths(values, root, file)
+        layers.add(anchored, str(file))
+        problems += misplaced
     given: dict[str, Any] = {}
     for text in overrides:
         try:
-            given = merge(given, _override(text))
+            given = merge(given, spell_out(_override(text), root))
         except ValueError as error:
             problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
     if problems:
@@ -132,13 +141,14 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, An
         )
     found: list[tuple[Path, dict[str, Any]]] = []
     for name in names_of:
-        beside = path.parent / name
+        beside = resolved.parent / name
         parent = beside if beside.is_file() else shipped_recipes().get(name, beside)
         if not parent.is_file():
             remedy = (
                 f"{suggest(name, shipped_recipes())}paths are relative to this file, names are of the package's recipes"
             )
-            raise UserError(Problem(f"no such file: {parent}", "extends", str(path), remedy))
+            missing = os.path.relpath(parent)
+            raise UserError(Problem(f"no such file: {missing}", "extends", str(path), remedy))
         found += _chain(parent, (*above, resolved))
     return [*found, (path, values)]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from cvxrl.recipe.base import Section
+from cvxrl.recipe.expand import PATH
 
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
 
@@ -64,7 +65,7 @@ class ScratchSpec(Section):
 class ModelSpec(Section):
     """Where the policy comes from: a Hugging Face directory or id, a GGUF file, an installed package, or nothing."""
 
-    path: str | None = Field(
+    path: Annotated[str | None, PATH] = Field(
         None,
         description="Hugging Face directory or Hub id, or `package:NAME/DIR` for files that an installed package "
         "ships. A path to a `.gguf` file is read as GGUF.",
@@ -79,7 +80,7 @@ class ModelSpec(Section):
         description="Allow weights in PyTorch's pickle format where there are no safetensors: reading them can run "
         "code that their author put there.",
     )
-    adapter: str | None = Field(
+    adapter: Annotated[str | None, PATH] = Field(
         None,
         description="Directory of a LoRA adapter in PEFT's format (safetensors), e.g. the `adapter` folder of a run. "
         "It is merged into the weights when they are loaded.",

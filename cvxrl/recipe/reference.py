@@ -25,6 +25,11 @@ the bare name of one that comes with the package, such as `math_grpo`. Mappings 
 replaces, and a section whose `kind` changes replaces the inherited one whole.
 `--set section.key=value` is laid over the file. Unknown keys are errors.
 
+Files are read as YAML 1.2, merge keys (`<<`) included: 010 is ten, `yes` is text, and a quoted number is no number.
+`objective: lco-kld` is short for `objective: {kind: lco-kld}`, in every section that has kinds. A relative path of a
+file, folder or policy starts at the folder of the recipe that says it, and one given by `--set`, by a recipe of the
+package or by the `recipe.yaml` that a run keeps starts at the working folder.
+
 A field marked ° cannot change a result: it says what is saved, logged or shown. Such fields are no part of the recipe's
 digest; `--resume` accepts other values of them, and `compare` pools runs that differ in them.
 """

@@ -18,6 +18,9 @@ from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, R
 from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.recipe.training import AdamwSpec, OptimSpec, RolloutSpec, TrainSpec
 
+# All text that language models are trained on is some 10^11 such sequences.
+_MOST_SEQUENCES = 10**12
+
 
 class Recipe(Section):
     """One experiment. `advantage`, `objective` and `reduction` are independent of each other."""
@@ -139,6 +142,12 @@ def _data(recipe: Recipe) -> Iterator[str]:
 
 def _steps(recipe: Recipe) -> Iterator[str]:
     train = recipe.train
+    total = recipe.sequences_per_step * train.steps * train.inner_epochs
+    if total > _MOST_SEQUENCES:
+        yield (
+            f"train.steps: {train.steps} steps of {recipe.sequences_per_step} sequences, {train.inner_epochs} times "
+            f"over, are more than the {_MOST_SEQUENCES:.0e} that any machine gets through; write smaller numbers"
+        )
     count, what = recipe.sequences_per_step, "sequences"
     if recipe.objective.coupling == "group":
         count, what = recipe.rollout.prompts, "prompts (whose sequences stay together)"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from cvxrl.recipe.base import FunctionName, Section
+from cvxrl.recipe.expand import PATH
 from cvxrl.recipe.extract import ExtractSpec, NoExtract, check_pattern
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -60,11 +61,13 @@ class DatasetSource(Section):
     """Rows of a local file or of a data set on the Hugging Face Hub."""
 
     kind: Literal["dataset"] = Field("dataset", description="Rows of a file or of a Hub data set.")
-    path: str = Field(min_length=1, description="A .jsonl, .json or .parquet file, or the id of a data set on the Hub.")
+    path: Annotated[str, PATH] = Field(
+        min_length=1, description="A .jsonl, .json or .parquet file, or the id of a data set on the Hub."
+    )
     config_name: str | None = Field(None, description="Configuration (subset) of a Hub data set.")
     revision: str | None = Field(None, description="Revision of a Hub data set; none means the default branch.")
     split: str = Field("train", description="Split to train on (Hub only; a local file is one split).")
-    eval_path: str | None = Field(None, description="Local file with the held-out rows.")
+    eval_path: Annotated[str | None, PATH] = Field(None, description="Local file with the held-out rows.")
     eval_split: str | None = Field(None, description="Split of the Hub data set that holds the held-out rows.")
     held_out: float = Field(
         0.1,

@@ -1,4 +1,4 @@
-"""Read YAML strictly: no duplicate keys, no objects, and 1e-4 is a number."""
+"""Read YAML strictly: as YAML 1.2 reads it, with merge keys, without duplicate keys, objects or circles."""
 
 from __future__ import annotations
 
@@ -10,28 +10,55 @@ import yaml
 
 from cvxrl.errors import Problem, UserError
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+# A short text can stand for a billion values through aliases of aliases; no recipe comes near this.
+_MOST_VALUES = 100_000
+
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that refuses duplicate keys and reads floats as YAML 1.2 does."""
+    """Safe loader with the core schema of YAML 1.2 in place of version 1.1's readings.
+
+    In 1.1, 010 is 8, 1:30 is 90, `on` is true, 2024-05-01 is a date, and 1e-4 is text.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own way)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue  # what it brings lies below the mapping's own keys
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key `{key}`", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """Whole number: decimal whatever zeros it starts with, 0o octal, 0x hexadecimal."""
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
-# YAML 1.1 wants a dot in every float, so it reads 1e-4 as text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that quotes text which either version of YAML would read as something else."""
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?\d+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
     ),
-    list("-+0123456789."),
-)
+    ("merge", "<<", ["<"]),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
 
 
 def parse_value(text: str) -> Any:
@@ -41,9 +68,14 @@ def parse_value(text: str) -> Any:
         ValueError: the text is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _load(text)
     except (yaml.YAMLError, RecursionError, TypeError) as error:
         raise ValueError(_reason(error)) from None
+
+
+def write_mapping(values: dict[str, Any]) -> str:
+    """YAML text of a mapping, in its order; `read_mapping` of it gives the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -60,7 +92,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(Problem(f"cannot read: {reason}", file=str(path), remedy="give a YAML text file")) from None
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = _load(text)
     except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
         raise UserError(Problem(_reason(error), file=str(path), remedy="mend the YAML")) from None
     if not isinstance(value, dict):
@@ -69,6 +101,34 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if odd:
         raise UserError(Problem(f"key {odd[0]!r} is not text", file=str(path), remedy="quote the key"))
     return value
+
+
+def _load(text: str) -> Any:
+    value = yaml.load(text, Loader=_Loader)
+    _check_size(value)
+    return value
+
+
+def _check_size(value: Any) -> None:
+    """Raise ValueError where aliases make a value part of itself, or of more than any recipe holds."""
+    count = 0
+    open_ids: set[int] = set()
+
+    def visit(part: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, counting what aliases stand for")
+        if not isinstance(part, dict | list):
+            return
+        if id(part) in open_ids:
+            raise ValueError("an alias (*) stands inside the value that it names")
+        open_ids.add(id(part))
+        for inner in part.values() if isinstance(part, dict) else part:
+            visit(inner)
+        open_ids.remove(id(part))
+
+    visit(value)
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from cvxrl.report.figure import BLUE, GREY, VERMILION, new_figure, not_measured, step_axis, to_png
+from cvxrl.report.format import NO_ERROR
 from cvxrl.runs.files import write_bytes
 
 Records = Sequence[Mapping[str, float]]
@@ -53,15 +54,17 @@ def _scores(axis: Axes, records: Records) -> None:
         axis.plot(steps, _smooth(rewards), color=BLUE, label="training reward")
     evaluated = [r for r in records if r.get("eval/accuracy") is not None]
     if evaluated:
+        # Without an error there is no bar; one of length 0 would be a claim.
+        errors = [math.nan if (error := r.get("eval/stderr")) is None else _Z95 * error for r in evaluated]
         axis.errorbar(
             [r["step"] for r in evaluated],
             [r["eval/accuracy"] for r in evaluated],
-            yerr=[_Z95 * (r.get("eval/stderr") or 0.0) for r in evaluated],
+            yerr=errors,
             fmt="o",
             markersize=4,
             capsize=3,
             color=VERMILION,
-            label="held-out accuracy, 95%",
+            label=f"held-out accuracy, {NO_ERROR if all(map(math.isnan, errors)) else '95%'}",
         )
     if steps or evaluated:
         axis.legend(frameon=False, loc="lower right", fontsize="small")

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvxrl.report.document import WIDTH, write_out
-from cvxrl.report.format import fixed, scientific, short, whole
+from cvxrl.report.format import NO_ERROR, fixed, scientific, short, whole, with_error
 from cvxrl.runs.sink import Row
 
 _END_WIDTH = 22  # a wider end value, such as a path, goes below the table where it can be copied whole
@@ -39,8 +39,6 @@ _PLAIN_PARTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("kl", "policy/kl", scientific),
     ("grad", "grad/norm", partial(short, digits=2)),
     ("tok/s", "time/tokens_per_s", partial(fixed, decimals=0)),
-    ("accuracy", "eval/accuracy", fixed),
-    ("±", "eval/stderr", fixed),
 )
 
 
@@ -201,4 +199,7 @@ def _print_summary(console: Console, status: str, rows: Sequence[Row]) -> None:
 
 def _short(record: Mapping[str, float]) -> list[str]:
     """Most telling numbers of a step, each with a short name."""
-    return [f"{name} {written(record[key])}" for name, key, written in _PLAIN_PARTS if record.get(key) is not None]
+    parts = [f"{name} {written(record[key])}" for name, key, written in _PLAIN_PARTS if record.get(key) is not None]
+    if record.get("eval/accuracy") is not None:
+        parts.append(f"accuracy {with_error(record['eval/accuracy'], record.get('eval/stderr'), NO_ERROR)}")
+    return parts

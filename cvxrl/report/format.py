@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from cvxrl.stats.bootstrap import Interval
 
 NOTHING = "-"
+# Said beside an accuracy of a single question: its error is the spread over questions.
+NO_ERROR = "error needs 2 prompts"
 
 
 def number(value: float | None) -> str:
@@ -54,9 +58,23 @@ def share(value: float | None) -> str:
     return percent(value, 0 if value in (0, 1) else 1)
 
 
-def with_error(value: float, error: float | None, decimals: int = 3) -> str:
-    """`0.463 ± 0.017`; `n/a` where the error is not known."""
-    return f"{value:.{decimals}f} ± {'n/a' if error is None else format(error, f'.{decimals}f')}"
+def is_known(error: float | None) -> bool:
+    """Whether there is an error: a single question has none, which files hold as null and records as NaN."""
+    return error is not None and error - error == 0
+
+
+def with_error(value: float, error: float | None, missing: str = "", decimals: int = 3) -> str:
+    """`0.463 ± 0.017`; without an error the number alone, and `missing` in brackets behind it."""
+    if is_known(error):
+        return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+    return f"{value:.{decimals}f}{f' ({missing})' if missing else ''}"
+
+
+def to_error(value: float, error: float) -> str:
+    """`32.34103 ± 6e-05`: as many digits as the error leaves certain and one more, two to eight of them."""
+    certain = math.floor(math.log10(abs(value) / error)) if value and error else 7 if not error else 0
+    digits = min(max(certain + 2, 2), 8)
+    return f"{f'{value:#.{digits}g}'.removesuffix('.')} ± {error:.1g}"
 
 
 def span(interval: Interval | None, sign: bool = False, decimals: int = 3) -> str:

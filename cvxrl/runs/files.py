@@ -111,6 +111,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def json_line(value: Any) -> str:
+    """A JSON document for stdout, in one line of ASCII; NaN becomes null, since JSON has none."""
+    return json.dumps(finite(value), allow_nan=False)
+
+
 def finite(value: Any) -> Any:
     """Copy of a JSON-like value with non-finite floats replaced by None."""
     if isinstance(value, float):

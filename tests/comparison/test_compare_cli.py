@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,6 +220,8 @@ def test_ctrl_c_lets_every_run_save_itself(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said
+    told = "finishing step [0-9]+ of math_grpo seed-0; again to stop at once; go on with: cvxrl compare "
+    assert re.search(told, said)
     record = json.loads((metrics.parent / "run.json").read_text())
     assert record["status"] == "interrupted"
     assert list((metrics.parent / "checkpoints").iterdir())

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from engine_steps import gradient, largest_difference
 from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
+from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.readers import ratio_deviation
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
+from cvxrl.engine.update import Updater, build_optimizer, global_norm
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
@@ -202,3 +205,37 @@ def test_a_diverged_run_is_recorded(tmp_path: Path) -> None:
     assert result.status == "diverged"
     record = json.loads(run_dir.record.read_text())
     assert record["divergence"]["step"] == 1 and "ratio" in record["divergence"]["tensor"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_norm_of_a_large_tensor_loses_no_digits(dtype: torch.dtype) -> None:
+    large = torch.randn(2**22 + 5, generator=torch.Generator().manual_seed(0)).mul_(1e-3).to(dtype)
+    small = torch.full((3, 2), 0.5, dtype=dtype)
+    exact = (float(large.double().square().sum()) + 1.5) ** 0.5
+    assert float(global_norm([large, small])) == pytest.approx(exact, rel=2e-7)
+    assert float(global_norm([])) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_gradient_is_clipped_to_the_limit(dtype: torch.dtype) -> None:
+    model = torch.nn.Linear(2**20, 4, bias=False, dtype=dtype)
+    model.weight.grad = torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = float(model.weight.grad.double().square().sum()) ** 0.5
+    recipe = tiny("math_grpo", "optim={kind: sgd, lr: 1.0e-6, max_grad_norm: 2.0}")
+    loss = SimpleNamespace(recipe=recipe, policy=SimpleNamespace(model=model), critic=None)
+    updater = Updater(loss, build_optimizer([model], recipe.optim))  # type: ignore[arg-type]
+    metrics = updater._move(0)
+    assert metrics["grad/norm"] == pytest.approx(exact, rel=2e-7) and metrics["grad/norm_clipped"] == 2.0
+    clipped = float(model.weight.grad.double().square().sum()) ** 0.5
+    assert clipped == pytest.approx(2.0, rel=2e-6 if dtype == torch.float32 else 2e-3)  # bfloat16 rounds the factor
+
+
+def test_the_gradient_that_is_not_finite_is_the_one_that_is_named() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model[1].weight.grad = torch.tensor([[1.0, torch.nan], [1.0, 1.0]])
+    recipe = tiny("math_grpo")
+    loss = SimpleNamespace(recipe=recipe, policy=SimpleNamespace(model=model), critic=None)
+    with pytest.raises(DivergedError, match=r"gradient of 1\.weight: 1 of 4"):
+        Updater(loss, build_optimizer([model], recipe.optim))._move(0)  # type: ignore[arg-type]

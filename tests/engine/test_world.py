@@ -147,7 +147,7 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     recipe = tiny("math_grpo")
     run_dir = RunDir.of(tmp_path, recipe)
     sink = SilentSink()
-    assert run_training(recipe, run_dir, sink, "new", Second()).status == "finished"
+    assert run_training(recipe, run_dir, sink, "new", world=Second()).status == "finished"
     assert not list(tmp_path.iterdir()) and not sink.records
-    assert run_training(recipe, run_dir, sink, "new", SingleProcess()).status == "finished"
+    assert run_training(recipe, run_dir, sink, "new", world=SingleProcess()).status == "finished"
     assert run_dir.is_finished() and len(sink.records) == recipe.train.steps + 1

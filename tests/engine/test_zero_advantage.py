@@ -53,10 +53,10 @@ def run_all(self: Loss, step: Sequences) -> tuple[Sequences, Sequences]:
 def test_gradient_and_metrics_stay(name: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny(name, *EXACT, f"train.loss={loss}", "train.inner_epochs=1", "train.minibatches=1")
     sequences = made(recipe, idle=[1])
-    _, still = Trainer.build(recipe).updater.loss._split(sequences)
+    _, still = Trainer.build(recipe).updater.loss.split(sequences)
     assert still.positions == [i for i, group in enumerate(sequences.groups) if group == 1]
     fast = stepped(recipe, [sequences])
-    monkeypatch.setattr(Loss, "_split", run_all)
+    monkeypatch.setattr(Loss, "split", run_all)
     slow = stepped(recipe, [sequences])
     assert float(slow[1].abs().max()) > 0
     torch.testing.assert_close(fast[1], slow[1], rtol=0, atol=1e-5 * float(slow[1].abs().max()))
@@ -70,7 +70,7 @@ def test_a_step_without_any_advantage_still_is_one(monkeypatch: pytest.MonkeyPat
     before = stepped(recipe, steps[:1])[2]
     fast = stepped(recipe, steps)
     assert not fast[1].any() and not torch.equal(fast[2], before)
-    monkeypatch.setattr(Loss, "_split", run_all)
+    monkeypatch.setattr(Loss, "split", run_all)
     assert torch.equal(fast[2], stepped(recipe, steps)[2])
 
 
@@ -91,7 +91,7 @@ def test_what_is_pulled_without_an_advantage_does_not_rest(name: str, changes: l
     sequences = trainer.collector.collect(1).sequences
     if sequences.values is None:
         sequences = made(recipe, idle=[0, 1])
-    moving, still = trainer.updater.loss._split(sequences)
+    moving, still = trainer.updater.loss.split(sequences)
     assert moving.positions == list(range(len(sequences))) and not still.positions
 
 

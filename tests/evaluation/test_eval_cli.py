@@ -23,7 +23,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "no such run": (["--ckpt", "runs/x/seed-0", "--task", "arithmetic"], ["--ckpt"]),
     "mistyped run": (["--ckpt", "folder/nowhere"], ["--ckpt", "there is no `folder/nowhere`"]),
     "empty directory": (["--ckpt", "folder", "--task", "arithmetic"], ["--ckpt", "neither a run nor a policy"]),
-    "package not installed": (["--ckpt", "package:no_such/x", "--task", "arithmetic"], ["--ckpt", "pip install"]),
+    "package not installed": (
+        ["--ckpt", "package:no_such/x", "--task", "arithmetic"],
+        ["--ckpt", "install the package that ships"],
+    ),
     "Hub out of reach": (["--ckpt", "nobody/nothing", "--task", "arithmetic"], ["--ckpt", "Hub", "network"]),
     "no task": (BASE, ["--task", "belongs to no run", "gsm8k"]),
     "unknown task": ([*BASE, "--task", "gsm9k"], ["--task", "did you mean `gsm8k`"]),
@@ -149,7 +152,8 @@ def test_ctrl_c_keeps_what_is_done(cvxrl: Any, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(evaluator, "judge", judge)
     done = cvxrl("eval", *SMALL, "--out", "out", "--batch", "2")
-    assert done.code == 130 and "--resume" in done.err
+    assert done.code == 130 and done.err.count(" --out out --batch 2 --resume\n") == 2
+    assert "finishing this batch of completions; again to stop at once; go on with: cvxrl eval " in done.err
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 2
     monkeypatch.setattr(evaluator, "judge", original)
     assert cvxrl("eval", *SMALL, "--out", "out", "--resume").code == 0

@@ -155,6 +155,29 @@ def test_the_residual_bounds_the_error_of_a_short_run(dense: tuple[HessianProduc
         assert values[0] - ROUNDING <= found.smallest <= found.largest <= values[-1] + ROUNDING
 
 
+def test_eigenvalues_of_a_large_operator_lie_within_their_error() -> None:
+    diagonal_1D = torch.linspace(-1.0, 1.0, 2**21).unsqueeze(0)
+    diagonal_1D[0, 77] = 32.341
+    start_1D = torch.randn(1, 2**21, generator=torch.Generator().manual_seed(0))
+    found = lanczos(lambda v: diagonal_1D * v, start_1D, 8, torch.Generator())
+    largest, error = float(found.values_CM[0, -1]), float(found.residuals_CM[0, -1])
+    assert abs(largest - 32.341) <= error < 3e-4
+
+
+def test_the_error_holds_what_the_rounding_of_products_does() -> None:
+    """Products that are rounded coarsely, so that the Krylov space alone would claim to be exact."""
+    generator = torch.Generator().manual_seed(0)
+    diagonal_1D = torch.linspace(-1.0, 1.0, 200, dtype=torch.float64).unsqueeze(0)
+    diagonal_1D[0, 0] = 5.0
+
+    def times(v_1D: Tensor) -> Tensor:
+        return diagonal_1D * v_1D * (1.0 + 1e-4 * torch.randn(v_1D.shape, generator=generator, dtype=torch.float64))
+
+    start_1D = torch.ones_like(diagonal_1D)
+    found = lanczos(times, start_1D, 20, torch.Generator())
+    assert 1e-6 < abs(float(found.values_CM[0, -1]) - 5.0) <= float(found.residuals_CM[0, -1]) < 1e-2
+
+
 def test_an_exhausted_krylov_space_misses_nothing() -> None:
     diagonal = torch.tensor([[5.0, 5.0, -2.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     start = torch.zeros_like(diagonal)

@@ -108,8 +108,16 @@ def test_gradients_are_copied_and_must_match() -> None:
     assert collected.matrix().tolist() == [[3.0, 3.0], [3.0, 3.0]]
     with pytest.raises(ValueError, match="parameters differ"):
         collected.add({"b": torch.ones(3)})
-    with pytest.raises(ValueError, match="at least 2"):
-        mean_pairwise_cosine(torch.ones(1, 1))
+
+
+def test_a_gradient_of_rounding_is_in_no_mean_cosine() -> None:
+    rows_KD = torch.zeros(5, 40, dtype=torch.float64)
+    rows_KD[0, 0], rows_KD[1, :2], rows_KD[2, 9] = 3.0, torch.tensor([3.0, 4.0]), 1e-8
+    rows_KD[4, 0] = -2e-8
+    assert mean_pairwise_cosine(gram(rows_KD)) == pytest.approx(0.6)
+    assert mean_pairwise_cosine(gram(rows_KD[1:])) is None  # one gradient has no other to agree with
+    assert mean_pairwise_cosine(torch.zeros(3, 3)) is None
+    assert mean_pairwise_cosine(torch.ones(1, 1)) is None
 
 
 def test_sign_split_by_hand() -> None:

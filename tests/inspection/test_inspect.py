@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import torch
 from helpers import ROOT, SilentSink, tiny, without_times
 from safetensors.torch import load_file, save_file
 
+from cvxrl.engine.credit import with_group_advantages
 from cvxrl.engine.session import run_training
+from cvxrl.gradients.gram import Gram, mean_pairwise_cosine
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, load_checkpoint
 from cvxrl.inspection.findings import findings, headline
+from cvxrl.inspection.measure_gradients import measure_bands, measure_gradients, split_gradient
+from cvxrl.inspection.measure_logits import summarize
 from cvxrl.inspection.measure_update import effective_share, take_steps
 from cvxrl.inspection.objectives import select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions
@@ -285,6 +290,58 @@ def test_sentences_hold_the_numbers() -> None:
     lines = " ".join(findings(numbers(logits=logits(), displaced=off), 4, "grpo", 0.25))
     assert "31% of the tokens pull away from their target; frozen far from it: 12% by the clip" in lines
     assert "after 4 steps of grpo (KL 0.25)" in lines
+
+
+def test_the_smallest_eigenvalue_says_of_which_tokens_it_is() -> None:
+    off = logits(convex=0.4, indefinite=0.6, smallest=-1.5, known=100, eigenvalue_tokens=100)
+    assert (
+        "convex in the logits of 40% of the tokens (60% indefinite, 0% concave; smallest eigenvalue -1.5 of all 100 "
+        in (findings(numbers(logits=off), 4, "grpo", None)[1])
+    )
+    drawn = off.model_copy(update={"eigenvalue_tokens": 60, "known": 60})
+    assert (
+        "of 60 sampled tokens (60% indefinite, 0% concave; smallest eigenvalue -1.5 of 60 sampled tokens)"
+        in (findings(numbers(logits=drawn), 4, "grpo", None)[1])
+    )
+
+
+def test_groups_without_a_contrast_are_in_no_mean(loaded: LoadedCheckpoint) -> None:
+    """One reward for a whole group is an advantage of zero: its gradient is zero, and is not rounding."""
+    own = loaded.objectives[0]
+    for with_contrast in (3, 1, 0):
+        given_PG = torch.zeros(4, 4)
+        given_PG[:with_contrast, 0] = 1.0
+        objective = replace(own, sequences=with_group_advantages(own.sequences, given_PG))
+        measured, total = measure_gradients(loaded, objective, 4, None, lambda _: None)
+        assert (measured.minibatches, measured.minibatches_with_gradient) == (4, with_contrast)
+        if with_contrast == 3:
+            parts = Gram()
+            for p in range(3):
+                parts.add(split_gradient(loaded, objective, range(4 * p, 4 * p + 4), (lambda b: b.actions_N >= 0,))[0])
+            assert measured.minibatch_cosine == pytest.approx(mean_pairwise_cosine(parts.matrix()), rel=1e-4)
+        else:
+            assert measured.minibatch_cosine is None
+        bands = measure_bands(loaded, objective, objective.everything, 10, lambda _: None)
+        assert sum(band.tokens for band in bands) == pytest.approx(1)
+        assert all((band.share is None) == (with_contrast == 0) for band in bands)
+    assert all(not bool(g.any()) for g in total.values()) and measured.norm == 0
+    metrics = ObjectiveMetrics(label="x", own=True, equation="L", gradients=measured)
+    assert findings(metrics, 4, "x", None)[0] == "no gradient"
+
+
+def test_a_batch_without_a_target_is_not_called_unconvex() -> None:
+    names = ("psd_N", "nsd_N", "directed_N", "away_N", "reason_N")
+    columns = {name: torch.zeros(3, dtype=torch.bool) for name in names}
+    columns |= {"known_N": torch.ones(3, dtype=torch.bool), "reason_N": torch.zeros(3, dtype=torch.int8)}
+    for name in ("min_eigenvalue_N", "max_eigenvalue_N", "cosine_N"):
+        columns[name] = torch.full((3,), torch.nan)
+    columns |= {"gradient_norm_N": torch.zeros(3), "distance_N": torch.zeros(3)}
+    empty = summarize(columns, "odds")
+    assert (empty.convex, empty.away, empty.frozen, empty.smallest, empty.frozen_by) == (None, None, None, None, {})
+    assert findings(numbers(logits=empty), 4, "x", None) == [
+        "steady",
+        "where it was sampled: no token has a target other than where it is",
+    ]
 
 
 def test_effective_share_by_hand() -> None:

@@ -21,11 +21,12 @@ RUNNABLE = [name for name in ALL if not name.startswith("smollm2")]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_recipe_round_trips(name: str, tmp_path: Path) -> None:
+def test_recipe_round_trips(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
     assert recipe.name == name
     header = [line for line in (ROOT / "recipes" / f"{name}.yaml").read_text().splitlines()[:2] if line[:2] == "# "]
     assert len(header) == 2, "a recipe's header says what it is and what to expect"
+    monkeypatch.chdir(tmp_path)  # paths of a dumped recipe start at the working folder
     written = tmp_path / "again.yaml"
     written.write_text(dump(recipe))
     assert digest(load_recipe(written)) == digest(recipe)

@@ -15,12 +15,15 @@ from cvxrl.runs.jsonl import read_records
 from reliability.harness import USUAL, ForkServer, Spawner, Whole, assert_same_run
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_saves(
     number: int, fork_server: ForkServer, whole: Whole, tmp_path: Path
 ) -> None:
     fault = {"signal_after": [1], "signal": number}
-    assert fork_server.run(USUAL.arguments(tmp_path), tmp_path / "log.txt", fault) == 130
+    log = tmp_path / "log.txt"
+    assert fork_server.run(USUAL.arguments(tmp_path), log, fault) == 130
+    assert "finishing step 1; again to stop at once; go on with: cvxrl train " in log.read_text()
+    assert "--resume\n" in log.read_text()
     folder = USUAL.folder(tmp_path)
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert [r["step"] for r in read_records(folder / "metrics.jsonl")] == [0, 1]

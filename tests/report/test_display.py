@@ -73,6 +73,15 @@ def test_plain_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("error", [None, float("nan")])
+def test_an_accuracy_without_an_error_says_why(error: float | None) -> None:
+    stream = io.StringIO()
+    sink = PlainSink(stream)
+    sink.start("run", 1, 0)
+    sink.step({"step": 1, **RECORD, "eval/accuracy": 0.5, "eval/stderr": error})  # type: ignore[dict-item]
+    assert stream.getvalue().endswith(" accuracy 0.500 (error needs 2 prompts)\n")
+
+
 def test_plain_lines_of_a_long_run_are_thinned_but_never_the_telling_ones() -> None:
     lines = plain(1003, evaluated=250)[1:]
     shown = [int(line.split("/")[0]) for line in lines]

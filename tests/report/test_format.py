@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from cvxrl.report.format import (
@@ -16,6 +18,7 @@ from cvxrl.report.format import (
     short,
     signed,
     span,
+    to_error,
     whole,
     with_error,
 )
@@ -44,7 +47,13 @@ from cvxrl.stats.bootstrap import Interval
         (share(0.0), "0%"),
         (share(0.0001), "0.0%"),
         (with_error(0.4634, 0.0172), "0.463 ± 0.017"),
-        (with_error(0.4634, None), "0.463 ± n/a"),
+        (to_error(32.34103, 6e-5), "32.34103 ± 6e-05"),
+        (to_error(-0.215678, 0.0213), "-0.216 ± 0.02"),
+        (to_error(30.149, 3.7), "30 ± 4"),
+        (to_error(0.0, 2e-9), "0.0 ± 2e-09"),
+        (to_error(5.0, 0.0), "5.0000000 ± 0"),
+        (with_error(0.4634, None), "0.463"),
+        (with_error(0.4634, math.nan, "why"), "0.463 (why)"),
         (span(Interval(-0.1, 0.25), sign=True), "[-0.100, +0.250]"),
         (span(Interval(0.1, 0.25), decimals=2), "[0.10, 0.25]"),
         (p_value(0.0001), "<.001"),

@@ -62,6 +62,15 @@ def test_a_picture_whatever_the_records(records: list[dict[str, float]], tmp_pat
     assert [p.name for p in path.parent.iterdir()] == ["curves.png"]
 
 
+@pytest.mark.parametrize(("error", "bars", "label"), [(0.05, 1, "95%"), (None, 0, "error needs 2 prompts")])
+def test_an_unknown_error_has_no_bar(error: float | None, bars: int, label: str, axis: Axes) -> None:
+    curves._scores(axis, [{"step": 0.0, "eval/accuracy": 0.4, "eval/stderr": error}])  # type: ignore[dict-item]
+    (container,) = axis.containers
+    (lines,) = container.lines[2]
+    assert sum(len(segment) > 0 for segment in lines.get_segments()) == bars
+    assert container.get_label() == f"held-out accuracy, {label}"
+
+
 def test_a_failure_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
