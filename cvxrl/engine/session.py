@@ -24,6 +24,7 @@ from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
 from cvxrl.evaluation.held_out import Evaluation
+from cvxrl.policy.ways import SLOW
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
@@ -196,6 +197,9 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         write_text(run_dir.diff, redact(uncommitted_changes()))
     write_json(run_dir.record, record.model_dump())
     session.sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
+    for part, words in record.passes.items():
+        if words.startswith(SLOW):
+            session.sink.event(f"{part}: {words}")
     try:
         done = trainer.run(session.hooks(), stop)
         if done:

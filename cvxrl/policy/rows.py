@@ -56,7 +56,8 @@ def whole_rows(model: PreTrainedModel, prompts: Rows, responses: Rows, *, padded
 def logit_rows(model: PreTrainedModel, prompts: Rows, responses: Rows, *, padded: bool = True) -> tuple[Tensor, Tensor]:
     """As `whole_rows`, and the logits there, [sum of response lengths, V], whatever the model does to make them.
 
-    A model that does not give its hidden states has them as [sum of response lengths, 0].
+    A model that does not give its hidden states has them as [sum of response lengths, 0]. Asking for them may leave
+    hooks in a model, which is then not plain any more.
     """
 
     def run(ids: Tensor, mask: Tensor | None) -> Tensor:

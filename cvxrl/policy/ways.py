@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Rows = Sequence[Sequence[int]]
+# How descriptions of ways begin that cost more than a forward pass has to.
+SLOW = "slow path"
 Way = Callable[["PreTrainedModel", Rows, Rows], Tensor]
 
 
@@ -49,9 +51,9 @@ class Ways:
         if self.packed:
             return "written out and packed, prompts run once"
         if not self.padded:
-            return "slow path: one length at a time, without padding"
+            return f"{SLOW}: one length at a time, without padding"
         how = "padded on the right" + (", prompts run once" if self.shared else "")
-        return how if self.head else f"slow path: logits of the model's own forward pass at every position, {how}"
+        return how if self.head else f"{SLOW}: logits of the model's own forward pass at every position, {how}"
 
 
 def hidden_states(model: PreTrainedModel, prompts: Rows, responses: Rows, ways: Ways) -> Tensor:

@@ -14,6 +14,7 @@ from cvxrl.policy.agreement import difference, logit_tolerance
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import is_untouched
 from cvxrl.policy.probe import Probe, own_logits, refusal, tried, undisturbed
+from cvxrl.policy.ways import SLOW
 from cvxrl.rollout.decoder import ByLength, Decoder, RecomputingDecoder, TransformersDecoder, UnpaddedDecoder
 from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.static_decoder import StaticDecoder
@@ -41,11 +42,11 @@ _PLAIN = Choice("written out, with a key/value cache", PlainDecoder)
 _STATIC = Choice("written out, with operations of fixed shape", StaticDecoder)
 _OWN = Choice("the model's own forward pass with its cache", TransformersDecoder)
 _UNPADDED = Choice(
-    "slow path: the model's own forward pass with its cache, one prompt length at a time",
+    f"{SLOW}: the model's own forward pass with its cache, one prompt length at a time",
     lambda policy: ByLength(lambda: UnpaddedDecoder(policy)),
 )
 _RECOMPUTED = Choice(
-    "slow path: the model's own forward pass over the whole sequence at every token, without a cache",
+    f"{SLOW}: the model's own forward pass over the whole sequence at every token, without a cache",
     lambda policy: ByLength(lambda: RecomputingDecoder(policy)),
 )
 
