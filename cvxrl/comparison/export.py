@@ -14,7 +14,7 @@ from cvxrl.comparison.tables import all_tables
 from cvxrl.report.document import Page, print_report, to_markdown
 from cvxrl.runs.files import finite
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _ANSWERS = 2  # tables that answer the question: scores and verdicts
 
 
@@ -50,6 +50,9 @@ def to_csv(c: Comparison) -> str:
                 "status": row.status,
                 "metric": c.options.metric,
                 **asdict(row.score),
+                "failures": "+".join(row.outcome.failures),
+                "failed_at": row.outcome.step,
+                "unlearned": row.outcome.unlearned,
                 **asdict(row.stability),
                 "threshold": c.options.threshold,
                 "steps_to_threshold": reached[0],

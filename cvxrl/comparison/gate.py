@@ -3,7 +3,8 @@
 comparison := sum ("<" | "<=" | ">" | ">=" | "==" | "!=") sum
 sum        := product (("+" | "-") product)*
 product    := unary (("*" | "/") unary)*
-unary      := "-" unary | number | "(" sum ")" | P "(" name ">" name ")" | function "(" name ("," name)? ")"
+unary      := "-" unary | number | "(" sum ")" | ("low" | "high") "(" measured ")" | measured
+measured   := "P" "(" name ">" name ")" | function "(" name ("," name)? ")"
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cvxrl.comparison.pair import difference, improvement
+from cvxrl.comparison.gate_functions import ENDS, FUNCTIONS, INTERVAL_OF_ONE, INTERVAL_OF_TWO, OF_ONE, OF_TWO
 from cvxrl.comparison.result import Comparison
-from cvxrl.comparison.summary import GroupSummary
 from cvxrl.errors import Problem, UserError, suggest
+from cvxrl.stats.bootstrap import Interval
 
 Term = Callable[[Comparison], float]
 
@@ -35,26 +36,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_ONE: Mapping[str, Callable[[GroupSummary], float | None]] = {
-    "mean": lambda s: s.mean,
-    "median": lambda s: s.median,
-    "iqm": lambda s: s.iqm,
-    "worst": lambda s: s.worst,
-    "best": lambda s: s.best,
-    "area": lambda s: s.area,
-    "low": lambda s: s.intervals["iqm"].low if s.intervals else None,
-    "high": lambda s: s.intervals["iqm"].high if s.intervals else None,
-    "seeds": lambda s: len(s.scores),
-    "finished": lambda s: s.finished,
-    "diverged": lambda s: s.diverged,
-    "collapsed": lambda s: s.collapsed,
-    "unfinished": lambda s: s.unfinished,
-    "reached": lambda s: s.reached.count,
-    "steps": lambda s: s.reached.steps if s.reached.steps is not None else math.inf,
-    "tokens": lambda s: s.reached.tokens if s.reached.steps is not None else math.inf,
-    "seconds": lambda s: s.seconds,
-}
-FUNCTIONS = ("P(a > b)", "diff(a, b)", *(f"{name}(a)" for name in _ONE))
 
 
 @dataclass(frozen=True)
@@ -77,17 +58,24 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate held against a comparison; a side without a value (NaN) never meets it."""
+    """A gate held against a comparison.
+
+    A side without a value (NaN) never meets it, nor do two sides that were never reached, nor a method with runs that
+    have not ended.
+    """
 
     text: str
     met: bool
     left: float
     right: float
     sign: str
+    unfinished: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say whether it is met, and with which sides."""
         word = "met" if self.met else "not met"
+        if self.unfinished:
+            word = f"unfinished ({', '.join(self.unfinished)})"
         return f"{self.text}: {word}, left side is {self.left:.4g}, right side is {self.right:.4g}"
 
 
@@ -100,7 +88,7 @@ def parse_gate(text: str) -> Gate:
     try:
         return _Parser(text).gate()
     except _MalformedError as error:
-        remedy = f'write e.g. "P(a > b) > 0.9" or "collapsed(a) == 0"; there are {", ".join(FUNCTIONS)}'
+        remedy = f'write e.g. "low(diff(a, b)) > 0" or "failures(a) == 0"; there are {", ".join(FUNCTIONS)}'
         raise UserError(Problem(f"`{text}`: {error}", "--require", remedy=remedy)) from None
 
 
@@ -119,8 +107,10 @@ def judge(gate: Gate, comparison: Comparison) -> Verdict:
     """Evaluate both sides; all names must be known."""
     left, right = gate.left(comparison), gate.right(comparison)
     close = math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    met = _COMPARE[gate.sign](left, left if close else right) and not math.isnan(left) and not math.isnan(right)
-    return Verdict(gate.text, met, left, right, gate.sign)
+    told = not math.isnan(left) and not math.isnan(right) and not (math.isinf(left) and math.isinf(right))
+    unfinished = tuple(name for name in gate.names if comparison.summary(name).unfinished)
+    met = told and not unfinished and _COMPARE[gate.sign](left, left if close else right)
+    return Verdict(gate.text, met, left, right, gate.sign, unfinished)
 
 
 class _MalformedError(Exception):
@@ -180,25 +170,58 @@ class _Parser:
         return self._function()
 
     def _function(self) -> Term:
+        word = self._word(("low", "high", *OF_TWO, *OF_ONE))
+        self._must("(")
+        end = ENDS.get(word)
+        if end is not None:
+            term = self._end_of(end)
+            self._must(")")
+            return term
+        first, second = self._names_of(word)
+        if second is None:
+            of_one = OF_ONE[word]
+            return lambda c: _value(of_one(c.summary(first)))
+        of_two, other = OF_TWO[word], second
+        return lambda c: _value(of_two(c.summary(first), c.summary(other)))
+
+    def _end_of(self, end: Callable[[Interval], float]) -> Term:
+        """An end of the interval of what stands inside; of a method's name, of its IQM."""
+        start = self._at
+        word = self._match(_WORD)
+        if word is None or self._one_of(("(",)) is None:
+            self._at = start
+            name = self._name()
+            return lambda c: _end(end, INTERVAL_OF_ONE["iqm"](c.summary(name)))
+        known = (*INTERVAL_OF_TWO, *INTERVAL_OF_ONE)
+        if word not in known:
+            self._at = start
+            raise _MalformedError(f"`{word}` has no interval, {', '.join(known)} have")
+        first, second = self._names_of(word)
+        if second is None:
+            of_one = INTERVAL_OF_ONE[word]
+            return lambda c: _end(end, of_one(c.summary(first)))
+        of_two, other = INTERVAL_OF_TWO[word], second
+        return lambda c: _end(end, of_two(c.summary(first), c.summary(other), c.options.confidence))
+
+    def _names_of(self, word: str) -> tuple[str, str | None]:
+        """The name or names that a function takes, and its closing parenthesis."""
+        first, second = self._name(), None
+        if word in OF_TWO:
+            self._must(">" if word == "P" else ",")
+            second = self._name()
+        self._must(")")
+        return first, second
+
+    def _word(self, known: Sequence[str]) -> str:
         start = self._at
         word = self._match(_WORD)
         if word is None:
             raise self._expected("a number or a function")
-        if word not in ("P", "diff", *_ONE):
+        if word not in known:
             self._at = start
-            hint = suggest(word, ["P", "diff", *_ONE]).strip()
+            hint = suggest(word, known).strip()
             raise _MalformedError(f"unknown function `{word}`" + (f", {hint}" if hint else ""))
-        self._must("(")
-        first = self._name()
-        if word in ("P", "diff"):
-            self._must(">" if word == "P" else ",")
-            second = self._name()
-            of_two = improvement if word == "P" else difference
-            self._must(")")
-            return lambda c: _value(of_two(c.summary(first), c.summary(second)))
-        self._must(")")
-        of_one = _ONE[word]
-        return lambda c: _value(of_one(c.summary(first)))
+        return word
 
     def _name(self) -> str:
         name = self._match(_NAME)
@@ -242,3 +265,7 @@ def _divide(a: float, b: float) -> float:
 
 def _value(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def _end(end: Callable[[Interval], float], interval: Interval | None) -> float:
+    return math.nan if interval is None else end(interval)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from cvxrl.comparison.options import Options
-from cvxrl.comparison.run import Run, is_scored
+from cvxrl.comparison.run import GivenUp, Run, is_scored
 from cvxrl.errors import Problem, suggest
 from cvxrl.recipe.digest import differences, leaves
 
@@ -23,8 +23,8 @@ class Group:
         label: the method, with the varied value where there is one.
         method: name of what was trained.
         value: value of the varied key; None where nothing is varied, or the recipe has no such key or is not known.
-        runs: ended runs by increasing seed; they have scores.
-        unfinished: running, interrupted and failed ones; they have none.
+        runs: ended runs by increasing seed; they have scores, those that failed too.
+        unfinished: running and interrupted ones; they have none.
     """
 
     label: str
@@ -57,13 +57,14 @@ def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], lis
         if unlike:
             continue
         single = list(_without_copies(members, warnings))
+        ended = [r if is_scored(r) else cast(Run, GivenUp(r)) for r in single if is_scored(r) or options.lost]
         groups.append(
             Group(
                 label=label,
                 method=members[0].method,
                 value=value_at(members[0], options.vary),
-                runs=tuple(r for r in single if is_scored(r)),
-                unfinished=tuple(r for r in single if not is_scored(r)),
+                runs=tuple(ended),
+                unfinished=tuple(r for r in single if not is_scored(r) and not options.lost),
             )
         )
     return _in_order(groups), problems, warnings

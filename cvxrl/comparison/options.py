@@ -90,7 +90,8 @@ class Options:
     Attributes:
         vary: of the key alone; the values that the command line takes with it are for training.
         diverged_as: of a diverged run: a number, its last value, or left out.
-        power: chance of finding the observed difference for which the needed seeds are computed.
+        lost: count runs that have not ended as failed.
+        power: chance of finding a difference for which the needed seeds are computed.
         resamples: bootstrap draws, and relabelings where they cannot be enumerated.
         statistics_seed: seed of the bootstrap.
     """
@@ -115,12 +116,17 @@ class Options:
         ),
     ] = None
     threshold: Annotated[
-        float | None, typer.Option(help="Score to reach; none means 90% of the best.", rich_help_panel=_JUDGE)
+        float | None,
+        typer.Option(
+            help="Score to reach; none means 0.9 for an accuracy, else no such column.", rich_help_panel=_JUDGE
+        ),
     ] = None
     collapse: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Collapsed: finished below this share of its best.", rich_help_panel=_JUDGE),
-    ] = 0.5
+        typer.Option(
+            min=0, max=1, help="Fell: ended below this share of its best level, beyond doubt.", rich_help_panel=_JUDGE
+        ),
+    ] = 0.8
     spike: Annotated[
         float, typer.Option(min=1, help="Spike: gradient norm above this many running medians.", rich_help_panel=_JUDGE)
     ] = 5.0
@@ -129,10 +135,18 @@ class Options:
         typer.Option(
             parser=parse_diverged_as,
             metavar="NUMBER|last|omit",
-            help="Score of a diverged run.",
+            help="Score of a diverged or failed run.",
             rich_help_panel=_JUDGE,
         ),
     ] = 0.0
+    lost: Annotated[
+        bool,
+        typer.Option(
+            "--count-unfinished",
+            help="Unfinished runs will never finish: count them as failed, instead of waiting with verdicts.",
+            rich_help_panel=_JUDGE,
+        ),
+    ] = False
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Of intervals and verdicts.", rich_help_panel=_JUDGE)
     ] = 0.95
@@ -155,6 +169,11 @@ class Options:
     def higher_is_better(self) -> bool:
         """Whether a larger metric is known to be better; if not, verdicts say higher and lower."""
         return is_quality(self.metric)
+
+    @property
+    def threshold_or_default(self) -> float | None:
+        """Score to reach: as stated, or the same for all comparisons of an accuracy, whoever takes part."""
+        return self.threshold if self.threshold is not None else 0.9 if self.bounds == (0.0, 1.0) else None
 
     @property
     def bounds(self) -> tuple[float, float]:

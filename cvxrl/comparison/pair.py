@@ -1,20 +1,24 @@
-"""Two methods against one another: difference, probability of improvement, and a verdict in words."""
+"""Two methods against one another: difference of the means, probability of improvement, and a verdict in words.
+
+The verdict, its p-value and the interval of the difference are one test, corrected alike: "better" is said exactly
+where the interval lies above 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import Literal
 
 from cvxrl.comparison.options import Options
-from cvxrl.comparison.run import Array
 from cvxrl.comparison.summary import GroupSummary, generator
-from cvxrl.stats.bootstrap import Interval, paired_interval, unpaired_interval
+from cvxrl.stats.bootstrap import Interval
+from cvxrl.stats.difference import MeanDifference, mean_difference, needed_seeds
 from cvxrl.stats.improvement import bootstrap_improvement_interval, improvement_interval, probability_of_improvement
-from cvxrl.stats.permutation import holm, permutation_p_value, required_seeds, sign_flip_p_value
 
 FEWEST = 2  # seeds per method without which there is no interval
+
+Verdict = Literal["better", "worse", "higher", "lower", "not resolved", "unfinished", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,18 @@ class Pair:
     Attributes:
         label, baseline: the two groups.
         seeds, baseline_seeds: numbers of scored seeds.
-        paired_seeds: seeds that both ran; fewer than two are not paired.
-        difference: mean over the paired seeds of score minus baseline score (unpaired: difference of the means).
-        difference_interval: its interval.
+        paired_seeds: seeds that both ran; their covariance is part of the error.
+        difference: mean score minus the baseline's; a run that diverged or failed has a score too.
+        difference_interval: Student's, at a confidence that holds for all comparisons of the table together
+            (Bonferroni); None with too few seeds, or where nothing varies.
         improvement: P(score > baseline score) over all pairs of runs.
-        improvement_interval: Newcombe's score interval.
-        plain_improvement_interval: rliable's bootstrap interval.
-        p_value: permutation test over all runs.
-        p_adjusted: after Holm's correction over the comparisons of the table.
-        sign_flip_p_value: test on the paired differences; None where nothing is paired.
-        verdict: better, worse (or higher, lower), not resolved, or no verdict.
-        seeds_needed: seeds per method that would resolve the observed difference; None where resolved or hopeless.
+        improvement_interval: Newcombe's score interval, at the same confidence.
+        plain_improvement_interval: rliable's bootstrap interval, uncorrected.
+        p_value: that of the difference, for this comparison alone.
+        p_adjusted: times the number of comparisons, at most 1.
+        verdict: better, worse (or higher, lower), not resolved, unfinished, or no verdict.
+        seeds_needed: fewest seeds per method with which the largest difference that the interval allows would be found;
+            None where the verdict is resolved or nothing varies.
     """
 
     label: str
@@ -49,21 +54,22 @@ class Pair:
     plain_improvement_interval: Interval | None = None
     p_value: float | None = None
     p_adjusted: float | None = None
-    sign_flip_p_value: float | None = None
-    verdict: str = "no verdict"
+    verdict: Verdict = "no verdict"
     seeds_needed: int | None = None
 
 
 def compare_pairs(pairs: Sequence[tuple[GroupSummary, GroupSummary]], options: Options) -> list[Pair]:
-    """Each (method, baseline) on its own, then Holm's correction and verdicts over all of them."""
-    measured = [_measure(one, base, options) for one, base in pairs]
-    tested = [i for i, pair in enumerate(measured) if pair.p_value is not None]
-    adjusted = holm([p for pair in measured if (p := pair.p_value) is not None])
-    level = (1 - options.confidence) / max(1, len(tested))
-    for i, p_adjusted in zip(tested, adjusted, strict=True):
-        one, base = pairs[i]
-        measured[i] = _judge(replace(measured[i], p_adjusted=p_adjusted), one.score_N, base.score_N, options, level)
-    return measured
+    """Each (method, baseline), at a confidence that holds for all of them together."""
+    tested = sum(min(len(one.scores), len(base.scores)) >= FEWEST for one, base in pairs)
+    together = 1 - (1 - options.confidence) / max(1, tested)
+    return [_measure(one, base, options, tested, together) for one, base in pairs]
+
+
+def difference_of(one: GroupSummary, other: GroupSummary) -> MeanDifference | None:
+    """Difference of the means with its error, or None where a method has fewer than two scores."""
+    if min(len(one.scores), len(other.scores)) < FEWEST:
+        return None
+    return mean_difference(one.by_seed, other.by_seed, one.error, other.error)
 
 
 def improvement(one: GroupSummary, other: GroupSummary) -> float | None:
@@ -73,60 +79,53 @@ def improvement(one: GroupSummary, other: GroupSummary) -> float | None:
     return float(probability_of_improvement(one.score_N[:, None], other.score_N[:, None]))
 
 
-def difference(one: GroupSummary, other: GroupSummary) -> float | None:
-    """Mean difference over common seeds, or of the means where fewer than two are common."""
-    x, y = common_scores(one, other)
-    if len(x) >= FEWEST:
-        return float((x - y).mean())
-    return None if one.mean is None or other.mean is None else one.mean - other.mean
+def improvement_range(one: GroupSummary, other: GroupSummary, confidence: float) -> Interval | None:
+    """Interval of P(one > other), or None where a method has fewer than two scores."""
+    if min(len(one.scores), len(other.scores)) < FEWEST:
+        return None
+    return improvement_interval(one.score_N, other.score_N, confidence)
 
 
-def common_scores(one: GroupSummary, other: GroupSummary) -> tuple[Array, Array]:
-    """Scores of the seeds that both methods ran."""
-    a, b = dict(zip(one.seeds, one.scores, strict=True)), dict(zip(other.seeds, other.scores, strict=True))
-    common = sorted(a.keys() & b.keys())
-    return np.array([a[s] for s in common], dtype=float), np.array([b[s] for s in common], dtype=float)
-
-
-def _measure(one: GroupSummary, base: GroupSummary, options: Options) -> Pair:
-    x, y = one.score_N, base.score_N
-    empty = Pair(one.label, base.label, len(x), len(y))
-    if min(len(x), len(y)) < FEWEST:
-        return replace(empty, difference=difference(one, base))
-    a, b = common_scores(one, base)
-    paired = len(a) >= FEWEST
-    names = (one.label, base.label)
-    rng = generator(options, "difference", *names)
+def _measure(one: GroupSummary, base: GroupSummary, options: Options, tested: int, together: float) -> Pair:
+    empty = Pair(one.label, base.label, len(one.scores), len(base.scores))
+    found = difference_of(one, base)
+    if found is None:
+        only = None if one.mean is None or base.mean is None else one.mean - base.mean
+        return replace(empty, difference=only)
+    interval, p_value = found.interval(together), found.p_value
+    verdict = _verdict(one, base, found, interval, options)
+    fewest = min(len(one.scores), len(base.scores))
     return replace(
         empty,
-        paired_seeds=len(a) if paired else 0,
-        difference=difference(one, base),
-        difference_interval=_difference_interval((a, b) if paired else (x, y), paired, rng, options),
+        paired_seeds=found.shared,
+        difference=found.estimate,
+        difference_interval=interval,
         improvement=improvement(one, base),
-        improvement_interval=improvement_interval(x, y, options.confidence),
+        improvement_interval=improvement_range(one, base, together),
         plain_improvement_interval=bootstrap_improvement_interval(
-            x[:, None],
-            y[:, None],
-            generator(options, "improvement", *names),
+            one.score_N[:, None],
+            base.score_N[:, None],
+            generator(options, "improvement", one.label, base.label),
             confidence=options.confidence,
             resamples=options.resamples,
         ),
-        p_value=permutation_p_value(x, y, generator(options, "permutation", *names), options.resamples),
-        sign_flip_p_value=sign_flip_p_value(a - b, rng, options.resamples) if paired else None,
+        p_value=p_value,
+        p_adjusted=None if p_value is None else min(1.0, p_value * tested),
+        verdict=verdict,
+        seeds_needed=needed_seeds(found, fewest, together, options.power) if verdict == "not resolved" else None,
     )
 
 
-def _difference_interval(
-    scores: tuple[Array, Array], paired: bool, rng: np.random.Generator, options: Options
-) -> Interval:
-    interval = paired_interval if paired else unpaired_interval
-    return interval(*scores, rng, confidence=options.confidence, resamples=options.resamples)
-
-
-def _judge(pair: Pair, x: Array, y: Array, options: Options, level: float) -> Pair:
-    """Verdict by the adjusted p-value; its direction is that of the means that the test compared."""
-    assert pair.p_adjusted is not None
-    if pair.p_adjusted > 1 - options.confidence:
-        return replace(pair, verdict="not resolved", seeds_needed=required_seeds(x, y, level, options.power))
+def _verdict(
+    one: GroupSummary, base: GroupSummary, found: MeanDifference, interval: Interval | None, options: Options
+) -> Verdict:
+    """What the interval says, where every run that was begun is in it."""
+    if one.unfinished or base.unfinished:
+        return "unfinished"
+    survivors_only = options.diverged_as == "omit" and (one.run > len(one.scores) or base.run > len(base.scores))
+    if survivors_only or interval is None:
+        return "no verdict"
+    if interval.low <= 0 <= interval.high:
+        return "not resolved"
     up, down = ("better", "worse") if options.higher_is_better else ("higher", "lower")
-    return replace(pair, verdict=up if x.mean() > y.mean() else down)
+    return up if found.estimate > 0 else down  # type: ignore[return-value]

@@ -9,13 +9,11 @@ from cvxrl.comparison.factors import Factor, find_factors, refuse_other_tasks, r
 from cvxrl.comparison.group import Group, check_vary, make_groups
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.pair import Pair, compare_pairs
-from cvxrl.comparison.run import Run
+from cvxrl.comparison.run import Run, broke_off
 from cvxrl.comparison.sensitivity import Sensitivity, sensitivities
 from cvxrl.comparison.summary import GroupSummary, summarise
 from cvxrl.comparison.warnings import find_warnings, too_few_seeds
 from cvxrl.errors import Problem, UserError, suggest
-
-_SHARE_OF_BEST = 0.9  # default threshold, as a share of the best value that any run reached
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = (
     refused += [] if options.allow_diff else refuse_undeclared(factors)
     if refused:
         raise UserError(*found, *refused)
-    options = replace(options, threshold=_threshold(groups, options))
-    assert options.threshold is not None
+    options = replace(options, threshold=options.threshold_or_default)
     summaries = [summarise(group, options, options.threshold) for group in groups]
     return Comparison(
         options=options,
@@ -99,7 +96,7 @@ def _nothing(runs: Sequence[Run], options: Options) -> Problem:
 def _unscored(groups: Sequence[Group], options: Options) -> list[Problem]:
     """A metric that a scored run never recorded."""
     runs = [run for group in groups for run in group.runs]
-    lacking = [run for run in runs if not len(run.series(options.metric).step_T)]
+    lacking = [run for run in runs if not len(run.series(options.metric).step_T) and not broke_off(run)]
     if not lacking:
         return []
     known = sorted({key for run in runs for key in run.metrics})
@@ -112,13 +109,6 @@ def _unscored(groups: Sequence[Group], options: Options) -> list[Problem]:
     raise UserError(
         Problem(f"no run recorded `{options.metric}`", "--metric", remedy=f"{hint}recorded: {', '.join(known)}")
     )
-
-
-def _threshold(groups: Sequence[Group], options: Options) -> float:
-    if options.threshold is not None:
-        return options.threshold
-    tops = [run.series(options.metric).value_T for group in groups for run in group.runs]
-    return _SHARE_OF_BEST * max(float(values.max()) for values in tops if len(values))
 
 
 def _against_baseline(summaries: Sequence[GroupSummary], options: Options) -> list[tuple[GroupSummary, GroupSummary]]:

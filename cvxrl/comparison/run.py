@@ -53,7 +53,7 @@ class Run(Protocol):
 
     @property
     def status(self) -> Status:
-        """How it stands; finished and diverged runs have a score."""
+        """How it stands; finished, diverged and failed runs have a score."""
         ...
 
     @property
@@ -139,6 +139,25 @@ class LoggedRun:
         return Series(step_T, value_T)
 
 
+class GivenUp:
+    """A run that did not end and never will, as one that failed; everything else is the run's own."""
+
+    status: Status = "failed"
+
+    def __init__(self, run: Run) -> None:
+        """Stand for ``run``."""
+        self._run = run
+
+    def __getattr__(self, name: str) -> Any:
+        """What the run says."""
+        return getattr(self._run, name)
+
+
 def is_scored(run: Run) -> bool:
-    """Whether the run came to an end that counts: finished, or diverged."""
-    return run.status in ("finished", "diverged")
+    """Whether the run came to an end that counts: it finished, diverged, or failed for good."""
+    return run.status == "finished" or broke_off(run)
+
+
+def broke_off(run: Run) -> bool:
+    """Whether the run ended before its last step and will not go on, so that it scores as what broke."""
+    return run.status in ("diverged", "failed")

@@ -1,4 +1,4 @@
-"""What one run achieved and how quietly: score, best, time, collapse; gradient norms, spikes, KL and entropy."""
+"""What one run achieved and how quietly: score, best, time; gradient norms and their jumps, KL and entropy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvxrl.comparison.options import Options, is_quality
-from cvxrl.comparison.run import Array, Run, Series
+from cvxrl.comparison.outcome import final_error
+from cvxrl.comparison.run import Array, Run, Series, broke_off
 
 _EVAL_WINDOW, _TRAIN_WINDOW = 1, 10  # an evaluation has many samples, a training step few
 _RUNNING = 20  # steps before a gradient norm that its running median looks at
@@ -20,12 +21,10 @@ class RunScore:
     """Achievement of a run.
 
     Attributes:
-        score: final value of the metric; for a diverged run what the options say; None where it is left out.
+        score: final value of the metric; for a diverged or failed run what the options say; None where it is left out.
         best: largest value of the quality metric.
         area: mean height of the metric's curve over all planned steps; None where the score is.
-        collapsed: the run finished, but below the given share of its best.
-        collapse_step: first step after the best from which the curve stayed below that share, or the step at which
-            the run diverged; None where neither happened.
+        error: standard error with which the final value was measured; 0 where it is not known.
         largest_drop: largest fall of the quality metric below an earlier value of it.
         seconds: time spent on training steps, without evaluations; None where it was not measured.
         tokens: response tokens trained on; None where they were not counted.
@@ -34,8 +33,7 @@ class RunScore:
     score: float | None
     best: float | None
     area: float | None
-    collapsed: bool
-    collapse_step: float | None
+    error: float
     largest_drop: float | None
     seconds: float | None
     tokens: float | None
@@ -46,37 +44,38 @@ class Stability:
     """Stability of a run; None where the metric was not recorded.
 
     Attributes:
-        grad_p50, grad_p99: quantiles of the global gradient norm before clipping, over optimizer steps.
-        spikes: norms above `spike` times the median of the 20 before.
+        grad_p50: median of the global gradient norm before clipping, over optimizer steps.
+        grad_ratio: largest norm over the median of the 20 before it; what grows steadily has one too.
+        spike_share: share of norms above `spike` times that median.
         kl_p99: 99% quantile of KL(before || after a step), in nats.
         entropy_start, entropy_end: means over the first and last ten steps, in nats per token.
     """
 
     grad_p50: float | None
-    grad_p99: float | None
-    spikes: int | None
+    grad_ratio: float | None
+    spike_share: float | None
     kl_p99: float | None
     entropy_start: float | None
     entropy_end: float | None
 
 
 def quality_key(options: Options) -> str:
-    """Metric on which collapse and drops are judged: the compared one if it measures quality, else the accuracy."""
+    """Metric on which failures and drops are judged: the compared one if it measures quality, else the accuracy."""
     return options.metric if is_quality(options.metric) else "eval/accuracy"
 
 
 def curve(run: Run, key: str, options: Options) -> Series:
     """A metric over all planned steps.
 
-    What a diverged run counts as from its divergence on is appended, so that it pulls averages down instead of
+    What a diverged or failed run counts as from its end on is appended, so that it pulls averages down instead of
     disappearing from them; a run that is left out has no curve.
     """
     series = run.series(key)
-    if run.status != "diverged" or not len(series.step_T):
+    if not broke_off(run):
         return series
-    if options.diverged_as == "omit":
+    after = None if options.diverged_as == "omit" else _after_the_end(series, key, options)
+    if after is None:
         return Series(np.array([]), np.array([]))
-    after = _after_divergence(series, key, options)
     end = float(run.steps)
     start = min(end, float(run.last_step if run.diverged_at is None else run.diverged_at))
     steps = [start, end] if start < end else [end]
@@ -84,17 +83,14 @@ def curve(run: Run, key: str, options: Options) -> Series:
 
 
 def score_run(run: Run, options: Options) -> RunScore:
-    """Score of a finished or diverged run."""
+    """Score of an ended run."""
     whole, quality = curve(run, options.metric, options), run.series(quality_key(options))
     score = _final(run, whole, options)
-    fell_at = _fell_at(quality, options.collapse) if run.status == "finished" else None
-    diverged_at = None if run.diverged_at is None else float(run.diverged_at)
     return RunScore(
         score=score,
         best=float(quality.value_T.max()) if len(quality.value_T) else None,
         area=_area(whole) if score is not None else None,
-        collapsed=fell_at is not None,
-        collapse_step=diverged_at if run.status == "diverged" else fell_at,
+        error=final_error(run, options.metric),
         largest_drop=_largest_drop(quality.value_T),
         seconds=_last(run, "time/total_s"),
         tokens=_last(run, "tokens/total"),
@@ -117,23 +113,23 @@ def first_reached(run: Run, metric: str, threshold: float) -> tuple[float, float
 def stability_of(run: Run, spike: float) -> Stability:
     """Measure a run from its metrics."""
     norms = run.series("grad/norm").value_T
+    ratio_T = ratios_to_running_median(norms)
     entropy = run.series("policy/entropy").value_T
     ends = min(_ENDS, max(1, len(entropy) // 2))
     return Stability(
         grad_p50=_quantile(norms, 0.5),
-        grad_p99=_quantile(norms, 0.99),
-        spikes=count_spikes(norms, spike) if len(norms) else None,
+        grad_ratio=float(ratio_T.max()) if len(ratio_T) else None,
+        spike_share=float((ratio_T > spike).mean()) if len(ratio_T) else None,
         kl_p99=_quantile(run.series("policy/kl").value_T, 0.99),
         entropy_start=float(entropy[:ends].mean()) if len(entropy) else None,
         entropy_end=float(entropy[-ends:].mean()) if len(entropy) else None,
     )
 
 
-def count_spikes(norm_T: Array, factor: float) -> int:
-    """Norms above ``factor`` times the median of the (up to) 20 norms before them."""
-    return sum(
-        bool(norm_T[t] > factor * np.median(norm_T[max(0, t - _RUNNING) : t])) for t in range(_EARLIEST, len(norm_T))
-    )
+def ratios_to_running_median(norm_T: Array) -> Array:
+    """Norms from the sixth on over the median of the (up to) 20 before each; those after a median of 0 are left out."""
+    medians = [float(np.median(norm_T[max(0, t - _RUNNING) : t])) for t in range(_EARLIEST, len(norm_T))]
+    return np.array([norm / m for norm, m in zip(norm_T[_EARLIEST:], medians, strict=True) if m > 0])
 
 
 def _last(run: Run, key: str, at: float = np.inf) -> float | None:
@@ -148,16 +144,16 @@ def _last(run: Run, key: str, at: float = np.inf) -> float | None:
 def _final(run: Run, whole: Series, options: Options) -> float | None:
     if not len(whole.value_T):
         return None
-    if run.status == "diverged":
+    if broke_off(run):
         return float(whole.value_T[-1])
     default = _EVAL_WINDOW if options.metric.startswith("eval/") else _TRAIN_WINDOW
     return float(whole.value_T[-(options.window or default) :].mean())
 
 
-def _after_divergence(series: Series, key: str, options: Options) -> float:
+def _after_the_end(series: Series, key: str, options: Options) -> float | None:
     # Zero is no verdict on a metric that does not measure quality, such as an entropy; its last value stands.
     if options.diverged_as == "last" or not is_quality(key):
-        return float(series.value_T[-1])
+        return float(series.value_T[-1]) if len(series.value_T) else None
     return float(options.diverged_as)
 
 
@@ -167,18 +163,6 @@ def _area(series: Series) -> float:
         return float(series.value_T[-1])
     heights = (series.value_T[1:] + series.value_T[:-1]) / 2
     return float((heights * np.diff(series.step_T)).sum() / width)
-
-
-def _fell_at(series: Series, share: float) -> float | None:
-    """First step after the best from which the curve stays below ``share`` of it to the end."""
-    if not len(series.value_T):
-        return None
-    top = int(series.value_T.argmax())
-    low = series.value_T < share * series.value_T[top]
-    if not low[-1]:
-        return None
-    last_high = int(np.flatnonzero(~low)[-1])
-    return float(series.step_T[last_high + 1])
 
 
 def _largest_drop(value_T: Array) -> float | None:

@@ -19,7 +19,7 @@ class Point:
         value: the varied key's value.
         label: the group.
         seeds: scored seeds.
-        failures: diverged and collapsed runs.
+        failures: runs that failed in any way.
         mean: mean score.
         interval: of the mean; None with fewer than two seeds.
     """
@@ -60,9 +60,7 @@ def sensitivities(summaries: Sequence[GroupSummary]) -> list[Sensitivity]:
     points: dict[str, list[Point]] = {}
     for s in summaries:
         if isinstance(s.value, int | float) and not isinstance(s.value, bool) and s.mean is not None:
-            point = Point(
-                float(s.value), s.label, len(s.scores), s.diverged + s.collapsed, s.mean, s.intervals.get("mean")
-            )
+            point = Point(float(s.value), s.label, len(s.scores), s.failures, s.mean, s.intervals.get("mean"))
             points.setdefault(s.method, []).append(point)
     return [_of_method(method, found) for method, found in points.items() if len(found) > 1]
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from cvxrl.comparison.group import Group
 from cvxrl.comparison.options import Options
+from cvxrl.comparison.outcome import FAILURES, Outcome, outcome_of
 from cvxrl.comparison.run import Array, Run
-from cvxrl.comparison.score import RunScore, Stability, first_reached, score_run, stability_of
+from cvxrl.comparison.score import RunScore, Stability, first_reached, quality_key, score_run, stability_of
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
 from cvxrl.stats.bootstrap import Interval, bootstrap_interval
+from cvxrl.stats.proportion import exact_interval, z_of
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,10 @@ class RunRow:
     Attributes:
         label, method, value: its group.
         seed: training seed.
-        status: finished or diverged.
+        status: finished, diverged or failed.
         path: where it was read.
         score: see `RunScore`.
+        outcome: whether and how it failed.
         stability: see `Stability`.
         reached: step and tokens at which the threshold was reached, or None (censored at the run's end).
     """
@@ -37,6 +40,7 @@ class RunRow:
     status: str
     path: str
     score: RunScore
+    outcome: Outcome
     stability: Stability
     reached: tuple[float, float | None] | None
 
@@ -64,9 +68,14 @@ class GroupSummary:
         label, method, value: the group.
         seeds: training seeds with a score.
         scores: their scores, in the same order.
-        run, finished, diverged, collapsed, unfinished: numbers of runs; `run` is all of them.
+        run, finished, unfinished: numbers of runs; `run` is all of them.
+        failures: ended runs that failed in any way.
+        failure_interval: Clopper and Pearson's, of the share of such runs; None without ended runs.
+        kinds: how many failed in each way; a run can fail in two.
+        unlearned: ended runs that never rose above their start.
+        error: standard error with which one score was measured, over the runs; 0 where it is not known.
         mean, median, iqm, worst, best: of the scores; None without any.
-        intervals: of mean, median and iqm; empty with fewer than two seeds.
+        intervals: of mean, median and iqm; empty with fewer than two seeds, or where nothing varies.
         plain_intervals: the same as uncorrected percentiles, as rliable prints them.
         area: mean over runs of the mean height of their curves.
         reached: steps and tokens to the threshold.
@@ -81,9 +90,12 @@ class GroupSummary:
     scores: list[float]
     run: int
     finished: int
-    diverged: int
-    collapsed: int
     unfinished: int
+    failures: int
+    failure_interval: Interval | None
+    kinds: dict[str, int]
+    unlearned: int
+    error: float
     mean: float | None
     median: float | None
     iqm: float | None
@@ -98,6 +110,11 @@ class GroupSummary:
     rows: list[RunRow] = field(default_factory=list)
 
     @property
+    def by_seed(self) -> dict[int, float]:
+        """Score of each seed."""
+        return dict(zip(self.seeds, self.scores, strict=True))
+
+    @property
     def score_N(self) -> Array:
         """Scores as an array."""
         return np.array(self.scores, dtype=float)
@@ -106,7 +123,7 @@ class GroupSummary:
 _AGGREGATES: dict[str, Aggregate] = {"mean": mean, "median": median, "iqm": iqm}
 
 
-def measure(run: Run, group: Group, options: Options, threshold: float) -> RunRow:
+def measure(run: Run, group: Group, options: Options, threshold: float | None) -> RunRow:
     """Everything about one ended run."""
     return RunRow(
         label=group.label,
@@ -116,14 +133,17 @@ def measure(run: Run, group: Group, options: Options, threshold: float) -> RunRo
         status=run.status,
         path=str(run.path),
         score=score_run(run, options),
+        outcome=outcome_of(run, quality_key(options), options),
         stability=stability_of(run, options.spike),
-        reached=first_reached(run, options.metric, threshold),
+        reached=None if threshold is None else first_reached(run, options.metric, threshold),
     )
 
 
-def summarise(group: Group, options: Options, threshold: float) -> GroupSummary:
+def summarise(group: Group, options: Options, threshold: float | None) -> GroupSummary:
     """Numbers of one method."""
     rows = [measure(run, group, options, threshold) for run in group.runs]
+    failures = sum(row.outcome.failed for row in rows)
+    error = float(np.sqrt(np.mean([row.score.error**2 for row in rows]))) if rows else 0.0
     scored = [(row.seed, row.score.score) for row in rows if row.score.score is not None]
     scores = np.array([score for _, score in scored], dtype=float)
     point = {name: float(of(scores[:, None])) for name, of in _AGGREGATES.items()} if len(scores) else {}
@@ -135,9 +155,12 @@ def summarise(group: Group, options: Options, threshold: float) -> GroupSummary:
         scores=[float(s) for s in scores],
         run=len(rows) + len(group.unfinished),
         finished=sum(row.status == "finished" for row in rows),
-        diverged=sum(row.status == "diverged" for row in rows),
-        collapsed=sum(row.score.collapsed for row in rows),
         unfinished=len(group.unfinished),
+        failures=failures,
+        failure_interval=exact_interval(failures, len(rows), options.confidence) if rows else None,
+        kinds={kind: sum(kind in row.outcome.failures for row in rows) for kind in FAILURES},
+        unlearned=sum(row.outcome.unlearned for row in rows),
+        error=error,
         mean=point.get("mean"),
         median=point.get("median"),
         iqm=point.get("iqm"),
@@ -147,8 +170,8 @@ def summarise(group: Group, options: Options, threshold: float) -> GroupSummary:
         reached=_reached(rows),
         seconds=over(rows, lambda r: r.score.seconds, np.median),
         tokens=over(rows, lambda r: r.score.tokens, np.median),
-        intervals=_intervals(group.label, scores, options, corrected=True),
-        plain_intervals=_intervals(group.label, scores, options, corrected=False),
+        intervals=_intervals(group.label, scores, error, options),
+        plain_intervals=_plain_intervals(group.label, scores, options),
         rows=rows,
     )
 
@@ -164,21 +187,37 @@ def generator(options: Options, *names: str) -> np.random.Generator:
     return np.random.default_rng([options.statistics_seed, *"\n".join(names).encode()])
 
 
-def _intervals(label: str, scores: Array, options: Options, corrected: bool) -> dict[str, Interval]:
+def _intervals(label: str, scores: Array, error: float, options: Options) -> dict[str, Interval]:
+    """Bootstrap intervals stretched for few seeds, and never narrower than the evaluations' own error makes them."""
     if len(scores) < 2:
         return {}
+    least = z_of(options.confidence) * error / np.sqrt(len(scores))
     found = {}
     for name, aggregate in _AGGREGATES.items():
-        interval = bootstrap_interval(
-            scores[:, None],
-            aggregate,
-            generator(options, "interval", label),
-            confidence=options.confidence,
-            resamples=options.resamples,
-            corrected=corrected,
-        )
-        found[name] = interval.within(*options.bounds)
+        interval = _bootstrap(label, scores, aggregate, options, corrected=True)
+        center = float(aggregate(scores[:, None]))
+        wide = Interval(min(interval.low, center - least), max(interval.high, center + least))
+        if wide.low < wide.high:  # tied scores of unknown error say nothing about how far they would spread
+            found[name] = wide.within(*options.bounds)
     return found
+
+
+def _plain_intervals(label: str, scores: Array, options: Options) -> dict[str, Interval]:
+    if len(scores) < 2:
+        return {}
+    plain = {name: _bootstrap(label, scores, of, options, corrected=False) for name, of in _AGGREGATES.items()}
+    return {name: interval.within(*options.bounds) for name, interval in plain.items()}
+
+
+def _bootstrap(label: str, scores: Array, of: Aggregate, options: Options, *, corrected: bool) -> Interval:
+    return bootstrap_interval(
+        scores[:, None],
+        of,
+        generator(options, "interval", label),
+        confidence=options.confidence,
+        resamples=options.resamples,
+        corrected=corrected,
+    )
 
 
 def _reached(rows: Sequence[RunRow]) -> Reached:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from cvxrl.comparison.group import show_value
+from cvxrl.comparison.outcome import FAILURES
 from cvxrl.comparison.pair import FEWEST, Pair
 from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.sensitivity import TOLERANCE, Point, Sensitivity
 from cvxrl.comparison.summary import GroupSummary, RunRow, over
 from cvxrl.report.document import Table
-from cvxrl.report.format import NOTHING, count, fixed, number, p_value, short, signed, span, whole
+from cvxrl.report.format import NOTHING, count, fixed, number, p_value, share, short, signed, span, whole
 
 
 def all_tables(c: Comparison) -> list[Table]:
@@ -23,25 +24,27 @@ def all_tables(c: Comparison) -> list[Table]:
 
 
 def scores_table(c: Comparison) -> Table:
-    """Mean, median, interquartile mean with interval, worst seed."""
+    """Mean with interval, interquartile mean, worst seed, and failures with theirs."""
     percent = f"{c.options.confidence:.0%}"
     rows = [
         [
             *_name(c, s),
             str(len(s.scores)),
             number(s.mean),
-            number(s.median),
+            span(s.intervals.get("mean")) or NOTHING,
             number(s.iqm),
-            span(s.intervals.get("iqm")) or NOTHING,
             number(s.worst),
+            f"{s.failures} of {len(s.rows)}" if s.rows else NOTHING,
+            span(s.failure_interval, decimals=2) or NOTHING,
         ]
         for s in c.summaries
     ]
     return Table(
         f"Final {c.options.metric}, over training seeds",
-        [*_name_columns(c), "seeds", "mean", "median", "IQM", f"{percent} of IQM", "worst"],
+        [*_name_columns(c), "seeds", "mean", f"<{percent}\nof mean", "IQM", "worst", "failed", f"<{percent}\nof share"],
         rows,
-        "IQM: mean of the middle half. Interval: bootstrap over seeds, stretched for their small number.",
+        "IQM: mean of the middle half, which hides failures. Intervals: of the mean, bootstrap over seeds stretched "
+        "for their small number; of the share of runs that fail, Clopper and Pearson's.",
     )
 
 
@@ -58,7 +61,7 @@ def pairs_table(c: Comparison) -> Table:
             f"<difference\n{percent} interval",
             f"<P({better})\n{percent} interval",
             "p",
-            "Holm",
+            "p, all",
             "<verdict",
         ],
         [
@@ -72,9 +75,8 @@ def pairs_table(c: Comparison) -> Table:
             ]
             for pair in c.pairs
         ],
-        "Difference paired by seed; p: permutation of all runs, then Holm's correction over this table."
-        if all(p.paired_seeds for p in c.pairs)
-        else "p: permutation of all runs, then Holm's correction over this table.",
+        "Difference of the means, by Student's t; seeds that both ran count as pairs. p, all: times the number of "
+        "comparisons, for which the intervals are wide enough too.",
     )
 
 
@@ -82,25 +84,34 @@ def verdict(pair: Pair) -> str:
     """The verdict in words, with the seeds it rests on."""
     fewest = min(pair.seeds, pair.baseline_seeds)
     seeds = f"{fewest} seed{'' if fewest == 1 else 's'}"
+    if pair.verdict == "unfinished":
+        return "unfinished: no verdict yet"
     if pair.verdict == "no verdict":
-        return f"no verdict with {seeds}: needs {FEWEST}"
+        why = f"needs {FEWEST}" if fewest < FEWEST else "nothing varies, or runs left out"
+        return f"no verdict with {seeds}: {why}"
     if pair.verdict != "not resolved":
         return f"{pair.verdict}, {seeds}"
-    needed = "no difference to find" if pair.seeds_needed is None else f"about {pair.seeds_needed:,} needed"
-    return f"not resolved with {seeds}; {needed}"
+    least = "" if pair.seeds_needed is None else f": {pair.seeds_needed:,} or more"
+    return f"not resolved by {seeds}; how many would cannot be told{least}"
 
 
 def runs_table(c: Comparison) -> Table:
     """How runs ended."""
-    rows = [[*_name(c, s), *map(str, (s.run, s.finished, s.diverged, s.collapsed, s.unfinished))] for s in c.summaries]
+    rows = [
+        [*_name(c, s), *map(str, (s.run, s.finished, *(s.kinds[kind] for kind in FAILURES), s.unlearned, s.unfinished))]
+        for s in c.summaries
+    ]
     note = (
-        f"Collapsed: finished below {c.options.collapse:g} of the best it reached (--collapse). Unfinished: no score."
+        f"Fell: ended below {c.options.collapse:g} of the best level (--collapse). Harmed: an evaluation below the "
+        "first. Unlearned: none above it; no failure. All beyond what the evaluations' error explains."
     )
-    return Table("Runs", [*_name_columns(c), "run", "finished", "diverged", "collapsed", "unfinished"], rows, note)
+    return Table("Runs", [*_name_columns(c), "run", "finished", *FAILURES, "unlearned", "unfinished"], rows, note)
 
 
 def speed_table(c: Comparison) -> Table:
     """Area under the curve, steps and tokens to the threshold, time."""
+    if c.options.threshold is None:
+        return _area_table(c)
     rows = []
     for s in c.summaries:
         ended = len(s.rows)
@@ -116,6 +127,13 @@ def speed_table(c: Comparison) -> Table:
     )
 
 
+def _area_table(c: Comparison) -> Table:
+    """The same where no threshold is stated."""
+    rows = [[*_name(c, s), number(s.area), whole(s.seconds)] for s in c.summaries]
+    note = "Area: mean height of the curve. With --threshold, also the steps and tokens to it."
+    return Table(f"Speed: {c.options.metric}", [*_name_columns(c), "area", "time [s]"], rows, note)
+
+
 def stability_table(c: Comparison) -> Table:
     """Gradient norms, KL, entropy, drops."""
 
@@ -129,24 +147,24 @@ def stability_table(c: Comparison) -> Table:
             [
                 *_name(c, s),
                 typical(s, lambda r: r.stability.grad_p50),
-                typical(s, lambda r: r.stability.grad_p99),
-                short(over(s.rows, lambda r: r.stability.spikes, np.sum)),
+                short(over(s.rows, lambda r: r.stability.grad_ratio, np.max)),
+                share(over(s.rows, lambda r: r.stability.spike_share, np.mean)),
                 typical(s, lambda r: r.stability.kl_p99),
                 NOTHING if entropy == [NOTHING] * 2 else ">".join(entropy),
                 number(over(s.rows, lambda r: r.score.largest_drop, np.max)),
-                short(over(s.rows, lambda r: r.score.collapse_step, np.median)),
+                short(over(s.rows, lambda r: r.outcome.step, np.median)),
             ]
         )
     return Table(
         "Stability",
         [
             *_name_columns(c),
-            *("grad\np50", "grad\np99", "spikes", "KL p99\n[nats]", "entropy\n[nats]"),
-            *("largest\ndrop", "fell at\nstep"),
+            *("grad\np50", "largest\n/ median", f"above\nx{c.options.spike:g}", "KL p99\n[nats]", "entropy\n[nats]"),
+            *("largest\ndrop", "failed\nat step"),
         ],
         rows,
-        f"Gradient norm before clipping. Median over seeds; spikes (above {c.options.spike:g} x the running median): "
-        "sum; drop: largest; step: median over collapsed and diverged runs.",
+        "Gradient norm before clipping: median over seeds; largest ratio to the median of the 20 norms before, over "
+        "all seeds; share of norms above a multiple of it (--spike). Drop: largest. Step: median over failed runs.",
     )
 
 
@@ -161,7 +179,7 @@ def sensitivity_table(c: Comparison) -> Table:
         f"Mean {c.options.metric} against {c.options.vary}",
         ["<method", *(f"{v:g}" for v in values), f"<within {TOLERANCE:.0%}\nof best"],
         rows,
-        "! n: diverged or collapsed runs. Last column: unbroken range of tried values within 10% of the best, its "
+        "! n: failed runs. Last column: unbroken range of tried values within 10% of the best, its "
         "width as a factor; >= where the best range ends at a value that was the last one tried.",
     )
 

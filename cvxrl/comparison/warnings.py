@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cvxrl.comparison.group import Group
 from cvxrl.comparison.options import FEW_SEEDS, Options, is_quality
 from cvxrl.comparison.pair import FEWEST
-from cvxrl.comparison.run import Run
+from cvxrl.comparison.run import Run, broke_off
 from cvxrl.comparison.summary import GroupSummary
 from cvxrl.errors import Problem
 
@@ -17,7 +17,8 @@ _NAMED = 5  # methods named in one sentence
 def find_warnings(groups: Sequence[Group], summaries: Sequence[GroupSummary], options: Options) -> list[str]:
     """One sentence each: unfinished runs, few or different seeds, diverged runs, different code or machines."""
     found = [
-        f"left out {run.path}: {run.status}; go on with `cvxrl train RECIPE --resume`"
+        f"unfinished, so no verdict: {run.path}: {run.status}; go on with `cvxrl train RECIPE --resume`, or "
+        "--count-unfinished"
         for group in groups
         for run in group.unfinished
     ]
@@ -28,7 +29,7 @@ def find_warnings(groups: Sequence[Group], summaries: Sequence[GroupSummary], op
         found.append(f"fewer than {FEW_SEEDS} scored seeds, intervals are wide and unsure: {named}")
     seeds = {tuple(s.seeds) for s in summaries if s.scores}
     if len(seeds) > 1:
-        found.append("the methods did not run the same seeds; differences are paired over the common ones")
+        found.append("the methods did not run the same seeds; only common ones count as pairs")
     found += _about_diverged(groups, options)
     found += _about_provenance(groups)
     return found
@@ -65,14 +66,14 @@ def _about_doubts(groups: Sequence[Group]) -> list[str]:
 
 
 def _about_diverged(groups: Sequence[Group], options: Options) -> list[str]:
-    count = sum(run.status == "diverged" for g in groups for run in g.runs)
+    count = sum(broke_off(run) for g in groups for run in g.runs)
     if not count:
         return []
     if options.diverged_as == "omit":
-        return [f"{count} diverged runs are left out of the scores, which flatters their methods"]
+        return [f"{count} diverged or failed runs are left out of the scores, so there is no verdict on their methods"]
     if options.diverged_as == "last" or not is_quality(options.metric):
-        return [f"{count} diverged runs count with their last value of {options.metric}"]
-    return [f"{count} diverged runs count as {options.diverged_as:g} (--diverged-as)"]
+        return [f"{count} diverged or failed runs count with their last value of {options.metric}"]
+    return [f"{count} diverged or failed runs count as {options.diverged_as:g} (--diverged-as)"]
 
 
 def _about_provenance(groups: Sequence[Group]) -> list[str]:

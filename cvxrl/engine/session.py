@@ -200,6 +200,8 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     for part, words in record.passes.items():
         if words.startswith(SLOW):
             session.sink.event(f"{part}: {words}")
+    for note in recipe.notes:
+        session.sink.event(f"note: {note}")
     try:
         done = trainer.run(session.hooks(), stop)
         if done:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvxrl.errors import Problem, UserError
+from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.model import Policy
 
 _TRAINER_FILE = "trainer.pt"
@@ -38,18 +40,31 @@ def save_state(
         "optimizer": optimizer.state_dict(),
         "critic": critic.state_dict() if critic else {},
         "position": vars(position),
+        "weights": _digest(policy),
     }
     torch.save(state, directory / _TRAINER_FILE)
 
 
 def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer) -> Position:
-    """Restore what `save_state` wrote into an existing policy and optimizer, bit for bit."""
+    """Restore what `save_state` wrote into an existing policy and optimizer, bit for bit.
+
+    Raises:
+        UserError: the weights do not come back as they were.
+    """
     policy.load_trained(directory)
     state = read_trainer_state(directory, policy.device)
+    if state.get("weights") not in (None, _digest(policy)):  # version 0.1 did not keep it
+        what = f"transformers does not load the weights of a {type(policy.model).__name__} as it saved them"
+        raise UserError(Problem(what, file=str(directory), remedy="start again with --overwrite, without interruption"))
     optimizer.load_state_dict(state["optimizer"])
     if critic is not None:
         critic.load_state_dict(state["critic"])
     return Position(**state["position"])
+
+
+def _digest(policy: Policy) -> str | None:
+    """Of the weights that `Policy.save_trained` has transformers convert; an adapter's are stored as they are."""
+    return None if policy.as_loaded() is not None else hash_weights(policy.model)
 
 
 def read_trainer_state(directory: Path, device: torch.device) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from cvxrl.gradients.parameters import Vectors
-from cvxrl.stats.student import student_quantile
 
 # Numbers per gradient that are converted to float64 at a time.
 _PIECE = 2**20
@@ -191,7 +191,7 @@ def noise_scale(matrix_KK: Tensor, batch_size: float, *, level: float = 0.9) -> 
     centred_K2 = left_K2 - left_K2.mean(0)
     covariance_22 = (size - 1) / size * centred_K2.T @ centred_K2
     signal, noise = both.tolist()
-    low, high = _fieller(signal, noise, covariance_22, student_quantile(0.5 + 0.5 * level, size - 1))
+    low, high = _fieller(signal, noise, covariance_22, float(stdtrit(size - 1, 0.5 + 0.5 * level)))
     return NoiseScale(
         value=max(noise, 0.0) / signal if signal > 0 else math.inf,
         low=low,

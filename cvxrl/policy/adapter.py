@@ -18,16 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.policy.locate import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
+from cvxrl.policy.locate import ADAPTER_WEIGHTS
 from cvxrl.recipe.model import LoraSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_NAME = "default"
+NAME = "default"
 # PEFT's own files name every tensor as inside its wrapper.
 _PREFIX = "base_model.model."
-_BASE, _LORA = ".base_layer", ".lora_"
+_BASE, _LORA = "base_layer", "lora_"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -42,11 +42,12 @@ def add_adapter(model: PreTrainedModel, spec: LoraSpec, seed: int) -> None:
     Raises:
         UserError: PEFT is not installed, or a target names no layer that can be adapted.
     """
-    _require_peft("model.lora")
+    require_peft("model.lora")
     from peft import LoraConfig, TaskType, inject_adapter_in_model
 
     targets = spec.targets if isinstance(spec.targets, str) else _found(model, spec.targets)
-    _untie(model, targets)
+    untie(model, targets)
+    before = _shapes(model)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=spec.rank,
@@ -54,19 +55,18 @@ def add_adapter(model: PreTrainedModel, spec: LoraSpec, seed: int) -> None:
         use_rslora=spec.scaling == "sqrt-rank",
         lora_dropout=spec.dropout,
         target_modules=targets,
+        exclude_modules=_not_only_linear(model) or None,
         init_lora_weights=True if spec.init == "kaiming" else "gaussian",
         base_model_name_or_path=getattr(model.config, "_name_or_path", None) or None,
     )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inject_adapter_in_model(config, model, _NAME)
-    except ValueError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            Problem(f"cannot be adapted: {reason}", "model.lora.targets", remedy="name linear layers, or all-linear")
-        ) from error
-    _cast(model, _DTYPES[spec.dtype])
+            inject_adapter_in_model(config, model, NAME)
+    except (ValueError, NotImplementedError, TypeError) as error:
+        raise UserError(_not_adaptable(error, spec)) from error
+    cast_adapter(model, _DTYPES[spec.dtype])
+    _require_mergeable(model, before)
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -77,7 +77,7 @@ def has_adapter(model: nn.Module) -> bool:
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
     """The policy as it was loaded, for the length of the block."""
-    layers = [layer for layer in _layers(model).values() if not layer.disable_adapters]  # blocks may be nested
+    layers = [layer for layer in adapted_layers(model).values() if not layer.disable_adapters]  # blocks may be nested
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -91,12 +91,14 @@ def save_adapter(model: PreTrainedModel, directory: Path) -> None:
     """Write the adapter alone, in PEFT's format."""
     from peft import get_peft_model_state_dict
 
-    config = copy.copy(_config(model))
-    # A set, whose order differs from process to process.
-    config.target_modules = sorted(config.target_modules)
+    config = copy.copy(model.peft_config[NAME])
+    # Sets, whose order differs from process to process.
+    for kind in ("target_modules", "target_parameters"):
+        if getattr(config, kind, None) is not None:
+            setattr(config, kind, sorted(getattr(config, kind)))
     config.inference_mode = True
     config.save_pretrained(str(directory))
-    weights = get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+    weights = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     kept = {_PREFIX + name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(kept, directory / ADAPTER_WEIGHTS, {"format": "pt"})
 
@@ -105,103 +107,109 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> None:
     """Restore what `save_adapter` wrote into a model that `add_adapter` prepared in the same way, bit for bit."""
     from peft import set_peft_model_state_dict
 
-    outcome = set_peft_model_state_dict(model, load_file(directory / ADAPTER_WEIGHTS), adapter_name=_NAME)
+    stored = load_file(directory / ADAPTER_WEIGHTS)
+    own = {_stored_name(name): name for name in model.state_dict() if name_without_adapter(name) is None}
+    if own.keys() == stored.keys():
+        model.load_state_dict({own[name]: tensor for name, tensor in stored.items()}, strict=False)
+        return
+    # Of another version of the family, whose layers had other names.
+    outcome = set_peft_model_state_dict(model, stored, adapter_name=NAME)
     missing = [name for name in outcome.missing_keys if _LORA in name]
     assert not missing and not outcome.unexpected_keys, (missing, outcome.unexpected_keys)
 
 
-def merge_saved(model: PreTrainedModel, path: str) -> None:
-    """Add the adapter in the directory ``path`` to the weights of ``model``.
-
-    Raises:
-        UserError: PEFT is not installed, or there is no adapter in safetensors that fits the policy.
-    """
-    _require_peft("model.adapter")
-    from peft import inject_adapter_in_model
-
-    directory = Path(path).expanduser()
-    config = _plain_config(directory, path)
-    try:
-        _untie(model, config.target_modules)
-        inject_adapter_in_model(config, model, _NAME)
-        _cast(model, torch.float32)
-        load_adapter(model, directory)
-    except (AssertionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        remedy = "name the policy in model.path that the adapter was trained on"
-        raise UserError(Problem(f"`{path}` does not fit the policy: {reason}", "model.adapter", "", remedy)) from error
-    _replace_by_base(model, merged_weights(model))
-
-
-def _plain_config(directory: Path, path: str) -> Any:
-    """Settings of a saved adapter, if it is one that `merged_weights` can add up."""
-    from peft import PeftConfig
-
-    if not is_adapter(directory) or not (directory / ADAPTER_WEIGHTS).is_file():
-        remedy = f"name a directory with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}"
-        raise UserError(Problem(f"`{path}` holds no adapter", "model.adapter", remedy=remedy))
-    try:
-        config = PeftConfig.from_pretrained(str(directory))
-    except (ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            Problem(f"`{path}` cannot be read: {reason}", "model.adapter", remedy="save it again")
-        ) from error
-    more = [name for name in ("use_dora", "modules_to_save", "lora_bias") if getattr(config, name, None)]
-    if config.peft_type != "LORA" or more or config.bias != "none":
-        what = f"`{path}` is more than low-rank matrices ({', '.join([str(config.peft_type.value), *more])})"
-        raise UserError(Problem(what, "model.adapter", remedy="merge it with PEFT and name the merged policy"))
-    return config
-
-
-def _replace_by_base(model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Take the adapters out again and load ``weights``."""
-    for name, layer in _layers(model).items():
-        model.set_submodule(name, layer.get_base_layer())
-    del model.peft_config
-    model.requires_grad_(True)
-    model.load_state_dict(weights)
-
-
 def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """State of the model that the adapters amount to, under the names it had without them; the model is unchanged."""
-    layers = _layers(model)
+    layers = {_adapted_tensor(name, layer): layer for name, layer in adapted_layers(model).items()}
+    sums: dict[int, Tensor] = {}  # a layer that is used in two places stays one tensor
     merged = {}
     for name, tensor in model.state_dict().items():
-        owner, inside, rest = name.rpartition(f"{_BASE}.")
-        if inside and rest == "weight":
-            delta = layers[owner].get_delta_weight(_NAME).detach()
+        plain = name_without_adapter(name)
+        if plain is None:
+            continue
+        layer = layers.get(plain)
+        if layer is not None and id(layer) not in sums:
+            delta = layer.get_delta_weight(NAME).detach()
             # One rounding, at the end.
-            merged[f"{owner}.{rest}"] = (tensor.to(delta.dtype) + delta).to(tensor.dtype)
-        elif inside:
-            merged[f"{owner}.{rest}"] = tensor
-        elif _LORA not in name:
-            merged[name] = tensor
+            sums[id(layer)] = (tensor.to(delta.dtype) + delta).to(tensor.dtype)
+        merged[plain] = tensor if layer is None else sums[id(layer)]
     return merged
 
 
 def name_without_adapter(name: str) -> str | None:
-    """What a tensor of an adapted model was called before `add_adapter`; None for the adapter's own."""
-    return None if _LORA in name else name.replace(f"{_BASE}.", ".")
+    """What a tensor or module of an adapted model was called before `add_adapter`; None for the adapter's own.
+
+    Parameters of one module are adapted by wrappers inside each other, so there may be several `base_layer`.
+    """
+    parts = name.split(".")
+    if any(part.startswith(_LORA) for part in parts):
+        return None
+    return ".".join(part for part in parts if part != _BASE)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """Every wrapper that PEFT put in, by its name now; one that the model uses in two places has both names."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in modules if hasattr(module, "get_delta_weight")}
+
+
+def cast_adapter(model: nn.Module, dtype: torch.dtype) -> None:
     """Give the adapters a data type; PEFT makes them in that of the weights."""
     for name, parameter in model.named_parameters():
-        if _LORA in name:
+        if name_without_adapter(name) is None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _layers(model: nn.Module) -> dict[str, Any]:
-    """Adapted layers by the names they had before."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+def _stored_name(name: str) -> str:
+    """What PEFT calls a tensor of an adapter in its files."""
+    before, lora, after = name.partition(f".{_LORA}")
+    return f"{_PREFIX}{before}{lora}{after.replace(f'.{NAME}', '', 1)}"
 
 
-def _config(model: PreTrainedModel) -> Any:
-    return model.peft_config[_NAME]
+def _not_only_linear(model: nn.Module) -> list[str]:
+    """Layers that hold a matrix as a linear layer does but compute something else with it, e.g. routers."""
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return [name for name, module in layers if type(module).forward is not nn.Linear.forward]
 
 
-def _require_peft(key: str) -> None:
+def _adapted_tensor(name: str, layer: Any) -> str:
+    """Name before `add_adapter` of the tensor that a wrapper adds to: a layer's matrix, or one parameter of many."""
+    return f"{name_without_adapter(name)}.{getattr(layer, 'parameter_name', 'weight')}"
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    state = {name_without_adapter(name): tensor.shape for name, tensor in model.state_dict().items()}
+    return {name: shape for name, shape in state.items() if name is not None}
+
+
+def _require_mergeable(model: PreTrainedModel, before: dict[str, torch.Size]) -> None:
+    """The weights with the adapter added must be those of the model as it was loaded, tensor by tensor.
+
+    Raises:
+        UserError: names the layers for which they would not be.
+    """
+    wrong = before.keys() ^ _shapes(model).keys()
+    for name, layer in adapted_layers(model).items():
+        tensor = _adapted_tensor(name, layer)
+        if before.get(tensor) != layer.get_delta_weight(NAME).shape:
+            wrong.add(tensor)
+    if wrong:
+        what = (
+            f"an adapter of {', '.join(sorted(wrong)[:5])} cannot be merged into the weights, so it could not be saved"
+        )
+        raise UserError(Problem(what, "model.lora.targets", remedy="name other layers, e.g. [q_proj, v_proj]"))
+
+
+def _not_adaptable(error: Exception, spec: LoraSpec) -> Problem:
+    reason = str(error).strip().splitlines()[0][:200]
+    if spec.dropout and "lora_dropout" in reason:
+        what = "parameters that are no layers (fused experts, routers) cannot be adapted with dropout"
+        return Problem(what, "model.lora.dropout", remedy="set it to 0, or name only layers in model.lora.targets")
+    return Problem(f"cannot be adapted: {reason}", "model.lora.targets", remedy="name other linear layers")
+
+
+def require_peft(key: str) -> None:
+    """Raise UserError, for a recipe's ``key``, unless PEFT is installed."""
     if importlib.util.find_spec("peft") is None:
         raise UserError(
             Problem("this needs the package peft, which is not installed", key, remedy='pip install "cvxrl[lora]"')
@@ -216,6 +224,10 @@ def _found(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     """The targets, each of which must be the end of some layer's name: PEFT is content if one of them is."""
     names = [name for name, module in model.named_modules() if _is_matrix(getattr(module, "weight", None))]
     unknown = [t for t in targets if not any(_matches(name, t) for name in names)]
+    special = [t for t in targets for name in _not_only_linear(model) if _matches(name, t)]
+    if special:
+        what = f"`{special[0]}` does more than multiply with its matrix, which an adapter cannot follow"
+        raise UserError(Problem(what, "model.lora.targets", remedy="name other layers"))
     if unknown:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
         raise UserError(
@@ -231,7 +243,7 @@ def _is_matrix(weight: Any) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def _untie(model: PreTrainedModel, targets: Any) -> None:
+def untie(model: PreTrainedModel, targets: Any) -> None:
     """Give the output layer a matrix of its own if it or the embedding it is tied to is to be adapted alone.
 
     Args:

@@ -10,8 +10,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.policy.adapter import add_adapter, merge_saved
+from cvxrl.policy.adapter import add_adapter
 from cvxrl.policy.locate import Location, locate
+from cvxrl.policy.merge import merge_saved
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.model import ModelSpec, ScratchSpec
 

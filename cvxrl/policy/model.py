@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from cvxrl.policy.adapter import has_adapter, load_adapter, merged_weights, save_adapter, without_adapter
+from cvxrl.policy.adapter import has_adapter, load_adapter, save_adapter, without_adapter
 from cvxrl.policy.checked import Checked
 from cvxrl.policy.rows import logit_rows
+from cvxrl.policy.saved import load_weights, save_weights
 from cvxrl.policy.ways import Ways, hidden_states
 
 if TYPE_CHECKING:
@@ -134,9 +134,7 @@ class Policy:
 
     def save(self, directory: Path) -> None:
         """Write a plain Hugging Face directory (safetensors) that `from_pretrained` loads; an adapter is merged."""
-        self.model.save_pretrained(
-            directory, state_dict=merged_weights(self.model) if has_adapter(self.model) else None
-        )
+        save_weights(self.model, directory)
         self.tokenizer.save_pretrained(directory)
 
     def save_adapter(self, directory: Path) -> None:
@@ -154,14 +152,8 @@ class Policy:
         """Restore what `save_trained` wrote, bit for bit."""
         if has_adapter(self.model):
             load_adapter(self.model, directory)
-            return
-        weights: dict[str, Tensor] = {}
-        for shard in sorted(directory.glob("model*.safetensors")):
-            weights |= load_file(shard)
-        # Tied matrices are stored once, so the file may lack a key that shares memory with one it has.
-        missing, unexpected = self.model.load_state_dict(weights, strict=False)
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
-        assert not unexpected and set(missing) <= tied, (missing, unexpected)
+        else:
+            load_weights(self.model, directory)
 
 
 class _WithoutAdapter(Policy):

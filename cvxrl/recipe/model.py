@@ -30,7 +30,7 @@ class LoraSpec(Section):
     targets: Literal["all-linear"] | tuple[ModuleName, ...] = Field(
         "all-linear",
         description="Modules to adapt, by the end of their names, e.g. [q_proj, v_proj]; `all-linear` is every linear "
-        "layer but the output layer.",
+        "layer but the output layer and routers, and the fused experts of families of which PEFT knows them.",
     )
     init: Literal["kaiming", "gaussian"] = Field(
         "kaiming",

@@ -1,4 +1,4 @@
-"""Stratified bootstrap (arXiv 2108.13264) of a statistic, of a difference of means, and of a performance profile.
+"""Stratified bootstrap (arXiv 2108.13264) of a statistic and of a performance profile.
 
 Intervals are corrected for the few seeds one can afford.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
-from cvxrl.stats.aggregate import Aggregate, Scores, mean
-from cvxrl.stats.student import normal_quantile, student_quantile
+from cvxrl.stats.aggregate import Aggregate, Scores
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def small_sample_stretch(runs: int, tasks: int, confidence: float) -> float:
         raise ValueError("an interval needs at least two runs")
     tail = (1 + confidence) / 2
     return float(
-        np.sqrt(runs / (runs - 1)) * student_quantile(tail, tasks * (runs - 1)) / normal_quantile(tail),
+        np.sqrt(runs / (runs - 1)) * stdtrit(tasks * (runs - 1), tail) / ndtri(tail),
     )
 
 
@@ -102,28 +102,6 @@ def bootstrap_interval(
     factor = small_sample_stretch(runs, tasks, confidence)
     plain = percentile_interval(statistic(resample(scores_NM, rng, resamples)), confidence)
     return stretch(plain, float(statistic(scores_NM)), factor) if corrected else plain
-
-
-def paired_interval(x: Scores, y: Scores, rng: np.random.Generator, *, confidence: float, resamples: int) -> Interval:
-    """Interval of mean(x - y) over N >= 2 seeds that both methods ran; pairs are resampled together.
-
-    Args:
-        x: scores of one method, shape (N,).
-        y: scores of the other for the same seeds in the same order, shape (N,).
-        rng: the only source of randomness.
-        confidence: e.g. 0.95.
-        resamples: bootstrap draws.
-    """
-    if x.shape != y.shape:
-        raise ValueError(f"pairs need the same seeds, got {x.shape} and {y.shape}")
-    return bootstrap_interval((x - y)[:, None], mean, rng, confidence=confidence, resamples=resamples)
-
-
-def unpaired_interval(x: Scores, y: Scores, rng: np.random.Generator, *, confidence: float, resamples: int) -> Interval:
-    """Interval of mean(x) - mean(y) when the methods share no seeds: each is resampled on its own."""
-    values = mean(resample(x[:, None], rng, resamples)) - mean(resample(y[:, None], rng, resamples))
-    factor = small_sample_stretch(min(len(x), len(y)), 1, confidence)
-    return stretch(percentile_interval(np.asarray(values), confidence), float(x.mean() - y.mean()), factor)
 
 
 def performance_profile(

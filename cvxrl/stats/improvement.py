@@ -9,7 +9,7 @@ import numpy as np
 
 from cvxrl.stats.aggregate import Scores
 from cvxrl.stats.bootstrap import Interval, percentile_interval, resample
-from cvxrl.stats.student import normal_quantile
+from cvxrl.stats.proportion import z_of
 
 
 def probability_of_improvement(x_NM: Scores, y_KM: Scores) -> Scores:
@@ -36,7 +36,7 @@ def improvement_interval(x: Scores, y: Scores, confidence: float) -> Interval:
         confidence: e.g. 0.95.
     """
     estimate = float(probability_of_improvement(x[:, None], y[:, None]))
-    z = normal_quantile((1 + confidence) / 2)
+    z = z_of(confidence)
     extra = (len(x) + len(y)) / 2 - 1
 
     def outside(p: float) -> bool:

@@ -93,7 +93,7 @@ def test_the_page_is_whole_and_asks_for_nothing(two: Comparison) -> None:
     assert {*FIGURES, "Scores"} <= {*page.titles} and all(image["alt"] for image in page.images)
     assert len(page.images) == len(all_figures(two))
     assert "cvxrl compare &#x27;a&lt;b&gt;&#x27;" in text
-    assert "not met, left side is 0.8" in text and "1 diverged runs count as 0" in text
+    assert "not met, left side is 0.8" in text and "1 diverged or failed runs count as 0" in text
     for address in page.addresses:
         svg = ElementTree.fromstring(base64.b64decode(address.split(",", 1)[1]))
         assert svg.tag.endswith("svg")

@@ -36,12 +36,22 @@ def comparison(tmp_path: Path) -> Comparison:
         ("iqm(math_lco_kld) == 0.45", 0.45, True),
         ("worst(math_lco_kld) < 0", 0.0, False),
         ("best(math_lco_kld) <= 0.9", 0.9, True),
-        ("collapsed(math_lco_kld) == 0", 1, False),
+        ("collapsed(math_lco_kld) == 0", 2, False),  # one fell, one diverged
+        ("failures(math_lco_kld) == 2", 2, True),
+        ("failed(math_lco_kld) <= 0.5", 0.5, True),
+        ("high(failed(math_grpo)) < 0.7", 1 - 0.025 ** (1 / 3), False),
+        ("fell(math_lco_kld) + harmed(math_lco_kld) == 2", 2, True),
+        ("unlearned(math_grpo) == 0", 0, True),
+        ("low(mean(math_lco_kld)) >= 0", 0.0, True),
+        ("p(math_grpo, math_grpo) == 1", 1.0, True),
+        ("low(P(math_grpo > math_grpo)) < 0.5", 0.15277354, True),
+        ("low(diff(math_grpo, math_grpo)) > 0", -0.04301036, False),
+        ("steps(math_grpo) <= 99", 2.0, True),
         ("diverged(math_lco_kld) == 1", 1, True),
-        ("collapsed(math_lco_kld) + diverged(math_lco_kld) == 2", 2, True),
+        ("collapsed(math_lco_kld) + diverged(math_lco_kld) == 3", 3, True),
         ("finished(math_lco_kld) * 2 - 1 > 4.5e0", 5, True),
         ("-(1 + 2) * 3 / 2 == -4.5", -4.5, True),
-        ("diff(math_lco_kld, math_grpo) > 0", (0.1 + 0.1 - 0.8) / 3, False),
+        ("diff(math_lco_kld, math_grpo) > 0", (0.8 + 0.9 + 0.1 + 0.0) / 4 - 0.8, False),
         ("reached(math_grpo) == 2", 2, True),
         ("steps(math_lco_kld) < 100", 1.5, True),
         ("seeds(math_lco_kld) >= 5", 4, False),
@@ -78,6 +88,10 @@ def test_it_says_which_side_failed(comparison: Comparison) -> None:
         ("P(a) > 1", "expected `>`"),
         ("diff(a > b) > 1", "expected `,`"),
         ("mean(a, b) > 1", r"expected `\)`"),
+        ("low(seeds(a)) > 1", "`seeds` has no interval"),
+        ("low(diff(a)) > 1", "expected `,`"),
+        ("low(low(a)) > 1", "`low` has no interval"),
+        ("p(a > b) < 1", "expected `,`"),
         ("1 = 1", "expected one of"),
         ("a > 1", "unknown function `a`"),
         ("mean(a) > 1; import os", "expected the end"),
@@ -93,7 +107,7 @@ def test_malformed(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         parse_gate(text)
     (problem,) = caught.value.problems
-    assert problem.key == "--require" and "P(a > b)" in problem.remedy
+    assert problem.key == "--require" and "low(diff(a, b))" in problem.remedy
 
 
 def test_unknown_methods_are_named(comparison: Comparison) -> None:

@@ -10,20 +10,18 @@ import pytest
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
 from cvxrl.stats.bootstrap import (
     bootstrap_interval,
-    paired_interval,
     percentile_interval,
     performance_profile,
     resample,
     small_sample_stretch,
-    unpaired_interval,
 )
+from cvxrl.stats.difference import mean_difference, needed_seeds
 from cvxrl.stats.improvement import (
     bootstrap_improvement_interval,
     improvement_interval,
     probability_of_improvement,
 )
-from cvxrl.stats.permutation import holm, permutation_p_value, required_seeds, sign_flip_p_value, smallest_p_value
-from cvxrl.stats.student import normal_quantile, student_quantile
+from cvxrl.stats.proportion import exact_interval, smoothed_error
 
 
 def column(*values: float) -> np.ndarray:
@@ -49,20 +47,6 @@ def test_aggregates_by_hand() -> None:
 def test_scores_need_runs_and_tasks(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="runs and tasks"):
         mean(np.zeros(shape))
-
-
-@pytest.mark.parametrize(
-    ("freedom", "table"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423)]
-)
-def test_student_quantiles_are_the_tables(freedom: int, table: float) -> None:
-    assert student_quantile(0.975, freedom) == pytest.approx(table, abs=5e-5)
-
-
-def test_student_tends_to_normal_and_refuses_nonsense() -> None:
-    assert student_quantile(0.975, 10_000) == pytest.approx(normal_quantile(0.975), abs=1e-3)
-    assert student_quantile(0.5, 3) == pytest.approx(0.0, abs=1e-12)
-    with pytest.raises(ValueError, match="freedom"):
-        student_quantile(0.975, 0)
 
 
 def test_resampling_stays_within_a_task() -> None:
@@ -125,55 +109,90 @@ def test_improvement_intervals() -> None:
     assert (boot.low, boot.high) == (1.0, 1.0)  # why it is not what `compare` prints
 
 
-def test_pairs_are_kept_together() -> None:
-    seeds = np.array([0.0, 10.0, 20.0, 30.0])
-    paired = paired_interval(seeds + 1, seeds, rng(), confidence=0.95, resamples=500)
-    assert (paired.low, paired.high) == (1.0, 1.0)
-    apart = unpaired_interval(seeds + 1, seeds, rng(), confidence=0.95, resamples=500)
-    assert apart.low < -10 and apart.high > 10
-    with pytest.raises(ValueError, match="same seeds"):
-        paired_interval(seeds, seeds[:3], rng(), confidence=0.95, resamples=10)
+def seeds(*scores: float, first: int = 0) -> dict[int, float]:
+    return dict(enumerate(scores, first))
 
 
-def test_permutation_by_hand() -> None:
-    assert permutation_p_value(np.array([3.0, 4.0]), np.array([1.0, 2.0]), rng(), 0) == pytest.approx(2 / 6)
-    assert permutation_p_value(np.array([1.0, 4.0]), np.array([2.0, 3.0]), rng(), 0) == 1.0
-    x, y = np.arange(5.0) + 10, np.arange(5.0)
-    assert permutation_p_value(x, y, rng(), 0) == pytest.approx(2 / 252) == smallest_p_value(5, 5)
-    # 0.1 + 0.2 != 0.3 in floating point; relabelings that tie must count.
-    tied = permutation_p_value(np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1]), rng(), 0)
-    assert tied == 1.0
+def test_the_paired_difference_by_hand() -> None:
+    found = mean_difference(seeds(1, 2, 4), seeds(0, 2, 1))  # differences 1, 0, 3
+    assert found.estimate == pytest.approx(4 / 3) and found.shared == 3 and found.freedom == 2
+    assert found.error == pytest.approx((7 / 3) ** 0.5 / 3**0.5)
+    interval = found.interval(0.95)
+    assert interval is not None and interval.high - 4 / 3 == pytest.approx(4.30265 * found.error, rel=1e-5)
+    assert found.p_value == pytest.approx(0.2697, abs=1e-4)
 
 
-def test_a_sampled_permutation_test_agrees_with_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = rng().normal(0.8, 1, 6), rng().normal(0, 1, 6)[::-1]
-    exact = permutation_p_value(x, y, rng(), 0)
-    flipped = sign_flip_p_value(x - y, rng(), 0)
-    monkeypatch.setattr("cvxrl.stats.permutation.EXACT_LIMIT", 1)
-    assert permutation_p_value(x, y, rng(), 20_000) == pytest.approx(exact, abs=0.01)
-    assert sign_flip_p_value(x - y, rng(), 20_000) == pytest.approx(flipped, abs=0.01)
-    assert permutation_p_value(x + 100, y, rng(), 99) == 1 / 100  # never zero
+def test_the_difference_of_seeds_that_are_not_shared_is_welchs() -> None:
+    x, y = (27.5, 21.0, 19.0, 23.6, 17.0), (27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8)
+    found = mean_difference(seeds(*x), seeds(*y, first=10))
+    of_x, of_y = np.var(x, ddof=1) / 5, np.var(y, ddof=1) / 7
+    assert found.shared == 0 and found.error == pytest.approx((of_x + of_y) ** 0.5)
+    assert found.freedom == pytest.approx((of_x + of_y) ** 2 / (of_x**2 / 4 + of_y**2 / 6))
+    few = mean_difference(seeds(*x[:3]), seeds(*y, first=10))
+    assert few.freedom == 2  # Welch's own would be a guess
 
 
-def test_sign_flips_by_hand() -> None:
-    assert sign_flip_p_value(np.array([1.0, 1.0, 1.0]), rng(), 0) == 2 / 8
-    assert sign_flip_p_value(np.ones(5), rng(), 0) == 0.0625  # what five pairs can reach at best
-    assert sign_flip_p_value(np.array([1.0, -1.0]), rng(), 0) == 1.0
+def test_shared_seeds_narrow_the_interval_only_where_the_smaller_method_has_no_others() -> None:
+    x = seeds(0, 10, 20, 30, 40)
+    all_shared = mean_difference(x, seeds(1, 11, 21, 31, 41))
+    nested = mean_difference(x, seeds(1, 11, 21, 31, 41, 51, 2))
+    crossed = mean_difference(x, {**seeds(1, 11, 21), 8: 31, 9: 41})
+    apart = mean_difference(x, seeds(1, 11, 21, 31, 41, first=10))
+    assert all_shared.error == pytest.approx(0, abs=1e-6)
+    assert nested.error < crossed.error == apart.error
+    against = mean_difference(x, {**seeds(41, 31, 21), 8: 11, 9: 1})
+    assert against.error > apart.error  # what widens it is believed
 
 
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.6]) == [1.0, 1.0]
-    assert holm([]) == []
+def test_tied_scores_have_the_error_of_their_evaluation_or_none() -> None:
+    found = mean_difference(seeds(1, 1, 1), seeds(1, 1, 1))
+    assert found.interval(0.95) is None and found.p_value is None
+    floored = mean_difference(seeds(1, 1, 1), seeds(1, 1, 1), 0.03, 0.04)
+    assert floored.error == pytest.approx((0.03**2 / 3 + 0.04**2 / 3) ** 0.5)
+    with pytest.raises(ValueError, match="two seeds"):
+        mean_difference(seeds(1), seeds(1, 2))
 
 
-def test_required_seeds_are_the_textbook_ones() -> None:
-    x, y = np.array([1.0, -1.0]) / 2**0.5, np.array([1.0, -1.0]) / 2**0.5  # variance 1 each
-    assert required_seeds(x + 1.0, y, 0.05, 0.8) == 17  # Cohen's tables: d = 1.0 and 0.5
-    assert required_seeds(x + 0.5, y, 0.05, 0.8) == 64
-    assert required_seeds(x, y, 0.05, 0.8) is None
-    assert required_seeds(x + 1e-9, y, 0.05, 0.8) is None
-    assert required_seeds(np.array([9.0, 9.0]), np.array([0.0, 0.0]), 0.05, 0.8) == 4  # 2 / C(8, 4) = 0.029
+@pytest.mark.parametrize(("n", "k", "shared"), [(5, 5, 5), (5, 5, 0), (3, 10, 3), (5, 20, 5), (4, 4, 2)])
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_equal_means_are_rarely_told_apart(n: int, k: int, shared: int, spread: float) -> None:
+    generator, trials, wrong = np.random.default_rng(5), 1500, 0
+    for _ in range(trials):
+        x = generator.normal(0, 1, n)
+        y = generator.normal(0, 1, k)
+        y[:shared] = 0.5 * x[:shared] + 0.75**0.5 * y[:shared]
+        found = mean_difference(seeds(*x), {i if i < shared else 100 + i: float(v) for i, v in enumerate(y * spread)})
+        interval = found.interval(0.95)
+        assert interval is not None and found.p_value is not None
+        assert (interval.low > 0 or interval.high < 0) == (found.p_value < 0.05)  # one test
+        wrong += found.p_value < 0.05
+    assert wrong / trials < 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_seeds_needed_are_those_for_the_largest_difference_left() -> None:
+    found = mean_difference(seeds(0, 1, 2, 3, 4), seeds(1, 2, 0, 4, 4))
+    interval = found.interval(0.95)
+    assert interval is not None and interval.low < 0 < interval.high
+    least = needed_seeds(found, 5, 0.95, 0.8)
+    largest, one_seed = max(-interval.low, interval.high), found.error * 5**0.5
+    assert least == max(6, int(np.ceil(((1.959964 + 0.841621) * one_seed / largest) ** 2)))
+    assert needed_seeds(mean_difference(seeds(1, 1), seeds(1, 1)), 2, 0.95, 0.8) is None
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(0, 5, 0.0, 0.5218), (5, 5, 0.4782, 1.0), (1, 10, 0.0025, 0.4450), (7, 20, 0.1539, 0.5922)],
+)
+def test_exact_intervals_are_the_tables(hits: int, count: int, low: float, high: float) -> None:
+    found = exact_interval(hits, count, 0.95)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    with pytest.raises(ValueError, match="no share"):
+        exact_interval(count + 1, count, 0.95)
+
+
+def test_a_share_of_all_is_not_certain() -> None:
+    assert smoothed_error(1.0, 20) == pytest.approx((22 / 24 * 2 / 24 / 24) ** 0.5)
+    assert smoothed_error(0.5, 10_000) == pytest.approx(0.005, rel=1e-3)
 
 
 def test_profile_by_hand() -> None:

@@ -27,7 +27,7 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
         _scores(axes[0], s, index, _shift(values, logarithmic, (index - middle) * _DODGE))
         _range(axes[1], s, index)
     if any(p.failures for s in c.sensitivities for p in s.points):
-        axes[0].plot([], [], "x", color=RED, markersize=9, markeredgewidth=2, label="diverged or collapsed runs")
+        axes[0].plot([], [], "x", color=RED, markersize=9, markeredgewidth=2, label="failed runs")
     for axis in axes:
         if logarithmic:
             axis.set_xscale("log")
@@ -42,7 +42,7 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
 
 
 def _scores(axis: Axes, s: Sensitivity, index: int, shift: Callable[[float], float]) -> None:
-    """Means, intervals, and a red cross where runs diverged or collapsed; how many stands in the other panel."""
+    """Means, intervals, and a red cross where runs failed; how many stands in the other panel."""
     colour, dash, marker = method_style(index)
     points = [(shift(p.value), p) for p in s.points]
     axis.plot(

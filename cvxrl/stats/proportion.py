@@ -1,0 +1,48 @@
+"""How large a share can be, of which a few runs or answers were seen."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from scipy.special import betaincinv, ndtri
+
+from cvxrl.stats.bootstrap import Interval
+
+
+def exact_interval(hits: int, count: int, confidence: float) -> Interval:
+    """Clopper and Pearson's interval of a share: it holds the truth at least as often as promised, for any count.
+
+    None of 5 runs failed: up to 52% may fail.
+
+    Args:
+        hits: 0 to ``count``.
+        count: at least 1.
+        confidence: e.g. 0.95.
+
+    Raises:
+        ValueError: there are more hits than trials, or none of those.
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"{hits} of {count} is no share")
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return Interval(low, high)
+
+
+def smoothed_error(share: float, count: float) -> float:
+    """Standard error of a share with two successes and two failures added (Agresti and Coull 1998).
+
+    Never 0: twenty right answers of twenty do not prove that the next one is right.
+
+    Args:
+        share: observed, in [0, 1].
+        count: independent trials behind it.
+    """
+    added = (share * count + 2) / (count + 4)
+    return sqrt(added * (1 - added) / (count + 4))
+
+
+def z_of(confidence: float) -> float:
+    """Half-width of a two-sided normal interval, in standard errors."""
+    return float(ndtri((1 + confidence) / 2))
