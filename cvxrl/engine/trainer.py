@@ -28,7 +28,7 @@ from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator
-from cvxrl.tasks import Grader, Task, load_grader, load_task
+from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
 Record = dict[str, float]
 
@@ -78,6 +78,8 @@ class Trainer:
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
         if device is None or task is None or grader is None or policy is None or mistakes.problems:
             raise UserError(*mistakes.problems)
+        if recipe.data == "rollouts" or recipe.eval.every:
+            check_golds(recipe.task, grader, graded_examples(task, trained_on=recipe.data == "rollouts"))
         settle_algorithms(device, recipe.train.deterministic)
         keep_freed_memory()
         if recipe.train.gradient_checkpointing:
@@ -151,7 +153,7 @@ class Trainer:
             if stop.requested and step < self.recipe.train.steps:
                 hooks.checkpoint(self.position)
                 return False
-            if self.recipe.checkpoint.every and step % self.recipe.checkpoint.every == 0:
+            if self._saves(step):
                 hooks.checkpoint(self.position)
         return True
 
@@ -194,6 +196,10 @@ class Trainer:
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _saves(self, step: int) -> bool:
+        spec = self.recipe.checkpoint
+        return (bool(spec.every) and step % spec.every == 0) or (spec.final and step == self.recipe.train.steps)
 
     def _due(self, every: int, step: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.recipe.train.steps)

@@ -15,7 +15,11 @@ from pydantic import (
     model_validator,
 )
 
+<<<<<<< HEAD
 from cvxrl.recipe.base import NEUTRAL, Section
+=======
+from cvxrl.recipe.base import AMENDABLE, Section
+>>>>>>> main
 
 
 class RolloutSpec(Section):
@@ -46,7 +50,11 @@ class RolloutSpec(Section):
 class TrainSpec(Section):
     """The outer loop: steps, passes over a rollout, and how a step is split to fit memory."""
 
-    steps: PositiveInt = Field(100, description="Rollouts (outer steps).")
+    steps: Annotated[PositiveInt, AMENDABLE] = Field(
+        100,
+        description="Rollouts (outer steps). `--resume` can change it where no learning rate of the steps that are "
+        "done depends on it (`optim.schedule: constant`, or within the warm-up).",
+    )
     inner_epochs: PositiveInt = Field(1, description="Passes over each rollout.")
     minibatches: PositiveInt = Field(
         1, description="Optimizer steps per pass; each takes an equal share of the rollout."
@@ -82,7 +90,7 @@ class TrainSpec(Section):
         description="Ask for deterministic algorithms on CUDA, which can be slower; on the CPU a run repeats itself "
         "either way.",
     )
-    ratio_tolerance: PositiveFloat | None = Field(
+    ratio_tolerance: Annotated[PositiveFloat | None, AMENDABLE] = Field(
         None,
         description="The run fails if, before a step's updates, the sampler and the trainer, or the trainer and the "
         "model's own forward pass, give a token probabilities whose ratio differs from 1 by more than this. None is "
