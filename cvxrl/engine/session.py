@@ -25,12 +25,9 @@ from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
 from cvxrl.evaluation.held_out import Evaluation
-<<<<<<< HEAD
 from cvxrl.policy.ways import SLOW
-=======
 from cvxrl.recipe.digest import differences
 from cvxrl.recipe.load import load_recipe
->>>>>>> main
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of

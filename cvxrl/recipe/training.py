@@ -15,11 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-<<<<<<< HEAD
-from cvxrl.recipe.base import NEUTRAL, Section
-=======
-from cvxrl.recipe.base import AMENDABLE, Section
->>>>>>> main
+from cvxrl.recipe.base import AMENDABLE, NEUTRAL, Section
 
 
 class RolloutSpec(Section):
