@@ -84,7 +84,7 @@ class CompareCommand(Command):
         "cvxrl compare outputs/math_*": "runs that are there",
         "cvxrl compare math_grpo math_lco_kld --seeds 0-4 --jobs 2": "train what is missing, then compare",
         "cvxrl compare math_grpo --vary optim.lr=1e-4,1e-3 --seeds 0-2": "one method at several settings",
-        'cvxrl compare outputs/* --require "P(a > b) > 0.9" --json': "for a script: exit code 3 if not met",
+        'cvxrl compare outputs/* --require "low(diff(a, b)) > 0" --json': "for a script: exit code 3 if not met",
     }
 
 
@@ -101,7 +101,7 @@ def compare(
         typer.Option(
             parser=_gate,
             metavar="EXPR",
-            help='Exit with 3 unless it holds, e.g. "P(a > b) > 0.9"; repeatable.',
+            help='Exit with 3 unless it holds, e.g. "low(diff(a, b)) > 0"; repeatable.',
             rich_help_panel=_JUDGE,
         ),
     ] = None,
