@@ -57,7 +57,7 @@ def holds(interval: Interval | None, truth: float) -> bool:
 
 def coverage(trials: int) -> Iterator[str]:
     """Table of the intervals: five shapes of distribution, four seed counts."""
-    yield "| scores | seeds | mean | median | IQM | a - b, shared seeds | a - b, others | P(a > b) | a - b not printed |"
+    yield "| scores | seeds | mean | median | IQM | a - b, same seeds | a - b, others | P(a > b) | a - b none |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, draw in SCORES.items():
         many = draw(np.random.default_rng(0), 1_000_000)[:, None]
