@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,8 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
     typer.echo(f"parameters        {parameters}")
     typer.echo(f"memory            {memory}")
+    for note in plan.notes:
+        typer.echo(textwrap.fill(f"note              {note}", 80, subsequent_indent=" " * 18))
 
 
 def _recipes() -> Iterator[str]:

@@ -235,6 +235,7 @@ class Plan:
 
     Attributes:
         equation: per-token loss of the objective.
+        notes: what is worth knowing before it runs.
         reduction: how token losses become one number.
         sequences: sequences per step.
         max_tokens: most response tokens per step.
@@ -245,6 +246,7 @@ class Plan:
     """
 
     equation: str
+    notes: list[str]
     reduction: str
     sequences: int
     max_tokens: int
@@ -264,6 +266,7 @@ def describe(recipe: Recipe) -> Plan:
     shape = shape_of(recipe.model)
     return Plan(
         equation=recipe.equation,
+        notes=recipe.notes,
         reduction=recipe.reduction,
         sequences=sequences,
         max_tokens=sequences * recipe.rollout.max_new_tokens,

@@ -196,6 +196,8 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         write_text(run_dir.diff, redact(uncommitted_changes()))
     write_json(run_dir.record, record.model_dump())
     session.sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
+    for note in recipe.notes:
+        session.sink.event(f"note: {note}")
     try:
         done = trainer.run(session.hooks(), stop)
         if done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from cvxrl.recipe.base import FunctionName, Section
 from cvxrl.recipe.expand import PATH
@@ -82,7 +82,9 @@ class DenseAdvantage(AdvantageSection):
     verifier: Annotated[str, PATH] = Field(
         min_length=1, description="Verifier policy: directory, Hub id, `package:NAME/DIR`."
     )
-    k: PositiveInt = Field(5, description="Candidate tokens per position: the most probable ones and the sampled one.")
+    k: int = Field(
+        5, ge=2, description="Candidate tokens per position: the most probable ones and the sampled one; at least 2."
+    )
     center: bool = Field(True, description="Subtract the mean over the candidates (authors: not for lco-kld).")
     eps: PositiveFloat = Field(1e-6, description="Added to the standard deviation over the candidates.")
 

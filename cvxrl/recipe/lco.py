@@ -83,6 +83,17 @@ class LcoSpec(Section):
         return "no gradient on-policy"
 
     @property
+    def dense_equation(self) -> str:
+        """Loss per token with dense advantages, which tilt every candidate token of a set S."""
+        raise NotImplementedError
+
+    @property
+    def _dense_target_text(self) -> str:
+        base = {"frozen": "old", "moving": "stopgrad(current)"}[self.target]
+        betas = f"{self.beta:g} (A >= 0) or {self.negative_beta_scale * self.beta:g} (A < 0)"
+        return f"t_i = A_i / b,  b = beta = {betas},  base: {base},  S: the candidates"
+
+    @property
     def _target_text(self) -> str:
         base = {"frozen": "old", "moving": "stopgrad(current)"}[self.target]
         tilt = {"exponential": "A / b", "linear": "logit(clip(p0 + (A / b)(1 - p0))) - logit(p0)"}[self.tilt]
@@ -108,6 +119,11 @@ class LcoKldSpec(LcoSpec):
         names = {"exact": "", "top-k": " on top-k + tail (approximation)", "top-k-fill": " on top-k (authors' code)"}
         return f"L = KL(pi* || pi){names[self.support.kind]},  pi* ~ pi_base exp(t e_a),  {self._target_text}"
 
+    @property
+    def dense_equation(self) -> str:
+        """See `LcoSpec`."""
+        return f"L = KL(pi* || pi),  pi*_i ~ pi_base,i exp(t_i) on S, 0 outside,  {self._dense_target_text}"
+
 
 def target_of(spec: object) -> LcoKldSpec:
     """The target that an LCO objective regresses onto, over the whole vocabulary; of others: beta 1 on both signs."""
@@ -132,6 +148,11 @@ class LcoMseSpec(LcoSpec):
         """Loss per token."""
         return f"L = (z_a - z*_a)^2,  z*_a = z_base,a + t,  {self._target_text}"
 
+    @property
+    def dense_equation(self) -> str:
+        """See `LcoSpec`."""
+        return f"L = sum_i in S (z_i - z*_i)^2,  z*_i = z_base,i + t_i,  {self._dense_target_text}"
+
 
 class LcoLchSpec(LcoSpec):
     """Log-cosh error of the sampled token's logit."""
@@ -142,3 +163,8 @@ class LcoLchSpec(LcoSpec):
     def equation(self) -> str:
         """Loss per token."""
         return f"L = log cosh(z_a - z*_a),  z*_a = z_base,a + t,  {self._target_text}"
+
+    @property
+    def dense_equation(self) -> str:
+        """See `LcoSpec`."""
+        return f"L = sum_i in S log cosh(z_i - z*_i),  z*_i = z_base,i + t_i,  {self._dense_target_text}"

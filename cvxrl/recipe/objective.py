@@ -148,7 +148,11 @@ class DpoSpec(Section):
 
 
 class QrmSpec(Section):
-    """The authors' verifier: logistic loss on mean log-probabilities, plus cross-entropy (docs/method.md, 2)."""
+    """After the authors' verifier: logistic loss on mean log-probabilities, plus cross-entropy (docs/method.md, 2).
+
+    Their cross-entropy is a mean over the chosen tokens of a batch; here every pair counts alike. With one pair per
+    batch, their default, the two are the same.
+    """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"preferences"})
     coupling: ClassVar[Coupling] = "group"

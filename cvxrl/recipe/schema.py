@@ -10,11 +10,11 @@ from pydantic import Field, NonNegativeInt, model_validator
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GroupAdvantage
 from cvxrl.recipe.base import NEUTRAL, RunName, Section
 from cvxrl.recipe.evaluation import EvalSpec
-from cvxrl.recipe.lco import LcoSpec
-from cvxrl.recipe.merge import AUTHORS_CODE
+from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.monitoring import CheckpointSpec, GuardsSpec, LoggingSpec
 from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, RegularizerSpec
+from cvxrl.recipe.reading import AUTHORS_CODE, notes
 from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.recipe.training import AdamwSpec, OptimSpec, RolloutSpec, TrainSpec
 
@@ -30,8 +30,10 @@ class Recipe(Section):
     reading: Literal["paper", "authors-code"] = Field(
         "paper",
         description="`authors-code` sets the fields in which the authors' public code departs from the paper (rewards "
-        "+1 / -1 as advantages, negatives at 100 beta, top-5 logits or a moving target, no clipping, optimizer state "
-        "dropped at every step) above what the recipe extends and below what it sets itself.",
+        "+1 / -1 as advantages, negatives at 100 beta, top-5 logits or a moving target; with dense advantages their "
+        "verifier's candidates and one beta; Adam without clipping, decay or schedule, its state dropped at every "
+        "rollout) above what the recipe extends and below what it sets itself; `--dry-run` says where a recipe departs "
+        "from it (docs/method.md, section 6).",
     )
     model: ModelSpec = Field(description="The policy.")
     task: TaskSpec = Field(description="Prompts and their verifier.")
@@ -77,7 +79,15 @@ class Recipe(Section):
     @property
     def equation(self) -> str:
         """Loss per token, regularisation included."""
-        return self.objective.equation + self.regularizer.equation
+        loss = self.objective.equation
+        if isinstance(self.objective, LcoSpec) and isinstance(self.advantage, DenseAdvantage):
+            loss = self.objective.dense_equation
+        return loss + self.regularizer.equation
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing before it runs, a sentence or two each."""
+        return notes(self)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -92,8 +102,12 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     if recipe.data == "rollouts":
         yield from _sampling(recipe)
         yield from _credit(recipe)
-    elif recipe.regularizer.kl_coefficient:
-        yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
+    else:
+        if recipe.regularizer.kl_coefficient:
+            yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
+        if recipe.advantage != Recipe.model_fields["advantage"].default:
+            yield f"advantage: `{recipe.objective.kind}` learns from {recipe.data}, not from rewards; leave it out"
+    yield from _ignored(recipe)
     yield from _data(recipe)
     yield from _steps(recipe)
     yield from _memory(recipe)
@@ -107,6 +121,11 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
         yield (
             f"advantage.kind: `{recipe.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "
             "set rollout.samples to 2 or more, or advantage.kind to reward"
+        )
+    if recipe.advantage.kind == "batch" and recipe.sequences_per_step < 2:
+        yield (
+            "advantage.kind: `batch` divides by the standard deviation over a step, which one completion does not "
+            "have; set rollout.prompts or rollout.samples to 2 or more"
         )
     if (objective.coupling == "group" or "group_advantages" in objective.needs) and rollout.samples < 2:
         yield (
@@ -128,6 +147,25 @@ def _credit(recipe: Recipe) -> Iterator[str]:
         yield (
             f"advantage.kind: `{recipe.advantage.kind}` gives every token its own advantage, but the objective needs "
             "one per response; choose group, group-centered, rloo, batch or reward (or objective.shift: none)"
+        )
+
+
+def _ignored(recipe: Recipe) -> Iterator[str]:
+    """Fields of an objective that the others would leave without any effect."""
+    objective = recipe.objective
+    if not isinstance(objective, LcoSpec):
+        return
+    if objective.tilt != "linear" and objective.linear_margin != LcoSpec.model_fields["linear_margin"].default:
+        yield "objective.linear_margin: an exponential tilt has none; leave it out, or set objective.tilt to linear"
+    if recipe.data != "rollouts" or not isinstance(recipe.advantage, DenseAdvantage):
+        return
+    dense = f"`{recipe.advantage.kind}` advantages"
+    if objective.tilt != "exponential":
+        yield f"objective.tilt: {dense} move every candidate's logit by A / beta; set objective.tilt to exponential"
+    if isinstance(objective, LcoKldSpec) and objective.support.kind != "exact":
+        yield (
+            f"objective.support: with {dense} the target lives on their candidates, whose number is advantage.k; set "
+            "objective.support to exact"
         )
 
 

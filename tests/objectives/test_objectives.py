@@ -12,9 +12,19 @@ from torch import Tensor
 
 from cvxrl.objectives.batch import DenseAdvantages, TokenBatch
 from cvxrl.objectives.linear import HiddenBatch, LinearHead
+from cvxrl.objectives.reduce import sequence_weights
 from cvxrl.objectives.registry import compute
 from cvxrl.objectives.target import target_log_probs, target_logits, tilt, tilted_probability
-from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoLchSpec, LcoMseSpec, ObjectiveSpec, ReinforceSpec, SftSpec
+from cvxrl.recipe.objective import (
+    GrpoSpec,
+    LcoKldSpec,
+    LcoLchSpec,
+    LcoMseSpec,
+    ObjectiveSpec,
+    QrmSpec,
+    ReinforceSpec,
+    SftSpec,
+)
 
 LCO: list[ObjectiveSpec] = [LcoKldSpec(beta=0.7), LcoMseSpec(beta=0.7), LcoLchSpec(beta=0.7)]
 EVERY: list[ObjectiveSpec] = [*LCO, GrpoSpec(), ReinforceSpec(), SftSpec()]
@@ -302,3 +312,28 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
         TokenBatch(torch.empty(0, 5), actions_N=torch.empty(0, dtype=torch.long))
     with pytest.raises(ValueError, match="old_logits_NV"):
         compute(TokenBatch(batch.logits_NV, actions_N=batch.actions_N, advantages_N=batch.advantages_N), LcoKldSpec())
+
+
+def test_qrm_weighs_pairs_alike_which_is_the_authors_mean_for_one_pair_alone() -> None:
+    """Their cross-entropy is a mean over the chosen tokens of a batch (docs/method.md, 2)."""
+    chosen, rejected = [2, 3, 7], [4, 2, 5]
+    for pairs in (1, 3):
+        lengths = [n for pair in zip(chosen[:pairs], rejected[:pairs], strict=True) for n in pair]
+        sequence_N = torch.arange(2 * pairs).repeat_interleave(torch.tensor(lengths))
+        logits_NV = 3.0 * torch.randn(sum(lengths), 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        actions_N = torch.arange(sum(lengths)) % 5
+        batch = TokenBatch(
+            logits_NV, actions_N=actions_N, sequence_N=sequence_N, group_S=torch.arange(pairs).repeat_interleave(2)
+        )
+        spec = QrmSpec()
+        weights_S = sequence_weights(torch.tensor(lengths), "sequence-mean", 9)
+        ours = float((weights_S[sequence_N] * compute(batch, spec).loss_N).sum())
+        logprobs_N = torch.log_softmax(logits_NV, -1).gather(-1, actions_N.unsqueeze(-1)).squeeze(-1)
+        means = [float(logprobs_N[sequence_N == s].mean()) for s in range(2 * pairs)]
+        margins = [spec.beta * (means[2 * p] - means[2 * p + 1]) - spec.gamma for p in range(pairs)]
+        ranking = sum(math.log1p(math.exp(-m)) for m in margins) / pairs
+        by_pair = ranking - sum(means[0::2]) / pairs
+        by_token = ranking - float(logprobs_N[sequence_N % 2 == 0].mean())
+        assert ours == pytest.approx(by_pair, rel=1e-12)
+        assert (by_token == pytest.approx(by_pair, rel=1e-9)) == (pairs == 1)
+    assert "With one pair per" in str(QrmSpec.__doc__)

@@ -32,6 +32,16 @@ def test_recipe_round_trips(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert digest(load_recipe(written)) == digest(recipe)
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name != "math_base"])
+def test_a_header_says_which_reduction_and_whose(name: str) -> None:
+    path = ROOT / "recipes" / f"{name}.yaml"
+    header = " ".join(line[2:] for line in path.read_text().splitlines() if line.startswith("# "))
+    assert f"Reduction: `{load_recipe(path).reduction}`" in header
+    # What the paper averages over, where the recipe does otherwise.
+    other = {"math_grpo": "paper's is `sequence-mean`", "math_rloo": "`constant`", "math_reinforce": "`constant`"}
+    assert other.get(name, "") in header
+
+
 @pytest.mark.figures
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_two_steps(name: str, tmp_path: Path) -> None:

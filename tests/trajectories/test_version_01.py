@@ -22,6 +22,15 @@ CHANGED: dict[str, str] = {
     "*/checkpoint.sha256": "one digest of weights for all commands: that of run.json, which knows types and shapes",
     "eval-*/schema_version": "the form holds evaluations during training too, and says how many were decoded at a time",
     "inspect-lora/snapshots.*.policy": "an adapted policy has the digest of what it amounts to, whoever takes it",
+    "inspect-*/*.gradients.minibatch_cosine": "over the minibatches that have a gradient; 0.1 took rounding for one",
+    "inspect-lora/snapshots.0.objectives.0.gradients.*": "groups without a contrast, whose LCO-KLD gradient is zero by "
+    "definition, are left out as in training; their rounding was 1e-7 of the norm",
+    "inspect-lora/snapshots.0.cosines.*lco-kld*": "the same rounding",
+    "inspect-*/*.curvature.*est*": "Lanczos sums in float64; an eigenvalue's error holds its products' rounding",
+    "inspect-*/*.logits.*est": "extreme eigenvalues are of all tokens, not of 256 of each micro-batch",
+    "inspect-*/*.displaced.*est": "likewise",
+    "inspect-*/*.verdict.1": "the sentence says of how many tokens the smallest eigenvalue is",
+    "inspect-*/notes*": "no note on drawn tokens where all were looked at",
     "*/checkpoint.recipe": "fields that cannot change a result are outside the digest of a recipe",
 }
 
