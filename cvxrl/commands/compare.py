@@ -19,8 +19,11 @@ from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.comparison.gate import Gate, Verdict
+    from cvxrl.comparison.plan import Plan
     from cvxrl.comparison.result import Comparison
+    from cvxrl.comparison.run import Run
 
+_MANY = 20  # runs that are trained without asking
 _TRAIN, _JUDGE, _WRITE = "Training what is missing", "Judging", "Output"
 
 
@@ -42,6 +45,10 @@ class Training:
             rich_help_panel=_TRAIN,
         ),
     ] = None
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help=f"Do not ask before training more than {_MANY} runs.", rich_help_panel=_TRAIN),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         values: of the varied key, for which recipes are trained.
         training: how.
     """
-    from cvxrl.comparison.plan import plan_runs
+    from cvxrl.comparison.plan import plan_runs, split_bases
     from cvxrl.comparison.result import build
     from cvxrl.comparison.sources import discover, read_runs
 
@@ -143,20 +150,50 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
     elif values and options.seeds is None:
         found.problems.append(Problem("trains, so it needs seeds", "--vary KEY=A,B", remedy="add --seeds 0-4"))
     try:
-        plan = plan_runs(found.recipes, sets, options.seeds, training.out, (options.vary, values))
+        recipes, bases = split_bases(found.recipes)
+        plan = plan_runs(recipes, sets, options.seeds, training.out, (options.vary, values))
     except UserError as error:
         raise UserError(*found.problems, *error.problems) from None
-    if plan.jobs and found.problems:
-        raise UserError(*found.problems)  # before hours of training, not after
+    for base in bases:
+        typer.echo(f"left out {base}: no method, but what others of the recipes share", err=True)
+    runs, unreadable = read_runs(found.runs)
     if plan.jobs:
-        from cvxrl.comparison.train import make_watcher, train_all
-
-        with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
+        for line in plan.describe(training.jobs):
+            typer.echo(line, err=True)
+        _check(plan, runs, found.problems, options)
+        found.problems += _train(plan, training)
     failed = {problem.file for problem in found.problems}
-    asked = dict.fromkeys([*plan.runs, *found.runs])
-    runs, unreadable = read_runs(path for path in asked if str(path) not in failed)
-    return build(runs, options, [*found.problems, *unreadable])
+    given = {run.path for run in runs}
+    trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in given)
+    return build([*trained, *runs], options, [*found.problems, *unreadable, *broken])
+
+
+def _check(plan: Plan, runs: Sequence[Run], problems: Sequence[Problem], options: Options) -> None:
+    """Find before hours of training what would be found after them, or when a run's turn comes; all of it at once."""
+    from cvxrl.comparison.preflight import incomparable, missing_parts  # reads data, which takes a second to import
+
+    wrong = [*problems, *incomparable(plan.planned, runs, options), *missing_parts(plan.planned, plan.jobs)]
+    if wrong:
+        raise UserError(*wrong)
+
+
+def _train(plan: Plan, training: Training) -> list[Problem]:
+    """Ask where it is much, and train."""
+    from cvxrl.comparison.train import make_watcher, train_all
+
+    much = len(plan.jobs) > _MANY or any(job.overwrite for job in plan.jobs)
+    if much and not training.yes:
+        if not _on_a_terminal():
+            what = f"{len(plan.jobs)} runs would be trained" if len(plan.jobs) > _MANY else "steps would be done again"
+            raise UserError(Problem(what, "--yes", remedy="add --yes to do that, or ask for fewer seeds or values"))
+        if not typer.confirm("Train them?", err=True):
+            raise typer.Exit(USER_ERROR)
+    with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
+        return train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:

@@ -141,7 +141,7 @@ class Trainer:
             if stop.requested and step < self.recipe.train.steps:
                 hooks.checkpoint(self.position)
                 return False
-            if self.recipe.checkpoint.every and step % self.recipe.checkpoint.every == 0:
+            if self._saves(step):
                 hooks.checkpoint(self.position)
         return True
 
@@ -196,6 +196,10 @@ class Trainer:
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _saves(self, step: int) -> bool:
+        spec = self.recipe.checkpoint
+        return (bool(spec.every) and step % spec.every == 0) or (spec.final and step == self.recipe.train.steps)
 
     def _due(self, every: int, step: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.recipe.train.steps)

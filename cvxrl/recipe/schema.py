@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GroupAdvantage
-from cvxrl.recipe.base import NEUTRAL, RunName, Section
+from cvxrl.recipe.base import AMENDABLE, NEUTRAL, RunName, Section
 from cvxrl.recipe.evaluation import EvalSpec
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
 from cvxrl.recipe.model import ModelSpec
@@ -50,7 +50,7 @@ class Recipe(Section):
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
     checkpoint: Annotated[CheckpointSpec, NEUTRAL] = Field(CheckpointSpec(), description="Checkpoints.")
-    guards: GuardsSpec = Field(GuardsSpec(), description="Rules that warn or stop.")
+    guards: Annotated[GuardsSpec, AMENDABLE] = Field(GuardsSpec(), description="Rules that warn or stop.")
     logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
 
     @property

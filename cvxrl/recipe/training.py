@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from cvxrl.recipe.base import Section
+from cvxrl.recipe.base import AMENDABLE, Section
 
 
 class RolloutSpec(Section):
@@ -46,7 +47,11 @@ class RolloutSpec(Section):
 class TrainSpec(Section):
     """The outer loop: steps, passes over a rollout, and how a step is split to fit memory."""
 
-    steps: PositiveInt = Field(100, description="Rollouts (outer steps).")
+    steps: Annotated[PositiveInt, AMENDABLE] = Field(
+        100,
+        description="Rollouts (outer steps). `--resume` can change it where no learning rate of the steps that are "
+        "done depends on it (`optim.schedule: constant`, or within the warm-up).",
+    )
     inner_epochs: PositiveInt = Field(1, description="Passes over each rollout.")
     minibatches: PositiveInt = Field(
         1, description="Optimizer steps per pass; each takes an equal share of the rollout."
@@ -82,7 +87,7 @@ class TrainSpec(Section):
         description="Ask for deterministic algorithms on CUDA, which can be slower; on the CPU a run repeats itself "
         "either way.",
     )
-    ratio_tolerance: PositiveFloat | None = Field(
+    ratio_tolerance: Annotated[PositiveFloat | None, AMENDABLE] = Field(
         None,
         description="Stop at the first step if the on-policy ratio differs from 1 by more than this; none means 1e-5 "
         "in fp32 and no limit in bf16. The measured number is always logged.",
@@ -159,3 +164,23 @@ OptimSpec = Annotated[
     Annotated[AdamwSpec, Tag("adamw")] | Annotated[SgdSpec, Tag("sgd")] | Annotated[AdafactorSpec, Tag("adafactor")],
     Discriminator(_kind),
 ]
+
+
+def optimizer_steps(train: TrainSpec) -> int:
+    """Optimizer steps of the whole run."""
+    return train.steps * train.inner_epochs * train.minibatches
+
+
+def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
+    """Learning rate of optimizer step ``index`` (from 0) of ``total``."""
+    if index < spec.warmup_steps:
+        return spec.lr * (index + 1) / spec.warmup_steps
+    progress = (index - spec.warmup_steps) / max(1, total - 1 - spec.warmup_steps)
+    match spec.schedule:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = 1.0 - progress
+        case "cosine":
+            share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)

@@ -46,12 +46,15 @@ class Resumption(BaseModel):
         at: UTC time, ISO 8601.
         step: last step that the earlier sessions had finished and saved.
         changed: what differs from the first session's provenance, and which settings of the recipe that cannot change
-            a result: name -> (then, now).
+            a result: name -> (then, now). Settings that changed what the steps after ``step`` are, such as
+            `recipe: train.steps`, are among them.
+        lost: what of the records could not be brought back, in words; None where all was there.
     """
 
     at: str
     step: int
     changed: dict[str, tuple[str | None, str | None]]
+    lost: str | None = None
 
 
 class RunRecord(BaseModel):
