@@ -15,6 +15,7 @@ from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.policy.usable import require_finite_weights
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples
@@ -138,6 +139,7 @@ def _load(plan: Plan, device: str) -> Policy:
     policy = load_policy(plan.model, pick_device(device), recipe.seed if recipe else 0)
     if plan.model.lora is not None:
         policy.load_trained(plan.target.directory)
+        require_finite_weights(policy.model, plan.target.path)
     return policy
 
 
