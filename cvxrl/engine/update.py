@@ -19,8 +19,8 @@ from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
-from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec, learning_rate, optimizer_steps
+from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
+from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.rollout.randomness import generator_for
 
 _MASTERS = "masters"

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.digest import Difference, amendable_keys, differences, is_in
-from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.training import learning_rate, optimizer_steps
+from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
 
 _STEPS = "train.steps"
 _SAME = "resume needs the same recipe; what may change is marked + or ° in docs/recipe.md"

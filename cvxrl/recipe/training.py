@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -164,23 +163,3 @@ OptimSpec = Annotated[
     Annotated[AdamwSpec, Tag("adamw")] | Annotated[SgdSpec, Tag("sgd")] | Annotated[AdafactorSpec, Tag("adafactor")],
     Discriminator(_kind),
 ]
-
-
-def optimizer_steps(train: TrainSpec) -> int:
-    """Optimizer steps of the whole run."""
-    return train.steps * train.inner_epochs * train.minibatches
-
-
-def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
-    """Learning rate of optimizer step ``index`` (from 0) of ``total``."""
-    if index < spec.warmup_steps:
-        return spec.lr * (index + 1) / spec.warmup_steps
-    progress = (index - spec.warmup_steps) / max(1, total - 1 - spec.warmup_steps)
-    match spec.schedule:
-        case "constant":
-            share = 1.0
-        case "linear":
-            share = 1.0 - progress
-        case "cosine":
-            share = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)

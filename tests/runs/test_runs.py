@@ -13,7 +13,8 @@ from cvxrl.engine.memory import describe
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
-from cvxrl.recipe.training import AdamwSpec, learning_rate
+from cvxrl.recipe.schema import learning_rate
+from cvxrl.recipe.training import AdamwSpec
 from cvxrl.runs.checkpoint import list_checkpoints, prune, save_checkpoint, verify_checkpoint
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.files import write_directory, write_json
