@@ -56,10 +56,14 @@ def train_plan(plan: Plan, training: Training) -> list[Problem]:
 
     much = len(plan.jobs) > _MANY or any(job.overwrite for job in plan.jobs)
     if much and not training.yes:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not _on_a_terminal():
             what = f"{len(plan.jobs)} runs would be trained" if len(plan.jobs) > _MANY else "steps would be done again"
             raise UserError(Problem(what, "--yes", remedy="add --yes to do that, or ask for fewer seeds or values"))
         if not typer.confirm("Train them?", err=True):
             raise typer.Exit(USER_ERROR)
     with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
         return train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
