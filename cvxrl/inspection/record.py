@@ -18,6 +18,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Range(Strict):
+    """Both ends of a 95% interval over prompts."""
+
+    low: float
+    high: float
+
+
 class LogitMetrics(Strict):
     """One objective in the space of each token's logits (docs/gradients.md, section 1); shares are of ``directed``.
 
@@ -36,6 +43,7 @@ class LogitMetrics(Strict):
         frozen_by: the same by reason.
         distance: mean total variation to the target.
         gradient: root mean square of the tokens' gradient norms.
+        intervals: of `convex`, `away` and `frozen`, where there are two prompts; empty in records of version 0.1.
     """
 
     tokens: int
@@ -54,6 +62,7 @@ class LogitMetrics(Strict):
     frozen_by: dict[str, float]
     distance: float
     gradient: float
+    intervals: dict[str, Range] = {}
 
 
 class ProbabilityBand(Strict):
@@ -173,6 +182,8 @@ class UpdateMetrics(Strict):
         clipped: share of tokens whose gradient a clip at 1 -+ 0.2 would stop.
         ess_tokens, ess_sequences: effective sample size (sum w)^2 / sum w^2 as a share, of r and of its product.
         logits: the objective in logit space after the step, against the target from before it.
+        kl_interval: of `kl`; None in records of version 0.1, or with a single prompt.
+        loss_change_interval: of `loss_after` - `loss_before`; None likewise.
     """
 
     optimizer: str
@@ -191,6 +202,8 @@ class UpdateMetrics(Strict):
     ess_tokens: float
     ess_sequences: float
     logits: LogitMetrics | None
+    kl_interval: Range | None = None
+    loss_change_interval: Range | None = None
 
 
 class ObjectiveMetrics(Strict):
