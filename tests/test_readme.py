@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import socket
 import stat
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked import Forked
 from helpers import ROOT
+
+from cvxrl.imports import loading_libraries
 
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "docs" / "compare.md", ROOT / "docs" / "inspect.md", ROOT / "docs" / "inspect_runs.md")
 # Needs a network, or packages that the tests do not install.
 ELSEWHERE = re.compile(r"^(pip |cvxrl .*(smollm2|Qwen/))", re.MULTILINE)
-SMALL = "rollout: {prompts: 4, samples: 2, max_new_tokens: 12}\neval: {every: 50, prompts: 4, samples: 1}\n"
-# In the place of `cvxrl`: the same with fewer values of a sweep; what it ended with is a line of `codes`.
-SHIM = """#!{python}
-import subprocess, sys
-words = sys.argv[1:]
-if "--vary" in words:
-    at = words.index("--vary") + 1
-    words[at] = ",".join(words[at].split(",")[:2])
-done = subprocess.run([sys.executable, "-m", "cvxrl", *words])
-with open("{codes}", "a") as codes:
-    print(done.returncode, *sys.argv[1:], file=codes)
-sys.exit(done.returncode)
+SMALL = """rollout: {prompts: 4, samples: 2, max_new_tokens: 12}
+eval: {every: 50, prompts: 4, samples: 1}
+logging: {kl_sequences: 2}
+"""
+FAILING = "#!/bin/sh\nexit 2\n"
+# In the place of `cvxrl`: asks this process, which has loaded all libraries, to fork one that runs the command.
+ASKING = """#!{python} -SE
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect("{address}")
+    server.sendall((json.dumps(sys.argv[1:]) + "\\n").encode())
+    code, said = json.loads(server.makefile().readline())
+sys.stdout.write(said)
+sys.exit(code)
 """
 
 
@@ -56,25 +64,44 @@ def commands(text: str) -> list[list[str]]:
     return [words[1:] for words in lines]
 
 
-def run(text: str, folder: Path, stub: str | None = None) -> list[tuple[int, str]]:
-    """Source the commands in a shell, whose last line says that it is still there; code and words of each command."""
-    tool, codes = folder / "bin" / "cvxrl", folder / "codes"
+def source(text: str, folder: Path, stub: str) -> subprocess.Popen[str]:
+    """A shell that reads the commands as one at a terminal would, and then says that it is still there."""
+    tool = folder / "bin" / "cvxrl"
     tool.parent.mkdir()
-    tool.write_text(stub or SHIM.format(python=sys.executable, codes=codes))
+    tool.write_text(stub)
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     (folder / "script.sh").write_text(text)
-    environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    line = "source script.sh; echo the shell is open"
-    done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.stdout.endswith("the shell is open\n"), done.stdout + done.stderr
-    if not codes.is_file():
-        return []
-    return [(int(code), words) for code, _, words in (row.partition(" ") for row in codes.read_text().splitlines())]
+    environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    line = ["bash", "-c", "source script.sh; echo the shell is open"]
+    return subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def serve(server: socket.socket, shell: subprocess.Popen[str], folder: Path) -> list[tuple[int, list[str], str]]:
+    """Run what the shell asks for until it ends; exit code, words and complaints of each command."""
+    ended = []
+    server.settimeout(0.2)
+    while shell.poll() is None:
+        try:
+            asking, _ = server.accept()
+        except TimeoutError:
+            continue
+        with asking, (folder / "out").open("wb+") as out, (folder / "err").open("wb+") as err:
+            words = json.loads(asking.makefile().readline())
+            if "--vary" in words:  # two values of a sweep are enough
+                at = words.index("--vary") + 1
+                words[at] = ",".join(words[at].split(",")[:2])
+            command = [sys.executable, "-m", "cvxrl", *words]
+            code = Forked(command, stdout=out, stderr=err, env=dict(os.environ)).wait()
+            said, complained = ((folder / name).read_text(errors="replace") for name in ("out", "err"))
+            asking.sendall((json.dumps([code, said]) + "\n").encode())
+            ended.append((int(code or 0), words, complained))
+    return ended
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_that_fails_leaves_the_reader_s_shell_open(page: Path, tmp_path: Path) -> None:
-    run(script(page), tmp_path, "#!/bin/sh\nexit 2\n")
+    said, _ = source(script(page), tmp_path, FAILING).communicate()
+    assert said.endswith("the shell is open\n"), said
 
 
 def test_every_recipe_of_the_readme_is_one(cvxrl: Any) -> None:
@@ -107,12 +134,23 @@ def test_runs_of_the_readme_do_not_get_into_each_other_s_way() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("pages", [(README,), PAGES[1:2], PAGES[2:3], PAGES[3:]], ids=lambda pages: pages[0].name)
-def test_the_commands_work_one_after_the_other(pages: tuple[Path, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_work_one_after_the_other(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loading_libraries():
+        import cvxrl.engine.session  # noqa: F401
+    starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     for file in (ROOT / "recipes").glob("math_*.yaml"):
-        (tmp_path / "recipes" / file.name).write_text(f"extends: {file}\n{SMALL}train: {{steps: 40}}\n")
-    first = "cvxrl train recipes/math_grpo.yaml\n" if pages[0] == README else ""
-    ended = run(first + script(*pages), tmp_path)
-    wrong = [(code, words) for code, words in ended if code and not (code == 3 and "--require" in words)]
+        (tmp_path / "recipes" / file.name).write_text(f"extends: {file}\n{SMALL}")
+    first = "cvxrl train recipes/math_grpo.yaml\n" if page == README else ""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "server"))
+        server.listen()
+        shell = source(
+            first + script(page), tmp_path, ASKING.format(python=sys.executable, address=tmp_path / "server")
+        )
+        ended = serve(server, shell, tmp_path)
+    wrong = [each for each in ended if each[0] and not (each[0] == 3 and "--require" in each[1])]
     assert ended and not wrong, wrong
