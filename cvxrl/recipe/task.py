@@ -68,8 +68,9 @@ class DatasetSource(Section):
     kind: Literal["dataset"] = Field("dataset", description="Rows of a file or of a Hub data set.")
     path: Annotated[str, PATH] = Field(
         min_length=1,
-        description="A .jsonl, .json, .csv, .tsv or .parquet file, or the id of a data set on the Hub. Values of a file "
-        "arrive as written (1, 2.50, 007, 2024-05-01, true), in UTF-8; a row without one that is named below is refused.",
+        description="A .jsonl, .json, .csv, .tsv or .parquet file, or the id of a data set on the Hub. Values of a "
+        "file arrive as written (1, 2.50, 007, 2024-05-01, true), in UTF-8; a row that lacks a field named below is "
+        "refused.",
     )
     config_name: str | None = Field(None, description="Configuration (subset) of a Hub data set.")
     revision: str | None = Field(None, description="Revision of a Hub data set; none means the default branch.")
