@@ -223,6 +223,7 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
         model_revision=identity.revision,
         provenance=provenance,
         started=now(),
+        passes=trainer.passes,
     )
 
 

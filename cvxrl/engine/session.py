@@ -25,6 +25,7 @@ from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
 from cvxrl.evaluation.held_out import Evaluation
+from cvxrl.policy.ways import SLOW
 from cvxrl.recipe.digest import differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
@@ -223,6 +224,9 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     if entry == "resume" and differences(load_recipe(run_dir.recipe), recipe):
         run_dir.amend(recipe)  # after run.json: killed in between, it is a run of the former recipe that goes on
     session.sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
+    for part, words in record.passes.items():
+        if words.startswith(SLOW):
+            session.sink.event(f"{part}: {words}")
     for note in recipe.notes:
         session.sink.event(f"note: {note}")
     try:

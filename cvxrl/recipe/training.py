@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from cvxrl.recipe.base import AMENDABLE, Section
+from cvxrl.recipe.base import AMENDABLE, NEUTRAL, Section
 
 
 class RolloutSpec(Section):
@@ -88,8 +88,14 @@ class TrainSpec(Section):
     )
     ratio_tolerance: Annotated[PositiveFloat | None, AMENDABLE] = Field(
         None,
-        description="Stop at the first step if the on-policy ratio differs from 1 by more than this; none means 1e-5 "
-        "in fp32 and no limit in bf16. The measured number is always logged.",
+        description="The run fails if, before a step's updates, the sampler and the trainer, or the trainer and the "
+        "model's own forward pass, give a token probabilities whose ratio differs from 1 by more than this. None is "
+        "what rounding explains at the model's size and number format, in fp32 and in bf16 (docs/models.md).",
+    )
+    check_every: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        10,
+        description="That is looked at in step 1 on all sequences, and on a few in every step that this divides; 0 is "
+        "step 1 alone.",
     )
 
 

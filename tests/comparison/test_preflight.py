@@ -72,7 +72,7 @@ def test_many_runs_are_asked_about(cvxrl: Any, jobs: list[Job], monkeypatch: pyt
     assert done.code == 2 and "--yes: 21 runs would be trained" in done.err and not jobs
     answers = [False, True]
     monkeypatch.setattr("typer.confirm", lambda *_, **__: answers.pop(0))
-    monkeypatch.setattr("cvxrl.commands.compare._on_a_terminal", lambda: True)
+    monkeypatch.setattr("cvxrl.commands.training._on_a_terminal", lambda: True)
     assert cvxrl(*many).code == 2 and not jobs
     assert cvxrl(*many).code == 0 and len(jobs) == 21 and not answers
     done = cvxrl(*small, "--seeds", "0-41", "--yes")
