@@ -216,15 +216,12 @@ def inspect(path: str | Path, *, progress: bool = False, **options: Any) -> Insp
     from cvxrl.inspection.plan import make_plan
     from cvxrl.inspection.runner import run_inspection
     from cvxrl.report.progress import ProgressBar
-    from cvxrl.report.stop import StopRequest
+    from cvxrl.report.stop import interrupted_at_once
 
     plan = make_plan(_checked(InspectOptions, {"path": str(path), **options}))
     bar = ProgressBar(_stream(progress), TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}")
-    with bar, StopRequest("the same call of cvxrl.inspect") as stop:
-        record = run_inspection(plan, bar, lambda: stop.requested)
-    if record is None:
-        raise KeyboardInterrupt
-    return record
+    with interrupted_at_once(), bar:
+        return run_inspection(plan, bar)
 
 
 def _checked(kind: type[_Options], values: Mapping[str, Any]) -> _Options:

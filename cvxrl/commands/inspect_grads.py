@@ -61,17 +61,16 @@ def _inspect(plan: InspectionPlan) -> InspectRecord:
 
         from cvxrl.inspection.runner import run_inspection
         from cvxrl.report.progress import ProgressBar
-        from cvxrl.report.stop import StopRequest
+        from cvxrl.report.stop import interrupted_at_once
 
-    go_on = command_to_go_on()
-    with ProgressBar(sys.stderr, TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}") as progress:
-        with StopRequest(go_on) as stop:
-            stop.doing = "this pass"
-            record = run_inspection(plan, progress, lambda: stop.requested)
-    if record is None:
-        typer.echo(f"interrupted; the frozen rollouts are kept: {plan.folder}; go on with: {go_on}", err=True)
-        raise typer.Exit(INTERRUPTED)
-    return record
+    bar = ProgressBar(sys.stderr, TaskProgressColumn(), lambda done, total: f"{done / total:>5.0%}")
+    try:
+        with interrupted_at_once(), bar as progress:
+            return run_inspection(plan, progress)
+    except KeyboardInterrupt:
+        kept = f"frozen rollouts that are whole are kept: {plan.folder}"
+        typer.echo(f"interrupted; {kept}; go on with: {command_to_go_on()}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _write(record: InspectRecord, file: Path, output: InspectOutput) -> None:

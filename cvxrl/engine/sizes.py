@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import locate
+from cvxrl.policy.weight_files import stored_shapes
 from cvxrl.recipe.model import LoraSpec, ModelSpec, ScratchSpec
 
 # Matrices that are no linear layers, or the output layer: usual names.
@@ -48,7 +50,7 @@ def shape_of(spec: ModelSpec) -> Shape | None:
     """Sizes of the policy that a recipe names, or None if its configuration is not at hand.
 
     Raises:
-        UserError: the policy's files do not exist.
+        UserError: the policy's files do not exist or are damaged.
     """
     if spec.scratch is not None:
         return _of_scratch(spec.scratch)
@@ -56,10 +58,20 @@ def shape_of(spec: ModelSpec) -> Shape | None:
     config = Path(location.path) / "config.json"
     if not location.is_local or not config.is_file():
         return None
-    stored = dict(shape for file in Path(location.path).glob("*.safetensors") for shape in _stored_shapes(file))
+    stored = dict(shape for file in Path(location.path).glob("*.safetensors") for shape in stored_shapes(file))
     parameters = sum(math.prod(shape) for shape in stored.values())
     trainable = parameters if spec.lora is None else _adapter_parameters(spec.lora, stored)
-    return _of_config(json.loads(config.read_text(encoding="utf-8")), parameters, trainable) if parameters else None
+    return _of_config(_read(config), parameters, trainable) if parameters else None
+
+
+def _read(config: Path) -> Mapping[str, Any]:
+    try:
+        raw = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(Problem(f"cannot be read: {error}", "model.path", str(config), "copy it again")) from None
+    if not isinstance(raw, dict):
+        raise UserError(Problem("is no JSON object", "model.path", str(config), "copy it again"))
+    return raw
 
 
 def _of_config(raw: Mapping[str, Any], parameters: int, trainable: int) -> Shape | None:
@@ -68,7 +80,7 @@ def _of_config(raw: Mapping[str, Any], parameters: int, trainable: int) -> Shape
     if len(sizes) < len(keys):
         return None
     hidden, layers, vocab, heads = sizes
-    head_dim = raw.get("head_dim") or hidden // heads
+    head_dim = raw.get("head_dim") or hidden // max(1, heads)
     return Shape(
         parameters=parameters,
         trainable=trainable,
@@ -91,13 +103,6 @@ def _of_scratch(spec: ScratchSpec) -> Shape:
     parameters = vocab * spec.hidden_size + spec.layers * per_layer + spec.hidden_size
     sizes = (spec.hidden_size, spec.layers, vocab, queries, keys, spec.intermediate_size)
     return Shape(parameters, parameters, *sizes, query_norm=True)
-
-
-def _stored_shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
-    """Name and shape of every stored tensor, read from the file's header alone."""
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _adapter_parameters(spec: LoraSpec, stored: Mapping[str, Sequence[int]]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
-from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec, TrainSpec
+from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
+from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.rollout.randomness import generator_for
 
 _MASTERS = "masters"
@@ -108,26 +107,6 @@ class _Masters:
     def _load(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         for copy, saved in zip(self.copies, state[_MASTERS], strict=True):
             copy.copy_(saved)
-
-
-def optimizer_steps(train: TrainSpec) -> int:
-    """Optimizer steps of the whole run."""
-    return train.steps * train.inner_epochs * train.minibatches
-
-
-def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
-    """Learning rate of optimizer step ``index`` (from 0) of ``total``."""
-    if index < spec.warmup_steps:
-        return spec.lr * (index + 1) / spec.warmup_steps
-    progress = (index - spec.warmup_steps) / max(1, total - 1 - spec.warmup_steps)
-    match spec.schedule:
-        case "constant":
-            share = 1.0
-        case "linear":
-            share = 1.0 - progress
-        case "cosine":
-            share = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)
 
 
 @contextmanager

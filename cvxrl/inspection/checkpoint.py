@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_generator, build_reference
+from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
 from cvxrl.engine.loss import Loss, with_old_logits
@@ -26,11 +28,13 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.inspection.objectives import NamedObjective
 from cvxrl.inspection.plan import Checkpoint, InspectionPlan
 from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
+from cvxrl.inspection.size import MOST_HOURS
 from cvxrl.policy.identity import hash_as_held
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import RewardAdvantage
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.format import clock
 from cvxrl.tasks import Grader, Task
 
 
@@ -133,8 +137,21 @@ class LoadedCheckpoint:
                     parameter.grad = None
 
 
-def load_checkpoint(plan: InspectionPlan, source: Checkpoint, task: Task, grader: Grader) -> LoadedCheckpoint:
+def load_checkpoint(
+    plan: InspectionPlan,
+    source: Checkpoint,
+    task: Task,
+    grader: Grader,
+    note: Callable[[str], None] = lambda _: None,
+) -> LoadedCheckpoint:
     """Load a checkpoint, sample or read its rollouts, and give every objective its advantages.
+
+    Args:
+        plan: what is asked.
+        source: which checkpoint.
+        task: gives the prompts.
+        grader: judges the completions.
+        note: told how long sampling is going to take.
 
     Raises:
         UserError: the weights are not finite, a part cannot be loaded, or the rollouts' file is damaged.
@@ -150,7 +167,7 @@ def load_checkpoint(plan: InspectionPlan, source: Checkpoint, task: Task, grader
     state = None if source.state is None else read_trainer_state(source.state, device)
     if critic is not None and state is not None:
         critic.load_state_dict(state["critic"])
-    rollouts, file, digest = _rollouts(plan, source, recipe, policy, task, grader)
+    rollouts, file, digest = _rollouts(plan, source, policy, task, grader, note)
     objectives = [_measured(named, policy, critic, rollouts, state) for named in plan.objectives]
     return LoadedCheckpoint(source, policy, rollouts, file, objectives, digest)
 
@@ -173,9 +190,15 @@ def _critic(plan: InspectionPlan, policy: Policy) -> Critic | None:
 
 
 def _rollouts(
-    plan: InspectionPlan, source: Checkpoint, recipe: Recipe, policy: Policy, task: Task, grader: Grader
+    plan: InspectionPlan,
+    source: Checkpoint,
+    policy: Policy,
+    task: Task,
+    grader: Grader,
+    note: Callable[[str], None],
 ) -> tuple[FrozenRollouts, Path, str]:
     """Those of the training step that would come next, from their file if it is there."""
+    recipe = plan.recipe
     step = (source.step or 0) + 1
     identity = identify(policy, task)
     key = rollout_key(recipe, step, identity.model, identity.tokenizer, identity.task)
@@ -189,9 +212,23 @@ def _rollouts(
         return read_rollouts(file), file, identity.model
     # Rewards do not depend on advantages, so those of the plainest estimator do here.
     plain = recipe.model_copy(update={"advantage": RewardAdvantage()})
-    collector = build_collector(plain, policy, build_generator(plain, policy), task, grader, None, SingleProcess())
-    collector.check()
-    return freeze(collector, step, key, file), file, identity.model
+
+    def collector(prompts: int) -> Collector:
+        asked = plain.model_copy(update={"rollout": plain.rollout.model_copy(update={"prompts": prompts})})
+        return build_collector(asked, policy, build_generator(asked, policy), task, grader, None, SingleProcess())
+
+    whole = collector(recipe.rollout.prompts)
+    whole.check()
+    began = time.monotonic()
+    collector(1).collect(step)
+    seconds = (time.monotonic() - began) * recipe.rollout.prompts
+    if seconds > 3600 * MOST_HOURS and not plan.options.yes:
+        what = f"{plan.size.text}, which take about {seconds / 3600:,.0f} hours to sample"
+        raise UserError(Problem(what, "--prompts", remedy="lower it, or add --yes"))
+    note(
+        f"sampling {plan.size.completions:,} completions of {source.name}: {clock(seconds)} at most, from one prompt's"
+    )
+    return freeze(whole, step, key, file), file, identity.model
 
 
 def _measured(

@@ -117,6 +117,10 @@ class InspectOptions:
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Sample again, even if frozen rollouts are there.", rich_help_panel=_WORK)
     ] = False
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Go on beyond this machine's memory, or for days.", rich_help_panel=_WORK),
+    ] = False
     out: Annotated[
         Path | None,
         typer.Option(

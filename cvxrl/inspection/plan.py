@@ -14,6 +14,7 @@ from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.target import Target, find_target, renamed
 from cvxrl.inspection.objectives import NamedObjective, select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_steps
+from cvxrl.inspection.size import Size
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.load import load_recipe
@@ -76,6 +77,7 @@ class InspectionPlan:
         parts: what is measured; None leaves it to the model's size.
         minibatches: equal parts of the rollout.
         folder: where rollouts and results go.
+        size: of each checkpoint's rollouts.
     """
 
     options: InspectOptions
@@ -86,6 +88,13 @@ class InspectionPlan:
     parts: tuple[Part, ...] | None
     minibatches: int
     folder: Path
+    size: Size
+
+    @property
+    def text(self) -> str:
+        """What is going to be done, in words."""
+        labels = ", ".join(objective.label for objective in self.objectives)
+        return f"plan: {len(self.checkpoints)} checkpoint(s) x {labels}; {self.size.text}"
 
 
 def make_plan(options: InspectOptions) -> InspectionPlan:
@@ -104,10 +113,13 @@ def make_plan(options: InspectOptions) -> InspectionPlan:
     objectives = mistakes.attempt(select_objectives, options.objectives, recipe, _has_values(found)) or []
     count = options.minibatches or _largest_divisor(recipe.rollout.prompts)
     mistakes.problems += _too_few(options, parts, recipe, count)
-    if mistakes.problems:
+    size = mistakes.attempt(Size.of, recipe)
+    if size is not None and not options.yes:
+        mistakes.problems += size.problems()
+    if mistakes.problems or size is None:
         raise UserError(*mistakes.problems)
     folder = options.out or found.folder
-    return InspectionPlan(options, recipe, found.chosen, objectives, yardstick(objectives), parts, count, folder)
+    return InspectionPlan(options, recipe, found.chosen, objectives, yardstick(objectives), parts, count, folder, size)
 
 
 def _impossible(options: InspectOptions) -> list[Problem]:

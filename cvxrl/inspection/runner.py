@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from cvxrl.engine.build import check_functions
-from cvxrl.errors import Mistakes, UserError
+from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
 from cvxrl.gradients.logit_space import Rules
@@ -34,7 +35,9 @@ from cvxrl.inspection.measure_update import (
 from cvxrl.inspection.options import PARTS, QUICK_PARTS, Part
 from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Checkpoint, InspectionPlan
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, ObjectiveMetrics
+from cvxrl.inspection.size import MOST_HOURS
 from cvxrl.recipe.lco import LcoKldSpec
+from cvxrl.report.format import clock
 from cvxrl.report.progress import ProgressBar
 from cvxrl.tasks import Grader, Task, load_grader, load_task
 
@@ -69,12 +72,13 @@ class Scope:
     notes: list[str]
 
 
-def run_inspection(plan: InspectionPlan, progress: ProgressBar, stopped: Callable[[], bool]) -> InspectRecord | None:
-    """Measure; None if the user asked to stop (the frozen rollouts stay).
+def run_inspection(plan: InspectionPlan, progress: ProgressBar) -> InspectRecord:
+    """Measure. Nothing is half-written whenever it is interrupted; frozen rollouts that are whole stay.
 
     Raises:
-        UserError: a checkpoint cannot be measured.
+        UserError: a checkpoint cannot be measured, or it would take days and nobody said that it may.
     """
+    progress.note(plan.text)
     mistakes = Mistakes()
     for named in plan.objectives:
         mistakes.attempt(check_functions, named.recipe)
@@ -82,30 +86,29 @@ def run_inspection(plan: InspectionPlan, progress: ProgressBar, stopped: Callabl
         raise UserError(*mistakes.problems)
     task, grader = load_task(plan.recipe.task, plan.recipe.seed), load_grader(plan.recipe.task)
     try:
-        return _run(plan, task, grader, progress, stopped)
+        return _run(plan, task, grader, progress)
     finally:
         grader.close()
 
 
-def _run(
-    plan: InspectionPlan, task: Task, grader: Grader, progress: ProgressBar, stopped: Callable[[], bool]
-) -> InspectRecord | None:
+def _run(plan: InspectionPlan, task: Task, grader: Grader, progress: ProgressBar) -> InspectRecord:
     measured: list[CheckpointMetrics] = []
     loaded: LoadedCheckpoint | None = None
     scope: Scope | None = None
     for number, source in enumerate(plan.checkpoints):
-        loaded = load_checkpoint(plan, source, task, grader)
+        loaded = load_checkpoint(plan, source, task, grader, progress.note)
         if scope is None:
             scope = _scope(plan, loaded)
             sequences = len(loaded.rollouts.responses)
             total = len(plan.checkpoints) * _work(plan, scope, sequences)
-            progress.start("inspecting", total, 0, f"inspecting {len(plan.checkpoints)} checkpoint(s)")
+            expected = _seconds(loaded, total)
+            if expected > 3600 * MOST_HOURS and not plan.options.yes:
+                what = f"{plan.text}, about {expected / 3600:,.0f} hours from here"
+                raise UserError(Problem(what, "--prompts", remedy="lower it, name fewer --parts, or add --yes"))
+            about = f"inspecting {len(plan.checkpoints)} checkpoint(s), about {clock(expected)}"
+            progress.start("inspecting", total, 0, about)
         text = f"{source.name} ({number + 1} of {len(plan.checkpoints)})"
-        meter = _Meter(progress, text, stopped)
-        try:
-            measured.append(_measure_checkpoint(plan, scope, loaded, source, meter))
-        except _Stopped:
-            return None
+        measured.append(_measure_checkpoint(plan, scope, loaded, source, _Meter(progress, text)))
     assert loaded is not None and scope is not None
     return InspectRecord(
         path=plan.options.path,
@@ -119,25 +122,18 @@ def _run(
     )
 
 
-class _Stopped(Exception):
-    """The user asked to stop."""
-
-
 @dataclass(frozen=True)
 class _Meter:
     """Turns sequences into progress."""
 
     progress: ProgressBar
     text: str
-    stopped: Callable[[], bool]
 
     def at(self, cost: int) -> Callable[[int], None]:
         """A tick for work that costs ``cost`` forward passes per sequence."""
 
         def tick(sequences: int) -> None:
             self.progress.advance(cost * sequences, self.text)
-            if self.stopped():
-                raise _Stopped
 
         return tick
 
@@ -162,6 +158,15 @@ def _scope(plan: InspectionPlan, loaded: LoadedCheckpoint) -> Scope:
     if large and plan.options.minibatches is None and count % FEWEST_MINIBATCHES == 0:
         count = FEWEST_MINIBATCHES
     return Scope(parts, large, Rules(eigenvalue_tokens=drawn), passes, count, notes)
+
+
+def _seconds(loaded: LoadedCheckpoint, units: int) -> float:
+    """How long ``units`` forward passes over a sequence may take, by one over the first prompt's sequences."""
+    own = loaded.objectives[0]
+    first = own.sequences.select(range(own.recipe.group_size))
+    began = time.monotonic()
+    own.loss.reader.logits(first)
+    return (time.monotonic() - began) / len(first) * units
 
 
 def _work(plan: InspectionPlan, scope: Scope, sequences: int) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import ADAPTER_WEIGHTS
+from cvxrl.policy.weight_files import stored_shapes
 from cvxrl.recipe.model import LoraSpec
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> None:
     """Restore what `save_adapter` wrote into a model that `add_adapter` prepared in the same way, bit for bit."""
     from peft import set_peft_model_state_dict
 
+    list(stored_shapes(directory / ADAPTER_WEIGHTS))  # refuses a damaged file
     stored = load_file(directory / ADAPTER_WEIGHTS)
     own = {_stored_name(name): name for name in model.state_dict() if name_without_adapter(name) is None}
     if own.keys() == stored.keys():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,15 +9,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.adapter import add_adapter
-from cvxrl.policy.locate import Location, locate
 from cvxrl.policy.merge import merge_saved
 from cvxrl.policy.model import Policy
+from cvxrl.policy.pretrained import DTYPES, load_pretrained
+from cvxrl.policy.usable import require_finite_weights, settle_tokens
 from cvxrl.recipe.model import ModelSpec, ScratchSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,71 +37,24 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
         seed: seed of the initial weights of a scratch policy, or of an adapter.
 
     Raises:
-        UserError: the files are missing, unreachable or not a causal language model; or an adapter does not fit it.
+        UserError: the files are missing, damaged, unreachable or not a causal language model; it cannot be used
+            (`policy.usable`), or its own forward pass cannot (`policy.checked`); or an adapter does not fit it.
     """
     if spec.scratch is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(spec.scratch.alphabet, spec.scratch.context)
         model: PreTrainedModel = build_model(spec.scratch, tokenizer, seed)
     else:
-        location = locate(spec)
-        if location.gguf_file is not None and importlib.util.find_spec("gguf") is None:
-            raise UserError(
-                Problem(
-                    "reading a GGUF file needs the package `gguf`", "model.path", remedy='pip install "cvxrl[gguf]"'
-                )
-            )
-        tokenizer, model = _from_pretrained(spec, location)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer, model = load_pretrained(spec)
+    settle_tokens(model, tokenizer, spec)
     model.to(device=device, dtype=DTYPES[spec.dtype])
     if spec.adapter is not None:
         merge_saved(model, spec.adapter)
+    require_finite_weights(model, spec.adapter or spec.path or "")
     if spec.lora is not None:
         add_adapter(model, spec.lora, seed)
-    return Policy(model.eval(), tokenizer)
-
-
-def _from_pretrained(spec: ModelSpec, location: Location) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options = {
-        "gguf_file": location.gguf_file,
-        "revision": spec.revision or "main",
-        "trust_remote_code": spec.trust_remote_code,
-        "local_files_only": location.is_local,
-    }
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location.path, **options)
-        # Pickled weights can run code when read, so only safetensors (and GGUF) are read unless the recipe allows more.
-        options["use_safetensors"] = None if location.gguf_file or spec.allow_pickle else True
-        model = AutoModelForCausalLM.from_pretrained(location.path, dtype=DTYPES[spec.dtype], **options)
-    except (OSError, ValueError) as error:
-        raise UserError(_load_problem(location, error)) from error
-    if location.gguf_file is not None:
-        _forget_quantization(model)
-    return tokenizer, model
-
-
-def _forget_quantization(model: PreTrainedModel) -> None:
-    """Make a de-quantized GGUF model an ordinary one: its weights are floats now, but it refuses to be saved."""
-    for name in ("hf_quantizer", "quantization_method"):
-        if hasattr(model, name):
-            delattr(model, name)
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-
-
-def _load_problem(location: Location, error: Exception) -> Problem:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if location.is_local:
-        remedy = "the directory must hold config.json, tokenizer files and model.safetensors"
-        return Problem(f"cannot load `{Path(location.path).name}`: {reason}", "model.path", remedy=remedy)
-    return Problem(
-        f"cannot load `{location.path}` from the Hugging Face Hub: {reason}",
-        "model.path",
-        remedy="check the name and the network, or give a local directory; HF_HUB_OFFLINE=1 forbids downloads",
-    )
+    policy = Policy(model.eval(), tokenizer)
+    _ = policy.checked
+    return policy
 
 
 PAD, EOS = "<pad>", "<eos>"

@@ -74,6 +74,14 @@ class ModelSpec(Section):
     gguf_file: str | None = Field(None, description="Name of a GGUF file inside `path`.")
     scratch: ScratchSpec | None = Field(None, description="Initialise a new policy instead of loading one.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Data type of the parameters.")
+    end_token: str | None = Field(
+        None, description="Token that ends a text, instead of the tokenizer's own; needed where that has none."
+    )
+    pad_token: str | None = Field(
+        None,
+        description="Token for padding, instead of the tokenizer's own; without either it is the end token. Padding is "
+        "masked and changes no number.",
+    )
     trust_remote_code: bool = Field(False, description="Allow the model repository to run its own Python code.")
     allow_pickle: bool = Field(
         False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from cvxrl.recipe.base import FunctionName, Section
+from cvxrl.recipe.base import NEUTRAL, FunctionName, Section
 from cvxrl.recipe.expand import PATH
 from cvxrl.recipe.extract import ExtractSpec, NoExtract, check_pattern
 
@@ -199,6 +199,27 @@ RewardSpec = Annotated[
 ]
 
 
+class GradingSpec(Section):
+    """What happens with right answers that cannot be used and with replies that cannot be graded."""
+
+    golds: Literal["warn", "refuse", "ignore"] = Field(
+        "warn",
+        description="What to do about right answers that no reply can match, found when the data are loaded: name "
+        "their rows and go on, stop, or do not look. Where no answer at all can be matched, both of the first stop.",
+    )
+    max_error_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Largest share of the last `over` replies that the grader may fail on (out of time or memory, "
+        "ended, an exception, an unusable right answer; not a reply that is no mathematics). Above it the command ends "
+        "with exit code 2 and the run counts as failed. 1 never stops.",
+    )
+    over: PositiveInt = Field(
+        64, description="Replies that the share is taken over; at the end of a batch a quarter of them is enough."
+    )
+
+
 class TaskSpec(Section):
     """Prompts and their verifier: source -> template -> (the policy's reply) -> extract -> reward."""
 
@@ -212,6 +233,7 @@ class TaskSpec(Section):
     instruction: str = Field("", description="Line added below every prompt, inside the template.")
     extract: ExtractSpec = Field(NoExtract(), description="What of a reply is graded.")
     reward: RewardSpec = Field(ExactReward(), description="How it is graded.")
+    grading: Annotated[GradingSpec, NEUTRAL] = Field(GradingSpec(), description="Where grading fails.")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -100,6 +100,15 @@ def count(value: float | None) -> str:
     return f"{value:g}"
 
 
+def size(count: float) -> str:
+    """Bytes with a binary unit: 3221225472 is `3.0 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds: 3725 is `1:02:05`."""
     rounded = int(seconds + 0.5)

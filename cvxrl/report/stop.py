@@ -64,6 +64,27 @@ class StopRequest:
         self.requested = True
 
 
+@contextlib.contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """SIGTERM and a closed terminal raise KeyboardInterrupt inside the block, as Ctrl-C does: nothing is to be saved.
+
+    In the main thread; elsewhere Python delivers no signals.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _stopping_signals():
+            previous[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def _stopping_signals() -> Iterator[int]:
     yield from _URGENT
     if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +221,44 @@ def test_a_policy_without_a_run_under_a_recipe(cvxrl: Any, tmp_path: Path) -> No
     done = cvxrl("inspect-grads", "package:cvxrl/assets/base", *recipe, *small, *QUICK, "--json", "--out", tmp_path)
     assert done.code == 0, done.err
     assert [o["label"] for o in json.loads(done.out)["snapshots"][0]["objectives"]] == ["lco-kld", "math_dapo"]
+
+
+# --- how large it is, and how it ends -------------------------------------------------------------------------------
+
+
+def test_a_size_beyond_the_machine_is_refused_before_anything_is_loaded(cvxrl: Any, tmp_path: Path) -> None:
+    base = ("inspect-grads", "package:cvxrl/assets/base", "--recipe", "math_grpo", "--out", tmp_path)
+    done = cvxrl(*base, "--prompts", "100000000")
+    assert done.code == 2 and "800,000,000 completions, at most 32,000,000,000 tokens" in done.err
+    assert "of memory" in done.err and "or add --yes" in done.err and not list(tmp_path.iterdir())
+
+
+def test_what_would_take_days_is_refused_or_asked_for_twice(
+    cvxrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("--prompts", "4", "--samples", "2", "--parts", "update", "--objectives", "grpo", "--out", tmp_path)
+    base = ("inspect-grads", "package:cvxrl/assets/base", "--recipe", "math_grpo", *small)
+    monkeypatch.setattr("cvxrl.inspection.runner.MOST_HOURS", 0.0)
+    done = cvxrl(*base)
+    assert done.code == 2 and "hours from here" in done.err and "add --yes" in done.err
+    assert "plan: 1 checkpoint(s) x grpo; 8 completions, at most 320 tokens, their logits up to" in done.err
+    done = cvxrl(*base, "--yes")
+    assert done.code == 0 and "about 0:00" in done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_ends_it_at_once(
+    number: int, cvxrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr("cvxrl.inspection.runner.load_checkpoint", asked)
+    before = signal.getsignal(number)
+    done = cvxrl("inspect-grads", "package:cvxrl/assets/base", "--recipe", "math_grpo", "--out", tmp_path)
+    assert done.code == 130 and "interrupted" in done.err and not list(tmp_path.iterdir())
+    assert signal.getsignal(number) == before
 
 
 # --- a defect in an objective shows ---------------------------------------------------------------------------------

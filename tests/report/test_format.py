@@ -17,6 +17,7 @@ from cvxrl.report.format import (
     share,
     short,
     signed,
+    size,
     span,
     to_error,
     whole,
@@ -61,6 +62,9 @@ from cvxrl.stats.bootstrap import Interval
         (count(481_838), "482k"),
         (count(12), "12"),
         (clock(3725.4), "1:02:05"),
+        (size(3 * 2**30), "3.0 GiB"),
+        (size(12), "12 B"),
+        (size(5e15), "4,547.5 TiB"),
     ],
 )
 def test_written(written: str, expected: str) -> None:
