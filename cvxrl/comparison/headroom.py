@@ -6,7 +6,7 @@ runs fail. The best value is the one with the largest mean score among those tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,7 +66,8 @@ class Headroom:
         half: value at which half the runs fail; None where that is beyond the tried ones.
         beyond: "above" or "below" the tried values, then.
         half_interval: of it.
-        best: tried value with the largest mean score; None without scores, or of a metric of which more is not better.
+        best: tried value with the largest mean score, or one fixed beforehand; None without scores, or of a metric of
+            which more is not better.
         headroom: half / best; None where either is.
         headroom_interval: of it; None without a best value, with fewer than two seeds at some value, or with runs left
             out of the scores.
@@ -105,15 +106,23 @@ class HeadroomPair:
     verdict: Verdict
 
 
-def headrooms(summaries: Sequence[GroupSummary], options: Options) -> list[Headroom]:
-    """Every method with ended runs at two positive values of the varied key or more, in the order of the summaries."""
+def headrooms(
+    summaries: Sequence[GroupSummary], options: Options, fixed: Mapping[str, float] | None = None
+) -> list[Headroom]:
+    """Every method with ended runs at two positive values of the varied key or more, in the order of the summaries.
+
+    Args:
+        summaries: groups.
+        options: of the comparison.
+        fixed: best values of methods that were chosen beforehand, on other runs; they have no uncertainty here.
+    """
     tried: dict[str, list[GroupSummary]] = {}
     for s in summaries:
         if isinstance(s.value, int | float) and not isinstance(s.value, bool) and s.value > 0:
             tried.setdefault(s.method, []).append(s)
     ended = {method: [s for s in found if s.rows] for method, found in tried.items()}
     return [
-        _of_method(method, found, sum(s.unfinished for s in tried[method]), options)
+        _of_method(method, found, sum(s.unfinished for s in tried[method]), options, (fixed or {}).get(method))
         for method, found in ended.items()
         if len(found) >= _FEWEST
     ]
@@ -142,7 +151,9 @@ def ratio_range(one: Headroom, other: Headroom, confidence: float) -> Interval |
     return ratio_interval(one.draws, other.draws, confidence)
 
 
-def _of_method(method: str, found: list[GroupSummary], unfinished: int, options: Options) -> Headroom:
+def _of_method(
+    method: str, found: list[GroupSummary], unfinished: int, options: Options, fixed: float | None
+) -> Headroom:
     groups = sorted(found, key=lambda s: float(s.value))
     trials = [
         Trial(float(s.value), s.label, s.failures, len(s.rows), s.failure_interval)
@@ -153,20 +164,10 @@ def _of_method(method: str, found: list[GroupSummary], unfinished: int, options:
     curve = fit_failures(values, [t.failures for t in trials], [t.runs for t in trials])
     drawn_T = np.geomspace(values[0], values[-1], _DRAWN)
     low_T, high_T = curve.band(drawn_T, options.confidence)
-    scored = [s for s in groups if s.scores] if options.higher_is_better else []
-    best = float(max(scored, key=lambda s: s.mean or 0.0).value) if scored else None
-    draws = np.empty((2, 0))
-    whole = all(len(s.scores) == len(s.rows) for s in groups)  # or survivors alone would choose the best value
-    if scored and whole and min(len(s.scores) for s in scored) >= _FEWEST:
-        best_R = best_draws(
-            [float(s.value) for s in scored],
-            [s.by_seed for s in scored],
-            [s.error for s in scored],
-            generator(options, "best value", method),
-            confidence=options.confidence,
-            resamples=options.resamples,
-        )
-        draws = headroom_draws(curve, best_R, generator(options, "half fail", method))
+    best, best_R = (
+        _chosen(method, groups, options) if fixed is None else (fixed, np.full(options.resamples, np.log(fixed)))
+    )
+    draws = headroom_draws(curve, best_R, generator(options, "half fail", method))
     return Headroom(
         method=method,
         trials=trials,
@@ -179,6 +180,25 @@ def _of_method(method: str, found: list[GroupSummary], unfinished: int, options:
         headroom_interval=headroom_interval(draws, options.confidence) if draws.size else None,
         unfinished=unfinished,
         draws=draws,
+    )
+
+
+def _chosen(method: str, groups: Sequence[GroupSummary], options: Options) -> tuple[float | None, Array]:
+    """Value with the largest mean score, and its logarithm in resamples of the seeds; none where it cannot be told."""
+    scored = [s for s in groups if s.scores] if options.higher_is_better else []
+    if not scored:
+        return None, np.empty(0)
+    best = float(max(scored, key=lambda s: s.mean or 0.0).value)
+    whole = all(len(s.scores) == len(s.rows) for s in groups)  # or survivors alone would choose
+    if not whole or min(len(s.scores) for s in scored) < _FEWEST:
+        return best, np.empty(0)
+    return best, best_draws(
+        [float(s.value) for s in scored],
+        [s.by_seed for s in scored],
+        [s.error for s in scored],
+        generator(options, "best value", method),
+        confidence=options.confidence,
+        resamples=options.resamples,
     )
 
 

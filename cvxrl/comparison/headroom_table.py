@@ -37,7 +37,7 @@ def half_text(h: Headroom) -> str:
     point = short(h.half) if h.half is not None else f"> {last:g}" if h.beyond == "above" else f"< {first:g}"
     low = short(h.half_interval.low) if h.half_interval.low > 0 else f"< {first:g}"
     high = short(h.half_interval.high) if h.half_interval.high < inf else f"> {last:g}"
-    if high.startswith(">") and low == short(last) or low.startswith("<") and high == short(first):
+    if (high.startswith(">") and low == short(last)) or (low.startswith("<") and high == short(first)):
         return f"{point}\n[{point}]"  # nothing else is plausible
     return f"{point}\n[{low}, {high}]"
 
@@ -74,4 +74,4 @@ def _against(pair: HeadroomPair | None) -> list[str]:
 
 def _factor(value: float) -> str:
     """Two digits, or all that stand before the point."""
-    return f"x{value:,.0f}" if value >= 100 else f"x{value:.2g}"
+    return f"x{value:,.0f}" if value >= 99.5 else f"x{value:.2g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvxrl.comparison.factors import Factor, find_factors, refuse_other_tasks, refuse_undeclared
@@ -54,13 +54,19 @@ class Comparison:
         return next(h for h in self.headrooms if h.method == method)
 
 
-def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = ()) -> Comparison:
+def build(
+    runs: Sequence[Run],
+    options: Options,
+    problems: Sequence[Problem] = (),
+    best: Mapping[str, float] | None = None,
+) -> Comparison:
     """Compare runs.
 
     Args:
         runs: readable runs.
         options: what is asked.
         problems: what was found wrong before, such as unreadable runs; carried along.
+        best: values of the varied key that were chosen beforehand, by method; otherwise these runs choose.
 
     Raises:
         UserError: there is nothing to compare, or what there is differs in more than the declared factor.
@@ -83,7 +89,7 @@ def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = (
     options = replace(options, threshold=options.threshold_or_default)
     summaries = [summarise(group, options, options.threshold) for group in groups]
     pairs = compare_pairs(_against_baseline(summaries, options), options)
-    rooms = headrooms(summaries, options) if options.vary else []
+    rooms = headrooms(summaries, options, best) if options.vary else []
     return Comparison(
         options=options,
         groups=groups,

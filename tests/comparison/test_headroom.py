@@ -139,6 +139,15 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert compare(*gone, diverged_as="omit").headrooms[0].headroom_interval is None  # survivors choose the best
 
 
+def test_a_best_value_that_was_chosen_beforehand_has_no_uncertainty() -> None:
+    runs = sweep("a", {**BRITTLE, 3e-4: [0.95, 0.85, 0.93, 0.88, 0.92]})
+    fixed = build(runs, Options(vary="optim.lr", resamples=500), best={"a": 2e-4}).headrooms[0]
+    assert fixed.best == 2e-4 and fixed.half is not None and fixed.headroom == fixed.half / 2e-4
+    ends = fixed.half_interval, fixed.headroom_interval
+    assert ends[1] is not None and ends[1].low == pytest.approx(ends[0].low / 2e-4, rel=0.03)
+    assert ends[1].high == pytest.approx(ends[0].high / 2e-4, rel=0.03)
+
+
 def test_words_for_open_ends(three: Comparison) -> None:
     assert half_text(three.headroom("never")) == "> 0.01\n[> 0.01]"
     assert headroom_text(three.headroom("never")) == "> x100\nx100 or more"
