@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ def training_mode(model: nn.Module, *, dropout: bool) -> Iterator[None]:
         model.train()
     for module in model.modules():
         if hasattr(module, "lora_dropout"):
-            module.lora_dropout.train()
+            cast(torch.nn.Module, module.lora_dropout).train()
         if getattr(module, "gradient_checkpointing", False) and not dropout:
             _checkpoint(module)
     try:
