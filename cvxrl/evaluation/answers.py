@@ -45,7 +45,7 @@ def judge(
     Returns:
         One sample per episode, in order, its time not yet known.
     """
-    texts = policy.decode([e.response_ids for e in episodes])
+    texts = policy.decode([e.said for e in episodes])
     grades = grader.grade(texts, examples)
     return [
         Sample(
