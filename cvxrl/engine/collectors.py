@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples, end_of_reply
+from cvxrl.rollout.prompts import encode_examples, end_of_reply, without_end
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
@@ -69,7 +69,7 @@ def grade_episodes(
     policy: Policy, grader: Grader, examples: Sequence[Example], episodes: Sequence[Episode], samples: int
 ) -> list[Grade]:
     """Grade every completion against its own prompt's example."""
-    texts = policy.decode([e.said for e in episodes])
+    texts = policy.decode(without_end(episodes))
     return grader.grade(texts, [example for example in examples for _ in range(samples)])
 
 

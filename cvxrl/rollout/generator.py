@@ -50,11 +50,6 @@ class Episode:
     truncated: bool
     version: int = 0
 
-    @property
-    def said(self) -> list[int]:
-        """The response without the token that ends it."""
-        return self.response_ids if self.truncated else self.response_ids[:-1]
-
 
 class Generator(Protocol):
     """Makes completions: the decoders of this machine (`LocalGenerator`), or a server."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.task import TaskSpec
+from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example
 
 _REPLY = "This is the reply."
@@ -141,6 +142,11 @@ def read_lengths(prompts: Sequence[list[int]], response_tokens: int | Sequence[i
     """Tokens of the shortest prompt, and of the longest sequence but for its last token, which predicts nothing."""
     room = [response_tokens] * len(prompts) if isinstance(response_tokens, int) else response_tokens
     return min(map(len, prompts)), max(len(ids) + needed - 1 for ids, needed in zip(prompts, room, strict=True))
+
+
+def without_end(episodes: Sequence[Episode]) -> list[list[int]]:
+    """Every response without the token that ends it."""
+    return [e.response_ids if e.truncated else e.response_ids[:-1] for e in episodes]
 
 
 def padded_prompts(prompts: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
