@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples, end_of_reply, without_end
+from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, without_end
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
@@ -63,14 +63,6 @@ def foreseeable_examples(recipe: Recipe, task: Task) -> list[Example]:
     if task.train_size is None:
         return step_examples(recipe, task, 1)
     return [task.train(i) for i in range(task.train_size)]
-
-
-def grade_episodes(
-    policy: Policy, grader: Grader, examples: Sequence[Example], episodes: Sequence[Episode], samples: int
-) -> list[Grade]:
-    """Grade every completion against its own prompt's example."""
-    texts = policy.decode(without_end(episodes))
-    return grader.grade(texts, [example for example in examples for _ in range(samples)])
 
 
 @dataclass(frozen=True)
@@ -143,8 +135,9 @@ class RolloutCollector:
         stop = end_of_reply(self.recipe.task, self.policy)[-1]
         sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, (stop,))
         episodes = self.generator.generate(prompts, keys, sampling)
-        grades = grade_episodes(self.policy, self.grader, examples, episodes, spec.samples)
         size = spec.samples
+        texts = reply_texts(self.policy, self.recipe.task, without_end(episodes))
+        grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
         return [
             _Group(example.id, episodes[i : i + size], grades[i : i + size])
             for example, i in zip(examples, range(0, len(episodes), size), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,9 +85,13 @@ class Policy:
         whole = self.tokenizer(list(texts))["input_ids"] if texts else []
         return [_before(ids, list(full)) for ids, full in zip(encoded, whole, strict=True)]
 
-    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each response, without special tokens."""
-        return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
+    def decode(self, responses: Sequence[Sequence[int]], kept: Collection[int] = ()) -> list[str]:
+        """Text of each response, without special tokens but those in ``kept``."""
+        if not kept:
+            return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
+        dropped = {*self.tokenizer.all_special_ids} - {*kept}
+        shown = [[i for i in ids if i not in dropped] for ids in responses]
+        return list(self.tokenizer.batch_decode(shown, skip_special_tokens=False))
 
     @cached_property
     def checked(self) -> Checked:
