@@ -5,15 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR, command_to_go_on
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file, writable_folder
+from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options, split_vary
 from cvxrl.errors import Problem, UserError
 
@@ -23,32 +24,7 @@ if TYPE_CHECKING:
     from cvxrl.comparison.result import Comparison
     from cvxrl.comparison.run import Run
 
-_MANY = 20  # runs that are trained without asking
-_TRAIN, _JUDGE, _WRITE = "Training what is missing", "Judging", "Output"
-
-
-@dataclass(frozen=True)
-class Training:
-    """How missing runs are made."""
-
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_TRAIN),
-    ] = field(default_factory=list)
-    out: Annotated[Path, typer.Option(help="Output folder of the runs.", rich_help_panel=_TRAIN)] = Path("outputs")
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; changes no number.", rich_help_panel=_TRAIN)] = 1
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processor threads of each run, which decide the last bits of sums; none means OMP_NUM_THREADS, or 1.",
-            rich_help_panel=_TRAIN,
-        ),
-    ] = None
-    yes: Annotated[
-        bool,
-        typer.Option("--yes", help=f"Do not ask before training more than {_MANY} runs.", rich_help_panel=_TRAIN),
-    ] = False
+_JUDGE, _WRITE = "Judging", "Output"
 
 
 @dataclass(frozen=True)
@@ -90,15 +66,17 @@ class CompareCommand(Command):
     examples: ClassVar = {
         "cvxrl compare outputs/math_*": "runs that are there",
         "cvxrl compare math_grpo math_lco_kld --seeds 0-4 --jobs 2": "train what is missing, then compare",
+        "cvxrl compare recipes/plans/small.yaml --jobs 2 --yes": "a study: tune, confirm, and judge by its own rule",
         "cvxrl compare math_grpo --vary optim.lr=1e-4,1e-3 --seeds 0-2": "one method at several settings",
-        'cvxrl compare outputs/* --require "P(a > b) > 0.9" --json': "for a script: exit code 3 if not met",
+        'cvxrl compare outputs/* --require "low(diff(a, b)) > 0" --json': "for a script: exit code 3 if not met",
     }
 
 
 @with_options
 def compare(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names.")
+        list[str],
+        typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names; or one plan."),
     ],
     training: Training,
     options: Options,
@@ -108,16 +86,21 @@ def compare(
         typer.Option(
             parser=_gate,
             metavar="EXPR",
-            help='Exit with 3 unless it holds, e.g. "P(a > b) > 0.9"; repeatable.',
+            help='Exit with 3 unless it holds, e.g. "low(diff(a, b)) > 0"; repeatable.',
             rich_help_panel=_JUDGE,
         ),
     ] = None,
 ) -> None:
-    """Compare methods over training seeds; with recipes and --seeds, train first what is missing."""
+    """Compare methods over training seeds; with recipes and --seeds, train first what is missing; or run a plan."""
+    if any(_is_study(path) for path in paths):
+        from cvxrl.commands.study import run_study
+
+        run_study(paths, training, options, output, require or [])
+        return
     key, values = split_vary(options.vary)
     comparison = _compare(paths, replace(options, vary=key), values, training)
     verdicts = _judge(comparison, require or [])
-    written = _write(comparison, verdicts, output)
+    written = write_outputs(comparison, verdicts, output)
     if output.as_json:
         from cvxrl.comparison.export import to_document
         from cvxrl.runs.files import json_line
@@ -128,6 +111,14 @@ def compare(
 
         print_comparison(comparison, sys.stdout)
     _leave(comparison, verdicts, written)
+
+
+def _is_study(path: str) -> bool:
+    if not path.endswith((".yaml", ".yml")):
+        return False
+    from cvxrl.comparison.study import is_study
+
+    return is_study(Path(path))
 
 
 def _compare(paths: Sequence[str], options: Options, values: Sequence[str], training: Training) -> Comparison:
@@ -161,7 +152,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         for line in plan.describe(training.jobs):
             typer.echo(line, err=True)
         _check(plan, runs, found.problems, options)
-        found.problems += _train(plan, training)
+        found.problems += train_plan(plan, training)
     failed = {problem.file for problem in found.problems}
     given = {run.path for run in runs}
     trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in given)
@@ -177,25 +168,6 @@ def _check(plan: Plan, runs: Sequence[Run], problems: Sequence[Problem], options
         raise UserError(*wrong)
 
 
-def _train(plan: Plan, training: Training) -> list[Problem]:
-    """Ask where it is much, and train."""
-    from cvxrl.comparison.train import make_watcher, train_all
-
-    much = len(plan.jobs) > _MANY or any(job.overwrite for job in plan.jobs)
-    if much and not training.yes:
-        if not _on_a_terminal():
-            what = f"{len(plan.jobs)} runs would be trained" if len(plan.jobs) > _MANY else "steps would be done again"
-            raise UserError(Problem(what, "--yes", remedy="add --yes to do that, or ask for fewer seeds or values"))
-        if not typer.confirm("Train them?", err=True):
-            raise typer.Exit(USER_ERROR)
-    with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-        return train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
-
-
-def _on_a_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
     from cvxrl.comparison.gate import check_names, judge
 
@@ -205,7 +177,7 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
     return [judge(gate, comparison) for gate in gates]
 
 
-def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
+def write_outputs(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
     """Write the files that were asked for; the figures stand beside whatever else is in their folder."""
     from cvxrl.comparison.export import to_csv, to_html_page, to_markdown_page
     from cvxrl.runs.files import write_text

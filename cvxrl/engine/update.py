@@ -24,6 +24,7 @@ from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.rollout.randomness import generator_for
 
 _MASTERS = "masters"
+_CHANCE = ("drop", "jitter")
 # Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
 _RULES = Rules(eigenvalue_tokens=1)
 # Numbers whose squares float32 adds up without a wrong digit.
@@ -110,13 +111,37 @@ class _Masters:
 
 
 @contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout, where a model has it, works in this block alone: nothing that is only read may depend on chance."""
-    model.train()
+def training_mode(model: nn.Module, *, dropout: bool) -> Iterator[None]:
+    """The training pass is made in this block alone: nothing that is only read may depend on chance.
+
+    A policy's configuration may drop attention weights, residuals, embeddings or whole layers, and shake its routers.
+    All of that hangs on a module's training mode, by whatever name a family has it, so modules stay in evaluation mode:
+    the pass that is trained on gives the probabilities that the policy samples with; ratios begin at 1, margins at 0.
+
+    Args:
+        model: in evaluation mode, and again when the block ends.
+        dropout: whether the policy's own dropout is on; an adapter's always is.
+    """
+    if dropout:
+        model.train()
+    for module in model.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout.train()
+        if getattr(module, "gradient_checkpointing", False) and not dropout:
+            _checkpoint(module)
     try:
         yield
     finally:
         model.eval()
+
+
+def _checkpoint(module: nn.Module) -> None:
+    """Put a module, but not those inside it, into training mode, without which nothing is checkpointed."""
+    module.training = True
+    # What it drops by itself, it drops by a number of its own rather than through a module.
+    for name, value in vars(module).items():
+        if isinstance(value, float) and any(word in name for word in _CHANCE):
+            setattr(module, name, 0.0)
 
 
 @dataclass(frozen=True)
@@ -143,7 +168,7 @@ class Updater:
         remembered = self.loss.remember(sequences, train.inner_epochs * train.minibatches > 1)
         totals: dict[str, float] = defaultdict(float)
         count = 0
-        with training_mode(self.loss.policy.model):
+        with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
                 for part in self._minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count

@@ -10,7 +10,12 @@ from cvxrl.recipe.base import NEUTRAL, FunctionName, Section
 from cvxrl.recipe.expand import PATH
 from cvxrl.recipe.extract import ExtractSpec, NoExtract, check_pattern
 
-LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
+LOCAL_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def is_data_file(path: str) -> bool:
+    """Tell whether `path` names a local file of rows, by its ending in any case."""
+    return path.lower().endswith(LOCAL_SUFFIXES)
 
 
 class ArithmeticSource(Section):
@@ -62,7 +67,10 @@ class DatasetSource(Section):
 
     kind: Literal["dataset"] = Field("dataset", description="Rows of a file or of a Hub data set.")
     path: Annotated[str, PATH] = Field(
-        min_length=1, description="A .jsonl, .json or .parquet file, or the id of a data set on the Hub."
+        min_length=1,
+        description="A .jsonl, .json, .csv, .tsv or .parquet file, or the id of a data set on the Hub. Values of a "
+        "file arrive as written (1, 2.50, 007, 2024-05-01, true), in UTF-8; a row that lacks a field named below is "
+        "refused.",
     )
     config_name: str | None = Field(None, description="Configuration (subset) of a Hub data set.")
     revision: str | None = Field(None, description="Revision of a Hub data set; none means the default branch.")
@@ -92,7 +100,7 @@ class DatasetSource(Section):
     @property
     def is_file(self) -> bool:
         """Whether `path` names a local file rather than a data set on the Hub."""
-        return self.path.endswith(LOCAL_SUFFIXES)
+        return is_data_file(self.path)
 
     @field_validator("answer_pattern")
     @classmethod
@@ -106,7 +114,7 @@ class DatasetSource(Section):
             wrong.append("give only one of `eval_path` and `eval_split`")
         if self.is_file and (self.config_name or self.revision or self.eval_split):
             wrong.append("`config_name`, `revision` and `eval_split` belong to Hub data sets, but `path` is a file")
-        if self.eval_path is not None and not self.eval_path.endswith(LOCAL_SUFFIXES):
+        if self.eval_path is not None and not is_data_file(self.eval_path):
             wrong.append(f"`eval_path` must end in one of {', '.join(LOCAL_SUFFIXES)}")
         if (self.chosen_field is None) != (self.rejected_field is None):
             wrong.append("give both `chosen_field` and `rejected_field`, or neither")

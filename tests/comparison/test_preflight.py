@@ -13,6 +13,7 @@ from made_runs import make_run, make_seeds
 
 from cvxrl.comparison import train
 from cvxrl.comparison.plan import Job
+from cvxrl.runs.directory import RunDir
 
 RECIPES = ROOT / "recipes"
 
@@ -72,7 +73,7 @@ def test_many_runs_are_asked_about(cvxrl: Any, jobs: list[Job], monkeypatch: pyt
     assert done.code == 2 and "--yes: 21 runs would be trained" in done.err and not jobs
     answers = [False, True]
     monkeypatch.setattr("typer.confirm", lambda *_, **__: answers.pop(0))
-    monkeypatch.setattr("cvxrl.commands.compare._on_a_terminal", lambda: True)
+    monkeypatch.setattr("cvxrl.commands.training._on_a_terminal", lambda: True)
     assert cvxrl(*many).code == 2 and not jobs
     assert cvxrl(*many).code == 0 and len(jobs) == 21 and not answers
     done = cvxrl(*small, "--seeds", "0-41", "--yes")
@@ -106,3 +107,11 @@ def test_lost_steps_are_done_again_on_demand_only(cvxrl: Any, jobs: list[Job], t
     assert "math_grpo seed-0 begins again: its steps were done and not saved" in done.err
     assert cvxrl(*given, "--yes").code == 0
     assert [(job.resume, job.overwrite) for job in jobs] == [(False, True), (True, False), (False, False)]
+
+
+def test_a_killed_run_is_told_from_one_that_runs(cvxrl: Any, tmp_path: Path) -> None:
+    make_seeds(tmp_path / "outputs", "math_grpo", [0.5, 0.6])
+    killed = make_run(tmp_path / "outputs", "math_grpo", 2, (0.4, 0.5, 0.6), status="running")
+    assert "running, no process trains there, so it was killed; go on with" in cvxrl("compare", "outputs").err
+    with RunDir(killed).lock():
+        assert "running; go on with" in cvxrl("compare", "outputs").err
