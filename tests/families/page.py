@@ -44,7 +44,7 @@ def settings_of(kind: str) -> dict[str, Any]:
     """Encoders that can decode are asked to."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    return {"is_decoder": True} if hasattr(CONFIG_MAPPING[kind](), "is_decoder") else {}
+    return {"is_decoder": True} if hasattr(CONFIG_MAPPING[kind], "is_decoder") else {}
 
 
 def page(found: dict[str, Answers], unbuilt: dict[str, str]) -> str:
