@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from cvxrl.engine.trainer import Trainer
-from cvxrl.policy.forward import packed_rows, shared_prompts, whole_rows
+from cvxrl.policy.forward import packed_rows
+from cvxrl.policy.rows import shared_prompts, whole_rows
 from cvxrl.recipe.load import load_recipe
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator

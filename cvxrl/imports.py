@@ -97,7 +97,7 @@ def import_function(name: str, key: str) -> Callable[..., Any]:
             raise UserError(Problem(f"importing `{module_name}` failed: {error}", key=key)) from error
         remedy = f"install it, or run from the directory that holds {module_name.split('.')[0]}"
         raise UserError(Problem(f"there is no module `{error.name}`", key=key, remedy=remedy)) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"importing `{module_name}` failed: {blame(error)}"
         raise UserError(Problem(message, key=key, remedy="make the module importable on its own")) from error
     for part in attribute.split("."):
@@ -110,7 +110,7 @@ def import_function(name: str, key: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def blame(error: Exception) -> str:
+def blame(error: Exception | SystemExit) -> str:
     """Say what an exception of the user's code is, and at which file and line it arose."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -20,6 +20,7 @@ TINY = (
     "eval.prompts=4",
     "eval.samples=2",
     "checkpoint.every=0",
+    "checkpoint.final=false",
 )
 
 

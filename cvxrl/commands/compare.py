@@ -5,43 +5,26 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR, command_to_go_on
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file, writable_folder
+from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options, split_vary
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.comparison.gate import Gate, Verdict
+    from cvxrl.comparison.plan import Plan
     from cvxrl.comparison.result import Comparison
+    from cvxrl.comparison.run import Run
 
-_TRAIN, _JUDGE, _WRITE = "Training what is missing", "Judging", "Output"
-
-
-@dataclass(frozen=True)
-class Training:
-    """How missing runs are made."""
-
-    set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_TRAIN),
-    ] = field(default_factory=list)
-    out: Annotated[Path, typer.Option(help="Output folder of the runs.", rich_help_panel=_TRAIN)] = Path("outputs")
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; changes no number.", rich_help_panel=_TRAIN)] = 1
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processor threads of each run, which decide the last bits of sums; none means OMP_NUM_THREADS, or 1.",
-            rich_help_panel=_TRAIN,
-        ),
-    ] = None
+_JUDGE, _WRITE = "Judging", "Output"
 
 
 @dataclass(frozen=True)
@@ -83,15 +66,17 @@ class CompareCommand(Command):
     examples: ClassVar = {
         "cvxrl compare outputs/math_*": "runs that are there",
         "cvxrl compare math_grpo math_lco_kld --seeds 0-4 --jobs 2": "train what is missing, then compare",
+        "cvxrl compare recipes/plans/small.yaml --jobs 2 --yes": "a study: tune, confirm, and judge by its own rule",
         "cvxrl compare math_grpo --vary optim.lr=1e-4,1e-3 --seeds 0-2": "one method at several settings",
-        'cvxrl compare outputs/* --require "P(a > b) > 0.9" --json': "for a script: exit code 3 if not met",
+        'cvxrl compare outputs/* --require "low(diff(a, b)) > 0" --json': "for a script: exit code 3 if not met",
     }
 
 
 @with_options
 def compare(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names.")
+        list[str],
+        typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names; or one plan."),
     ],
     training: Training,
     options: Options,
@@ -101,16 +86,21 @@ def compare(
         typer.Option(
             parser=_gate,
             metavar="EXPR",
-            help='Exit with 3 unless it holds, e.g. "P(a > b) > 0.9"; repeatable.',
+            help='Exit with 3 unless it holds, e.g. "low(diff(a, b)) > 0"; repeatable.',
             rich_help_panel=_JUDGE,
         ),
     ] = None,
 ) -> None:
-    """Compare methods over training seeds; with recipes and --seeds, train first what is missing."""
+    """Compare methods over training seeds; with recipes and --seeds, train first what is missing; or run a plan."""
+    if any(_is_study(path) for path in paths):
+        from cvxrl.commands.study import run_study
+
+        run_study(paths, training, options, output, require or [])
+        return
     key, values = split_vary(options.vary)
     comparison = _compare(paths, replace(options, vary=key), values, training)
     verdicts = _judge(comparison, require or [])
-    written = _write(comparison, verdicts, output)
+    written = write_outputs(comparison, verdicts, output)
     if output.as_json:
         from cvxrl.comparison.export import to_document
         from cvxrl.runs.files import json_line
@@ -123,6 +113,14 @@ def compare(
     _leave(comparison, verdicts, written)
 
 
+def _is_study(path: str) -> bool:
+    if not path.endswith((".yaml", ".yml")):
+        return False
+    from cvxrl.comparison.study import is_study
+
+    return is_study(Path(path))
+
+
 def _compare(paths: Sequence[str], options: Options, values: Sequence[str], training: Training) -> Comparison:
     """Find the runs, train those that are missing, read all, compare.
 
@@ -132,7 +130,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         values: of the varied key, for which recipes are trained.
         training: how.
     """
-    from cvxrl.comparison.plan import plan_runs
+    from cvxrl.comparison.plan import plan_runs, split_bases
     from cvxrl.comparison.result import build
     from cvxrl.comparison.sources import discover, read_runs
 
@@ -143,20 +141,31 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
     elif values and options.seeds is None:
         found.problems.append(Problem("trains, so it needs seeds", "--vary KEY=A,B", remedy="add --seeds 0-4"))
     try:
-        plan = plan_runs(found.recipes, sets, options.seeds, training.out, (options.vary, values))
+        recipes, bases = split_bases(found.recipes)
+        plan = plan_runs(recipes, sets, options.seeds, training.out, (options.vary, values))
     except UserError as error:
         raise UserError(*found.problems, *error.problems) from None
-    if plan.jobs and found.problems:
-        raise UserError(*found.problems)  # before hours of training, not after
+    for base in bases:
+        typer.echo(f"left out {base}: no method, but what others of the recipes share", err=True)
+    runs, unreadable = read_runs(found.runs)
     if plan.jobs:
-        from cvxrl.comparison.train import make_watcher, train_all
-
-        with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-            found.problems += train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
+        for line in plan.describe(training.jobs):
+            typer.echo(line, err=True)
+        _check(plan, runs, found.problems, options)
+        found.problems += train_plan(plan, training)
     failed = {problem.file for problem in found.problems}
-    asked = dict.fromkeys([*plan.runs, *found.runs])
-    runs, unreadable = read_runs(path for path in asked if str(path) not in failed)
-    return build(runs, options, [*found.problems, *unreadable])
+    given = {run.path for run in runs}
+    trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in given)
+    return build([*trained, *runs], options, [*found.problems, *unreadable, *broken])
+
+
+def _check(plan: Plan, runs: Sequence[Run], problems: Sequence[Problem], options: Options) -> None:
+    """Find before hours of training what would be found after them, or when a run's turn comes; all of it at once."""
+    from cvxrl.comparison.preflight import incomparable, missing_parts  # reads data, which takes a second to import
+
+    wrong = [*problems, *incomparable(plan.planned, runs, options), *missing_parts(plan.planned, plan.jobs)]
+    if wrong:
+        raise UserError(*wrong)
 
 
 def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
@@ -168,7 +177,7 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
     return [judge(gate, comparison) for gate in gates]
 
 
-def _write(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
+def write_outputs(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
     """Write the files that were asked for; the figures stand beside whatever else is in their folder."""
     from cvxrl.comparison.export import to_csv, to_html_page, to_markdown_page
     from cvxrl.runs.files import write_text

@@ -62,7 +62,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("outputs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an existing run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run, or begin it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an existing run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

@@ -20,7 +20,7 @@ FAILURES: Final[tuple[Failure, ...]] = ("diverged", "failed", "fell", "harmed")
 _FALSE_ALARMS = 0.05
 _SMOOTHED = 3  # evaluations whose median counts as the level reached
 _MEDIAN_JUMP = 0.6745 * np.sqrt(2)  # of two measurements with error 1
-_ENOUGH = 6  # evaluations below which each one stands for itself
+_ENOUGH = 10  # evaluations below which each one stands for itself
 
 
 @dataclass(frozen=True)

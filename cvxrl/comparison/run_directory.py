@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,21 @@ class RunDirectories:
             recipe=recipe.model_dump(mode="json"),
             task=record.task_fingerprint,
             origin=_origin(record),
-            doubts=() if _is_as_trained(record, recipe, run_dir) else (_EDITED,),
+            doubts=tuple(_doubts(record, recipe, run_dir, records)),
         )
+
+
+def _doubts(
+    record: RunRecord, recipe: Recipe, run_dir: RunDir, records: Sequence[Mapping[str, float]]
+) -> Iterator[str]:
+    if not _is_as_trained(record, recipe, run_dir):
+        yield _EDITED
+    if record.status == "running" and not run_dir.is_active():
+        yield "no process trains there, so it was killed"
+    steps = {int(r["step"]) for r in records} - {0}
+    lacking = len(set(range(1, max(steps, default=0))) - steps)
+    if lacking:
+        yield f"metrics.jsonl lacks the records of {lacking} steps, which were lost"
 
 
 def _read_record(run_dir: RunDir) -> RunRecord:

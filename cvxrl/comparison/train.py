@@ -178,7 +178,7 @@ def train_all(
 def _start(job: Job, threads: int | None) -> _Active:
     command = [sys.executable, "-m", "cvxrl", "train", str(job.recipe), "--seed", str(job.seed), "--out", str(job.out)]
     command += [part for text in job.overrides for part in ("--set", text)]
-    command += ["--resume"] if job.resume else []
+    command += ["--resume"] if job.resume else ["--overwrite"] if job.overwrite else []
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)

@@ -17,8 +17,8 @@ _NAMED = 5  # methods named in one sentence
 def find_warnings(groups: Sequence[Group], summaries: Sequence[GroupSummary], options: Options) -> list[str]:
     """One sentence each: unfinished runs, few or different seeds, diverged runs, different code or machines."""
     found = [
-        f"unfinished, so no verdict: {run.path}: {run.status}; go on with `cvxrl train RECIPE --resume`, or "
-        "--count-unfinished"
+        f"unfinished, so no verdict: {run.path}: {', '.join([run.status, *run.doubts])}; "
+        "go on with `cvxrl train RECIPE --resume`, or --count-unfinished"
         for group in groups
         for run in group.unfinished
     ]

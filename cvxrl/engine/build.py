@@ -17,8 +17,9 @@ from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAd
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.choice import require_engine
 from cvxrl.rollout.generator import Generator
-from cvxrl.rollout.local_generator import LocalGenerator, require_engine
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task
 
 
@@ -38,9 +39,16 @@ def check_functions(recipe: Recipe) -> None:
 
 
 def build_critic(recipe: Recipe, policy: Policy) -> Critic | None:
-    """A value head on the policy's hidden states, where the advantages need one."""
+    """A value head on the policy's hidden states, where the advantages need one.
+
+    Raises:
+        UserError: the policy's model does not give them.
+    """
     if recipe.data != "rollouts" or not isinstance(recipe.advantage, GaeAdvantage):
         return None
+    if not policy.ways.states:
+        what = f"a critic reads hidden states, which this {type(policy.model).__name__} does not give"
+        raise UserError(Problem(what, "advantage.kind", remedy="take an advantage without a critic, e.g. group"))
     return Critic(int(policy.model.config.get_text_config().hidden_size)).to(policy.device)
 
 

@@ -7,11 +7,12 @@ a whole one does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cvxrl.engine.divergence import DivergedError
+from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.monitoring import GuardsSpec, RewardGuard
 
 Metrics = Mapping[str, float | None]
@@ -87,6 +88,25 @@ class Guards:
                 found.append(Firing(f"guards.{name}", detail, stop, name not in self._held))
         self._held = {firing.name.removeprefix("guards.") for firing in found}
         return found
+
+
+def require_silent(fired: Sequence[Firing], step: int) -> None:
+    """Refuse to go on with guards under which the run would have ended at a step that is done.
+
+    Raises:
+        UserError: one problem per guard.
+    """
+    problems = [
+        Problem(
+            f"would have stopped the run at step {step}: {firing.detail}",
+            firing.name,
+            remedy="loosen it, or go on without it",
+        )
+        for firing in fired
+        if firing.stop
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 class _Rule(Protocol):

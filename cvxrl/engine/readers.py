@@ -1,9 +1,9 @@
-"""Forward passes over sequences: what a policy says of their response tokens, and how far that is from the sampler."""
+"""Forward passes over sequences: what a policy says of their response tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -97,19 +97,3 @@ def policy_shift(reader: Reader, sequences: Sequences, num_sequences: int) -> di
     assert few.sampled_logprobs is not None
     new = torch.cat(reader.log_probs(few)).cpu()
     return {"policy/kl": float(k3(new - torch.cat(few.sampled_logprobs)).mean())}
-
-
-def ratio_deviation(reader: Reader, sequences: Sequences, num_sequences: int = 32) -> float:
-    """Largest |ratio - 1| between the sampler's and the trainer's probabilities before any update.
-
-    All sequences are checked at the configured micro-batch size, the first ones also at sizes 1 and 4.
-    """
-    few = sequences.select(range(min(num_sequences, len(sequences))))
-    worst = 0.0
-    four, one = (replace(reader.limit, sequences=size) for size in (4, 1))
-    for part, limit in ((sequences, reader.limit), (few, four), (few, one)):
-        assert part.sampled_logprobs is not None
-        read = replace(reader, limit=limit).log_probs(part)
-        difference = torch.cat(read).cpu() - torch.cat(part.sampled_logprobs)
-        worst = max(worst, float(torch.expm1(difference).abs().max()))
-    return worst

@@ -13,7 +13,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.digest import digest, neutral_differences
+from cvxrl.recipe.digest import differences, digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.format import NO_ERROR, is_known, with_error
@@ -92,12 +92,14 @@ def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord
         return _first(trainer, identity, provenance)
     before = run_dir.read_record()
     require_same_origin(before, identity)
-    settings = neutral_differences(load_recipe(run_dir.recipe), trainer.recipe)
-    changed = {f"recipe: {key}": (str(then), str(now_)) for key, then, now_ in settings}
+    then = load_recipe(run_dir.recipe)
+    settings = [*differences(then, trainer.recipe), *neutral_differences(then, trainer.recipe)]
+    changed = {f"recipe: {key}": (str(old), str(new)) for key, old, new in settings}
     session = Resumption(at=now(), step=0, changed=changes(before.provenance, provenance) | changed)
     return before.model_copy(
         update={
             "status": "running",
+            "digest": digest(trainer.recipe),
             "ended": None,
             "resumed": [*before.resumed, session],
             "divergence": None,
@@ -106,10 +108,10 @@ def opening_record(trainer: Trainer, run_dir: RunDir, entry: Entry) -> RunRecord
     )
 
 
-def resumed_at(record: RunRecord, step: int) -> RunRecord:
-    """The same record, its newest session beginning after ``step``."""
+def resumed_at(record: RunRecord, step: int, lost: str | None) -> RunRecord:
+    """The same record, its newest session beginning after ``step`` with what was ``lost`` of the records."""
     *earlier, last = record.resumed
-    return record.model_copy(update={"resumed": [*earlier, last.model_copy(update={"step": step})]})
+    return record.model_copy(update={"resumed": [*earlier, last.model_copy(update={"step": step, "lost": lost})]})
 
 
 def close_record(
@@ -221,6 +223,7 @@ def _first(trainer: Trainer, identity: Identity, provenance: Provenance) -> RunR
         model_revision=identity.revision,
         provenance=provenance,
         started=now(),
+        passes=trainer.passes,
     )
 
 

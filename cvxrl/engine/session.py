@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError, describe_batch
-from cvxrl.engine.guards import Guards, GuardStop
+from cvxrl.engine.guards import Guards, GuardStop, require_silent
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -19,11 +19,15 @@ from cvxrl.engine.records import (
     resumed_at,
     summary_rows,
 )
+from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
 from cvxrl.engine.state import Position, load_state, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
 from cvxrl.evaluation.held_out import Evaluation
+from cvxrl.policy.ways import SLOW
+from cvxrl.recipe.digest import differences
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
@@ -32,9 +36,9 @@ from cvxrl.runs.entry import Entry
 from cvxrl.runs.files import finite, storage_errors, write_directory, write_json, write_text
 from cvxrl.runs.jsonl import (
     append_record,
-    forget_after,
     last_contiguous_step,
     read_records,
+    read_what_is_whole,
     sync_records,
     write_lines,
 )
@@ -100,28 +104,47 @@ class Session:
         best = best_checkpoint(list_checkpoints(folder), self.accuracies) if spec.best else None
         prune(folder, spec.keep, [] if best is None else [best])
 
-    def restore(self) -> None:
-        """Go back to the newest whole checkpoint and forget records after it; without one, start from the beginning.
+    def restore(self) -> str | None:
+        """Go back to the newest whole checkpoint, with the records that lead to it; without one, to the beginning.
+
+        Returns:
+            What of the records is lost, in words; None if nothing is.
 
         Raises:
-            UserError: there are checkpoints, but none of them can be used.
+            UserError: there are checkpoints, but none of them can be used; or a guard of the recipe would have stopped
+                the run earlier. Nothing is written then.
         """
-        found = self.load()
+        run_dir, recipe = self.run_dir, self.trainer.recipe
         # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
-        forget_after(self.run_dir.metrics, self.trainer.position.step if found else -1)
-        records = read_records(self.run_dir.metrics)
+        recovery = recover_records(run_dir, self.trainer.position) if self.load() else Recovery([], None)
+        records, end = without_former_end(recovery.records, load_recipe(run_dir.recipe), recipe)
         self.accuracies = accuracies(records)
         for record in records:
-            self.guards.see(record)
+            fired = self.guards.see(finite(record))
+            if recovery.lost is None:  # else steps in a row are not what they were
+                require_silent(fired, int(record["step"]))
+        if recovery.lost is not None:
+            self.sink.event(f"{recovery.lost}; what else they held is lost")
+        if end is not None:
+            self.sink.event(f"the evaluation of step {end} was of the end of a shorter run and is left out")
+            for file in (run_dir.evaluation(end), run_dir.samples(end)):
+                file.unlink(missing_ok=True)
+        write_lines(run_dir.metrics, records)
+        return recovery.lost
 
     def load(self) -> bool:
         """Load the newest whole checkpoint; False where there is none. Nothing is written.
 
+        One whose steps are all recorded comes first, since from there the rest is done again and nothing is lost.
+
         Raises:
             UserError: there are checkpoints, but none of them can be used.
         """
-        reached = last_contiguous_step(read_records(self.run_dir.metrics))
-        found, refused = newest_whole(c for c in list_checkpoints(self.run_dir.checkpoints) if step_of(c) <= reached)
+        checkpoints = list_checkpoints(self.run_dir.checkpoints)
+        recorded = last_contiguous_step(read_what_is_whole(self.run_dir.metrics))
+        found, refused = newest_whole(c for c in checkpoints if step_of(c) <= recorded)
+        if found is None:
+            found, refused = newest_whole(checkpoints)
         if found is None and refused:
             raise UserError(*(problem for error in refused for problem in error.problems))
         for error in refused:
@@ -168,7 +191,9 @@ def run_training(
     run_dir.check(recipe, entry)
     refuse_secrets(recipe)
     sink = Sinks(sink, sink_openers(recipe, run_dir.path))
-    if entry == "resume" and run_dir.is_finished():
+    if entry == "resume" and not run_dir.recipe.is_file():
+        sink.event(f"there is nothing in {run_dir.path} to resume: the run begins")
+    if entry == "resume" and run_dir.is_complete(recipe):
         sink.event(f"finished already: {run_dir.path}")
         return TrainResult("finished", run_dir.path, run_dir.read_record().result)
     trainer = Trainer.build(recipe, world)
@@ -188,14 +213,20 @@ def run_training(
 def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     trainer, run_dir, recipe = session.trainer, session.run_dir, session.trainer.recipe
     record = opening_record(trainer, run_dir, entry)
-    if entry == "resume":
-        session.restore()
+    lost = session.restore() if entry == "resume" else None
     if record.resumed:
-        record = resumed_at(record, trainer.position.step)
+        record = resumed_at(record, trainer.position.step, lost)
     else:
+        if trainer.position.step:
+            session.sink.event("run.json was missing: what the run began with could not be checked")
         write_text(run_dir.diff, redact(uncommitted_changes()))
     write_json(run_dir.record, record.model_dump())
+    if entry == "resume" and differences(load_recipe(run_dir.recipe), recipe):
+        run_dir.amend(recipe)  # after run.json: killed in between, it is a run of the former recipe that goes on
     session.sink.start(f"{recipe.name} seed {recipe.seed}", recipe.train.steps, trainer.position.step)
+    for part, words in record.passes.items():
+        if words.startswith(SLOW):
+            session.sink.event(f"{part}: {words}")
     for note in recipe.notes:
         session.sink.event(f"note: {note}")
     try:

@@ -11,11 +11,11 @@ import torch
 from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
-from cvxrl.engine.divergence import DivergedError, blame, require_finite_parameters
+from cvxrl.engine.divergence import blame, require_finite_parameters
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
-from cvxrl.engine.readers import policy_shift, ratio_deviation
-from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.readers import policy_shift
+from cvxrl.engine.self_check import self_check
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater, build_optimizer
 from cvxrl.engine.world import SingleProcess, World
@@ -25,9 +25,10 @@ from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
+from cvxrl.rollout.choice import choose
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator
-from cvxrl.tasks import Grader, Task, load_grader, load_task
+from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
 Record = dict[str, float]
 
@@ -77,6 +78,8 @@ class Trainer:
         policy = mistakes.attempt(load_policy, recipe.model, device or torch.device("cpu"), recipe.seed)
         if device is None or task is None or grader is None or policy is None or mistakes.problems:
             raise UserError(*mistakes.problems)
+        if recipe.data == "rollouts" or recipe.eval.every:
+            check_golds(recipe.task, grader, graded_examples(task, trained_on=recipe.data == "rollouts"))
         settle_algorithms(device, recipe.train.deterministic)
         keep_freed_memory()
         if recipe.train.gradient_checkpointing:
@@ -103,6 +106,14 @@ class Trainer:
         return self.updater.loss.world
 
     @property
+    def passes(self) -> dict[str, str]:
+        """How logits are computed, in words: in the update, and while sampling."""
+        words = {"update": self.policy.ways.describe()}
+        if isinstance(self.generator, LocalGenerator):
+            words["sampling"] = choose(self.policy, self.generator.engine).name
+        return words
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """Optimizer of the policy and of the critic."""
         return self.updater.optimizer
@@ -125,6 +136,7 @@ class Trainer:
 
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
+            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`).
         """
         self._check_parameters()
         if self.position.step == 0 and self.recipe.eval.every:
@@ -141,7 +153,7 @@ class Trainer:
             if stop.requested and step < self.recipe.train.steps:
                 hooks.checkpoint(self.position)
                 return False
-            if self.recipe.checkpoint.every and step % self.recipe.checkpoint.every == 0:
+            if self._saves(step):
                 hooks.checkpoint(self.position)
         return True
 
@@ -154,8 +166,7 @@ class Trainer:
         collected = time.perf_counter()
         record: Record = {"step": step, **experience.metrics}
         with blame(sequences):
-            if step == 1 and sequences.sampled_logprobs is not None:
-                record["check/ratio_deviation"] = self._check_ratio(sequences)
+            record |= self_check(reader, self.recipe, sequences, step)
             record |= self.updater.update(sequences, step)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
@@ -178,17 +189,6 @@ class Trainer:
             if module is not None:
                 require_finite_parameters(module)
 
-    def _check_ratio(self, sequences: Sequences) -> float:
-        """Sampler and trainer must agree on the probabilities before any update, or every ratio is wrong."""
-        deviation = ratio_deviation(self.updater.loss.reader, sequences)
-        fp32 = self.recipe.train.precision == "fp32" and self.recipe.model.dtype == "float32"
-        limit = self.recipe.train.ratio_tolerance or (1e-5 if fp32 else float("inf"))
-        if not deviation <= limit:
-            raise DivergedError(
-                "on-policy ratio", f"differs from 1 by {deviation:.2e}, more than train.ratio_tolerance {limit:.0e}"
-            )
-        return deviation
-
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
@@ -196,6 +196,10 @@ class Trainer:
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _saves(self, step: int) -> bool:
+        spec = self.recipe.checkpoint
+        return (bool(spec.every) and step % spec.every == 0) or (spec.final and step == self.recipe.train.steps)
 
     def _due(self, every: int, step: int) -> bool:
         return bool(every) and (step % every == 0 or step == self.recipe.train.steps)

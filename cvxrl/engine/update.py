@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,12 @@ from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
-from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec, TrainSpec
+from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
+from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.rollout.randomness import generator_for
 
 _MASTERS = "masters"
+_CHANCE = ("drop", "jitter")
 # Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
 _RULES = Rules(eigenvalue_tokens=1)
 # Numbers whose squares float32 adds up without a wrong digit.
@@ -110,34 +110,38 @@ class _Masters:
             copy.copy_(saved)
 
 
-def optimizer_steps(train: TrainSpec) -> int:
-    """Optimizer steps of the whole run."""
-    return train.steps * train.inner_epochs * train.minibatches
-
-
-def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
-    """Learning rate of optimizer step ``index`` (from 0) of ``total``."""
-    if index < spec.warmup_steps:
-        return spec.lr * (index + 1) / spec.warmup_steps
-    progress = (index - spec.warmup_steps) / max(1, total - 1 - spec.warmup_steps)
-    match spec.schedule:
-        case "constant":
-            share = 1.0
-        case "linear":
-            share = 1.0 - progress
-        case "cosine":
-            share = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)
-
-
 @contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout, where a model has it, works in this block alone: nothing that is only read may depend on chance."""
-    model.train()
+def training_mode(model: nn.Module, *, dropout: bool) -> Iterator[None]:
+    """The training pass is made in this block alone: nothing that is only read may depend on chance.
+
+    A policy's configuration may drop attention weights, residuals, embeddings or whole layers, and shake its routers.
+    All of that hangs on a module's training mode, by whatever name a family has it, so modules stay in evaluation mode:
+    the pass that is trained on gives the probabilities that the policy samples with; ratios begin at 1, margins at 0.
+
+    Args:
+        model: in evaluation mode, and again when the block ends.
+        dropout: whether the policy's own dropout is on; an adapter's always is.
+    """
+    if dropout:
+        model.train()
+    for module in model.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout.train()
+        if getattr(module, "gradient_checkpointing", False) and not dropout:
+            _checkpoint(module)
     try:
         yield
     finally:
         model.eval()
+
+
+def _checkpoint(module: nn.Module) -> None:
+    """Put a module, but not those inside it, into training mode, without which nothing is checkpointed."""
+    module.training = True
+    # What it drops by itself, it drops by a number of its own rather than through a module.
+    for name, value in vars(module).items():
+        if isinstance(value, float) and any(word in name for word in _CHANCE):
+            setattr(module, name, 0.0)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Updater:
         remembered = self.loss.remember(sequences, train.inner_epochs * train.minibatches > 1)
         totals: dict[str, float] = defaultdict(float)
         count = 0
-        with training_mode(self.loss.policy.model):
+        with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
                 for part in self._minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count

@@ -73,7 +73,7 @@ class EvalDir:
         """
         self._check_entry(entry)
         done: list[Sample] = []
-        if entry == "resume":
+        if entry == "resume" and self.settings.is_file():
             self._check_same(settings)
             done = read_samples(self.samples)
         else:
@@ -99,7 +99,7 @@ class EvalDir:
             said = "holds a finished evaluation"
         elif self.settings.exists() or self.samples.exists():
             said = "holds an unfinished evaluation"
-        found = Found("evaluation", said, resumable=self.settings.is_file(), elsewhere="--out for another folder")
+        found = Found(said, resumable=self.settings.is_file(), elsewhere="--out for another folder")
         found.require(self.path, entry)
 
     def _check_same(self, settings: Settings) -> None:

@@ -32,7 +32,8 @@ class Options:
         ),
     ] = None
     data: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Local copy of the task's questions (.jsonl, .json, .parquet).")
+        str | None,
+        typer.Option(metavar="FILE", help="Local copy of the task's questions (.jsonl, .json, .csv, .tsv, .parquet)."),
     ] = None
     template: Annotated[
         Literal["none", "chat", "question-answer", "qwen-math"] | None,

@@ -20,7 +20,7 @@ from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples
 from cvxrl.runs.files import write_json
-from cvxrl.tasks import load_grader, load_questions
+from cvxrl.tasks import check_golds, load_grader, load_questions
 
 # Keys of recipes, as this command's options.
 _OPTIONS = {
@@ -56,11 +56,13 @@ class Exam:
         spec, asked, mistakes = plan.task.spec, plan.sampling, Mistakes()
         examples = mistakes.attempt(load_questions, spec, asked.questions, whole=plan.task.whole, exactly=plan.exactly)
         grader = mistakes.attempt(load_grader, spec)
+        if examples is not None and grader is not None:
+            mistakes.attempt(check_golds, spec, grader, examples)
         policy = mistakes.attempt(_load, plan, device)
         prompts = None
         if policy is not None and examples is not None:
             prompts = mistakes.attempt(encode_examples, spec, policy, examples, asked.max_new_tokens)
-        if policy is None or examples is None or grader is None or prompts is None:
+        if mistakes.problems or policy is None or examples is None or grader is None or prompts is None:
             raise renamed(UserError(*mistakes.problems), _OPTIONS)
         how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
         generator = LocalGenerator(policy, plan.engine)

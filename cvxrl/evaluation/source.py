@@ -12,7 +12,7 @@ from cvxrl.recipe.load import check, load_recipe
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.shipped import shipped_recipes
-from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource, TaskSpec
+from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource, TaskSpec, is_data_file
 
 GYM = "reasoning-gym"
 HELD_OUT = "held-out"
@@ -88,8 +88,8 @@ def with_data(task: AskedTask, file: str | None, template: str | None) -> AskedT
         if not isinstance(task.spec.source, DatasetSource):
             what = f"the questions of `{task.name}` are of kind {task.spec.source.kind}, not rows of a data set"
             problems.append(Problem(what, "--data", remedy="leave it out"))
-        elif not file.endswith(LOCAL_SUFFIXES) or not Path(file).is_file():
-            what = "there is no such file" if file.endswith(LOCAL_SUFFIXES) else "not a file of rows"
+        elif not is_data_file(file) or not Path(file).is_file():
+            what = "there is no such file" if is_data_file(file) else "not a file of rows"
             problems.append(Problem(what, "--data", file, f"give a file ending in {', '.join(LOCAL_SUFFIXES)}"))
         else:
             hub = {"config_name": None, "revision": None, "eval_split": None, "eval_path": None, "split": "train"}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.sequences import Sequences
-from cvxrl.engine.update import learning_rate, optimizer_steps
 from cvxrl.gradients.curvature import critical_sharpness
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
@@ -20,6 +19,7 @@ from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.record import SharpnessMetrics, UpdateMetrics
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
+from cvxrl.recipe.schema import learning_rate, optimizer_steps
 
 _QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 # Forward passes of the line search.

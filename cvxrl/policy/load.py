@@ -38,7 +38,7 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
 
     Raises:
         UserError: the files are missing, damaged, unreachable or not a causal language model; it cannot be used
-            (`policy.usable`); or an adapter does not fit it.
+            (`policy.usable`), or its own forward pass cannot (`policy.checked`); or an adapter does not fit it.
     """
     if spec.scratch is not None:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(spec.scratch.alphabet, spec.scratch.context)
@@ -52,7 +52,9 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
     require_finite_weights(model, spec.adapter or spec.path or "")
     if spec.lora is not None:
         add_adapter(model, spec.lora, seed)
-    return Policy(model.eval(), tokenizer)
+    policy = Policy(model.eval(), tokenizer)
+    _ = policy.checked
+    return policy
 
 
 PAD, EOS = "<pad>", "<eos>"

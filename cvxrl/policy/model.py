@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cvxrl.policy.adapter import has_adapter, load_adapter, save_adapter, without_adapter
-from cvxrl.policy.forward import padded_rows, predicting_states
+from cvxrl.policy.checked import Checked
+from cvxrl.policy.rows import logit_rows
 from cvxrl.policy.saved import load_weights, save_weights
+from cvxrl.policy.ways import Ways, hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Configuration keys by which some families change the logits after the output matrix. For those the model's own
-# forward computes the logits of every position; others get logits only where a response token was sampled.
-_LOGIT_POSTPROCESSING = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ResponseOutputs:
     """What a policy computes at N response tokens.
 
     Attributes:
-        hidden_NH: last hidden states, after the final norm.
+        hidden_NH: last hidden states, after the final norm; [N, 0] where the model does not give them.
         logits_NV: logits.
     """
 
@@ -80,28 +79,45 @@ class Policy:
         """Text of each response, without special tokens."""
         return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
 
+    @cached_property
+    def checked(self) -> Checked:
+        """What agrees with the model's own forward pass.
+
+        Raises:
+            UserError: that pass cannot be used, see `Checked.of`.
+        """
+        special = set(getattr(self.tokenizer, "all_special_ids", ()))
+        embedding = self.model.get_input_embeddings()
+        rows = int(getattr(embedding, "num_embeddings", 0)) or int(self.model.config.get_text_config().vocab_size)
+        known = min(rows, len(self.tokenizer)) if hasattr(self.tokenizer, "__len__") else rows
+        with self.activated():
+            return Checked.of(self.model, [i for i in range(known) if i not in special] or [0])
+
+    @property
+    def ways(self) -> Ways:
+        """The short ways to its logits that agree with the model's own forward pass."""
+        return self.checked.ways
+
     def response_outputs(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> ResponseOutputs:
         """Last hidden states and raw logits at every response token, sequence after sequence.
 
-        Prompts that several responses share run once, where the architecture allows it.
+        Prompts that several responses share run once, where that agrees with the model's own forward pass.
         """
-        model = self.model
-        if any(getattr(model.config, key, None) for key in _LOGIT_POSTPROCESSING):
-            return self._outputs_of_model(prompts, responses)
-        hidden_NH = self.response_hidden(prompts, responses)
-        return ResponseOutputs(hidden_NH, model.get_output_embeddings()(hidden_NH))
+        self._cover(prompts, responses)
+        if not self.ways.head:
+            return ResponseOutputs(*logit_rows(self.model, prompts, responses, padded=self.ways.padded))
+        hidden_NH = hidden_states(self.model, prompts, responses, self.ways)
+        return ResponseOutputs(hidden_NH, self.model.get_output_embeddings()(hidden_NH))
 
     def response_hidden(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
         """Last hidden states that predict the response tokens, sequence after sequence, [N, H]; no logits."""
-        return predicting_states(self.model, prompts, responses)
+        self._cover(prompts, responses)
+        return hidden_states(self.model, prompts, responses, self.ways)
 
-    def _outputs_of_model(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> ResponseOutputs:
-        """Outputs of the model's own forward pass, for families that change the logits after the output matrix."""
-        ids, mask, predicting = padded_rows(prompts, responses, self.device)
-        outputs = self.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
-        return ResponseOutputs(outputs.hidden_states[-1][predicting], outputs.logits[predicting])
+    def _cover(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> None:
+        read = [len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)]
+        if read:
+            self.checked.cover(min(map(len, prompts)), max(read))
 
     def activated(self) -> AbstractContextManager[None]:
         """Inside this context the model computes this policy."""

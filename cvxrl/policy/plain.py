@@ -1,8 +1,9 @@
-"""Plain decoders, whose forward pass this package can write out itself: which models are, their shape, their steps.
+"""Plain decoders, whose forward pass this package can write out itself: what they are made of, their steps.
 
-Llama, Qwen2 and Qwen3 are one architecture: RMS norms, rotary positions, grouped-query attention, a gated
-feed-forward layer. Linear layers, with or without an adapter, are called as they are. Whatever else differs in any
-module (hooks, sliding windows, another activation) makes a model not plain: it runs through its own forward pass.
+RMS norms, rotary positions, grouped-query attention, a gated feed-forward layer: Llama, Qwen2, Qwen3 and their kin.
+Linear layers, with or without an adapter, are called as they are. A model that has these modules and no others may be
+plain; whether it computes what they suggest (no factor, no other activation, no window that the run reaches) is not
+read off its configuration but compared with its own forward pass (`policy.ways`).
 
 The element-wise steps have backward passes that keep and touch as little as possible. Where second derivatives are
 wanted (curvature), those are written with operations that have them.
@@ -10,6 +11,7 @@ wanted (curvature), those are written with operations that have them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,13 +23,12 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Classes by their full names, so that the library need not be loaded.
-_FAMILIES = {
-    f"transformers.models.{name.lower()}.modeling_{name.lower()}.{name}ForCausalLM"
-    for name in ("Llama", "Qwen2", "Qwen3")
-}
-# Those whose frequencies do not depend on how long the longest sequence of a batch is.
-_ROPE_TYPES = ("default", "linear", "llama3")
+# Modules of a plain decoder's layer, and of its attention: those it must have, and those it may have.
+_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_ATTENTION, _HEAD_NORMS = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}
+_FEED_FORWARD = {"gate_proj", "up_proj", "down_proj"}
+# Positions whose angles are looked at: as few as a prompt, as many as no sequence of a run.
+_NEAR, _FAR = 4, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,54 @@ class Heads:
 
 
 def is_plain(model: PreTrainedModel) -> bool:
-    """Whether `model` computes exactly what the layers read from it say."""
-    family = f"{type(model).__module__}.{type(model).__qualname__}"
-    if family not in _FAMILIES or model.config._attn_implementation != "sdpa":
+    """Whether `model` is made of the modules of a plain decoder, and nothing hooks into them."""
+    body = getattr(model, "model", None)
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not layers or not _is_rms_norm(getattr(body, "norm", None)):
         return False
-    config = model.config
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope not in _ROPE_TYPES or config.hidden_act != "silu" or getattr(config, "attention_dropout", 0.0):
+    return is_untouched(model) and all(map(_is_plain_layer, layers)) and _has_fixed_angles(model.model)
+
+
+def is_untouched(model: PreTrainedModel) -> bool:
+    """Whether its modules run their classes' forward passes and nothing else, attention in PyTorch's own kernels."""
+    return model.config._attn_implementation == "sdpa" and all(map(_is_untouched, model.modules()))
+
+
+def _is_plain_layer(layer: Any) -> bool:
+    """Whether a layer has a plain decoder's modules and no others, no window and no dropout in attention."""
+    if _parts(layer) != _LAYER or _parts(layer.mlp) != _FEED_FORWARD:
         return False
-    if any(getattr(layer.self_attn, "sliding_window", None) is not None for layer in model.model.layers):
+    attention = layer.self_attn
+    norms = _parts(attention) - _ATTENTION
+    if _parts(attention) != _ATTENTION | norms or norms not in (set(), _HEAD_NORMS):
         return False
-    return all(map(_is_untouched, model.modules()))
+    inside = [getattr(attention, name) for name in norms]
+    if not all(map(_is_rms_norm, [layer.input_layernorm, layer.post_attention_layernorm, *inside])):
+        return False
+    # Dropout works in training alone, where nothing is compared; a window, only in sequences longer than it.
+    return not getattr(attention, "attention_dropout", 0.0) and getattr(attention, "sliding_window", None) is None
+
+
+def _parts(module: nn.Module) -> set[str]:
+    """Names of its children that hold parameters."""
+    return {name for name, child in module.named_children() if any(True for _ in child.parameters())}
+
+
+def _is_rms_norm(module: Any) -> bool:
+    return hasattr(module, "variance_epsilon") and isinstance(getattr(module, "weight", None), Tensor)
+
+
+@torch.no_grad()
+def _has_fixed_angles(body: Any) -> bool:
+    """Whether a position turns heads by the same angles however far the furthest position of a batch is."""
+    if not isinstance(getattr(body, "rotary_emb", None), nn.Module):
+        return False
+    rotary = copy.deepcopy(body.rotary_emb)  # some keep what they were last asked for
+    device = body.embed_tokens.weight.device
+    like, near = torch.empty(0, device=device), torch.arange(_NEAR, device=device)
+    alone = rotary(like, near.unsqueeze(0))
+    among = rotary(like, torch.cat([near, near.new_tensor([_FAR])]).unsqueeze(0))
+    return all(torch.equal(a[:, :_NEAR], b[:, :_NEAR]) for a, b in zip(among, alone, strict=True))
 
 
 def _is_untouched(module: nn.Module) -> bool:

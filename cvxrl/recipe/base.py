@@ -41,6 +41,10 @@ ZeroAdvantage = Literal[
 # A field that changes as much as the last bit of a sum is not one of them.
 NEUTRAL: Final = "cannot change a result"
 
+# Mark of a field that `--resume` may change: it decides what steps to come do, how far they go, or what is measured of
+# them, and no number of the steps that are done. Runs that differ in one are different runs all the same.
+AMENDABLE: Final = "leaves the steps that are done as they are"
+
 
 class Section(BaseModel):
     """A recipe section: unknown keys are errors, values cannot change after loading, NaN is refused."""

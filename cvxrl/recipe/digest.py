@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cvxrl.recipe.base import NEUTRAL, section_classes
+from cvxrl.recipe.base import AMENDABLE, NEUTRAL, section_classes
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.yaml_file import read_mapping
 
@@ -64,16 +64,27 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 @cache
 def neutral_keys() -> frozenset[str]:
     """Dotted keys of the fields and sections that are marked as unable to change a result."""
-    return frozenset(_marked(Recipe, ""))
+    return frozenset(_marked(Recipe, "", NEUTRAL))
 
 
-def _marked(section: type[BaseModel], prefix: str) -> Iterator[str]:
+@cache
+def amendable_keys() -> frozenset[str]:
+    """Dotted keys of the fields and sections that a later session of a run may change."""
+    return frozenset(_marked(Recipe, "", AMENDABLE))
+
+
+def is_in(key: str, marked: frozenset[str]) -> bool:
+    """Whether a dotted key is one of ``marked``, or inside a section that is."""
+    return any(f"{key}.".startswith(f"{one}.") for one in marked)
+
+
+def _marked(section: type[BaseModel], prefix: str, mark: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
-        if NEUTRAL in field.metadata:
+        if mark in field.metadata:
             yield f"{prefix}{name}"
             continue
         for inner in section_classes(field.annotation):
-            yield from _marked(inner, f"{prefix}{name}.")
+            yield from _marked(inner, f"{prefix}{name}.", mark)
 
 
 def _without_neutral(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

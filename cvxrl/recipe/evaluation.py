@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from cvxrl.recipe.base import RunName, Section
+from cvxrl.recipe.base import AMENDABLE, RunName, Section
 from cvxrl.recipe.task import TaskSpec
 
 # maj@k divides by a binomial coefficient that is no floating-point number above that.
@@ -17,7 +17,9 @@ Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
 class EvalSpec(Section):
     """Accuracy on held-out prompts, sampled."""
 
-    every: NonNegativeInt = Field(20, description="Evaluate every N steps (and before and after training); 0 is never.")
+    every: Annotated[NonNegativeInt, AMENDABLE] = Field(
+        20, description="Evaluate every N steps (and before and after training); 0 is never."
+    )
     prompts: PositiveInt = Field(128, description="Held-out prompts; the same ones at every evaluation.")
     samples: PositiveInt = Field(4, description="Completions per prompt.")
     temperature: NonNegativeFloat = Field(1.0, description="Sampling temperature; 0 is greedy.")

@@ -76,7 +76,7 @@ def read_layers(path: Path, overrides: Sequence[str], root: type[BaseModel]) -> 
     """
     layers = Layers(root)
     problems = []
-    for file, values in _chain(path, ()):
+    for file, values in files_of(path):
         anchored, misplaced = anchor_paths(values, root, file)
         layers.add(anchored, str(file))
         problems += misplaced
@@ -91,6 +91,15 @@ def read_layers(path: Path, overrides: Sequence[str], root: type[BaseModel]) -> 
     if given:
         layers.add(given, _COMMAND_LINE)
     return layers
+
+
+def files_of(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Files that make a recipe, from the most basic to ``path``, each with what it says itself.
+
+    Raises:
+        UserError: a file is missing or malformed, or `extends` runs in a circle.
+    """
+    return _chain(path, ())
 
 
 def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:

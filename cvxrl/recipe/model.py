@@ -88,6 +88,11 @@ class ModelSpec(Section):
         description="Allow weights in PyTorch's pickle format where there are no safetensors: reading them can run "
         "code that their author put there.",
     )
+    dropout: bool = Field(
+        False,
+        description="Whether what the policy's configuration leaves to chance (dropout of every kind, layers, router "
+        "noise) is on in the training pass. Off, ratios begin at 1 and preference margins at 0.",
+    )
     adapter: Annotated[str | None, PATH] = Field(
         None,
         description="Directory of a LoRA adapter in PEFT's format (safetensors), e.g. the `adapter` folder of a run. "

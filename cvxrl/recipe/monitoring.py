@@ -46,7 +46,10 @@ class GuardsSpec(Section):
 class CheckpointSpec(Section):
     """When the trainer's state is saved."""
 
-    every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted.")
+    every: NonNegativeInt = Field(0, description="Save every N steps; 0 saves only when interrupted, and at the end.")
+    final: bool = Field(
+        True, description="Also save at the last step, from which `--resume --set train.steps=N` goes on."
+    )
     keep: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
     best: bool = Field(
         True,

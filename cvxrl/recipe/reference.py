@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cvxrl.recipe.base import kind_of, section_classes
-from cvxrl.recipe.digest import neutral_keys
+from cvxrl.recipe.digest import amendable_keys, is_in, neutral_keys
 from cvxrl.recipe.schema import Recipe
 
 _HEAD = """# Recipe reference
@@ -32,6 +32,10 @@ package or by the `recipe.yaml` that a run keeps starts at the working folder.
 
 A field marked ° cannot change a result: it says what is saved, logged or shown. Such fields are no part of the recipe's
 digest; `--resume` accepts other values of them, and `compare` pools runs that differ in them.
+
+A field marked + can be changed by `--resume` too, from the next step on, since the steps that are done stay as they
+are: `--resume --set train.steps=120` makes a run of 100 steps the run of 120 (docs/run_directory.md). It is part of
+the digest.
 """
 
 
@@ -45,8 +49,9 @@ def _section(section: type[BaseModel], title: str, prefix: str) -> Iterator[str]
     yield f"\n## {title}\n\n{_first_paragraph(section)}\n\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|\n"
     for name, field in section.model_fields.items():
-        mark = " °" if any(f"{prefix}{name}.".startswith(f"{key}.") for key in neutral_keys()) else ""
-        cells = (f"`{prefix}{name}`{mark}", _type(field.annotation), _default(field), field.description or "")
+        key = f"{prefix}{name}"
+        mark = " °" if is_in(key, neutral_keys()) else " +" if is_in(key, amendable_keys()) else ""
+        cells = (f"`{key}`{mark}", _type(field.annotation), _default(field), field.description or "")
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     for name, field in section.model_fields.items():
         for inner in section_classes(field.annotation):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GroupAdvantage
-from cvxrl.recipe.base import NEUTRAL, RunName, Section
+from cvxrl.recipe.base import AMENDABLE, NEUTRAL, RunName, Section
 from cvxrl.recipe.evaluation import EvalSpec
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
 from cvxrl.recipe.model import ModelSpec
@@ -50,7 +51,7 @@ class Recipe(Section):
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
     checkpoint: Annotated[CheckpointSpec, NEUTRAL] = Field(CheckpointSpec(), description="Checkpoints.")
-    guards: GuardsSpec = Field(GuardsSpec(), description="Rules that warn or stop.")
+    guards: Annotated[GuardsSpec, AMENDABLE] = Field(GuardsSpec(), description="Rules that warn or stop.")
     logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
 
     @property
@@ -95,6 +96,26 @@ class Recipe(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+def optimizer_steps(train: TrainSpec) -> int:
+    """Optimizer steps of the whole run."""
+    return train.steps * train.inner_epochs * train.minibatches
+
+
+def learning_rate(spec: OptimSpec, index: int, total: int) -> float:
+    """Learning rate of optimizer step ``index`` (from 0) of ``total``."""
+    if index < spec.warmup_steps:
+        return spec.lr * (index + 1) / spec.warmup_steps
+    progress = (index - spec.warmup_steps) / max(1, total - 1 - spec.warmup_steps)
+    match spec.schedule:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = 1.0 - progress
+        case "cosine":
+            share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return spec.lr * (spec.final_lr_fraction + (1.0 - spec.final_lr_fraction) * share)
 
 
 def _conflicts(recipe: Recipe) -> Iterator[str]:

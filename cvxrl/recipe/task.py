@@ -6,11 +6,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from cvxrl.recipe.base import FunctionName, Section
+from cvxrl.recipe.base import NEUTRAL, FunctionName, Section
 from cvxrl.recipe.expand import PATH
 from cvxrl.recipe.extract import ExtractSpec, NoExtract, check_pattern
 
-LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
+LOCAL_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def is_data_file(path: str) -> bool:
+    """Tell whether `path` names a local file of rows, by its ending in any case."""
+    return path.lower().endswith(LOCAL_SUFFIXES)
 
 
 class ArithmeticSource(Section):
@@ -62,7 +67,10 @@ class DatasetSource(Section):
 
     kind: Literal["dataset"] = Field("dataset", description="Rows of a file or of a Hub data set.")
     path: Annotated[str, PATH] = Field(
-        min_length=1, description="A .jsonl, .json or .parquet file, or the id of a data set on the Hub."
+        min_length=1,
+        description="A .jsonl, .json, .csv, .tsv or .parquet file, or the id of a data set on the Hub. Values of a "
+        "file arrive as written (1, 2.50, 007, 2024-05-01, true), in UTF-8; a row that lacks a field named below is "
+        "refused.",
     )
     config_name: str | None = Field(None, description="Configuration (subset) of a Hub data set.")
     revision: str | None = Field(None, description="Revision of a Hub data set; none means the default branch.")
@@ -92,7 +100,7 @@ class DatasetSource(Section):
     @property
     def is_file(self) -> bool:
         """Whether `path` names a local file rather than a data set on the Hub."""
-        return self.path.endswith(LOCAL_SUFFIXES)
+        return is_data_file(self.path)
 
     @field_validator("answer_pattern")
     @classmethod
@@ -106,7 +114,7 @@ class DatasetSource(Section):
             wrong.append("give only one of `eval_path` and `eval_split`")
         if self.is_file and (self.config_name or self.revision or self.eval_split):
             wrong.append("`config_name`, `revision` and `eval_split` belong to Hub data sets, but `path` is a file")
-        if self.eval_path is not None and not self.eval_path.endswith(LOCAL_SUFFIXES):
+        if self.eval_path is not None and not is_data_file(self.eval_path):
             wrong.append(f"`eval_path` must end in one of {', '.join(LOCAL_SUFFIXES)}")
         if (self.chosen_field is None) != (self.rejected_field is None):
             wrong.append("give both `chosen_field` and `rejected_field`, or neither")
@@ -199,6 +207,27 @@ RewardSpec = Annotated[
 ]
 
 
+class GradingSpec(Section):
+    """What happens with right answers that cannot be used and with replies that cannot be graded."""
+
+    golds: Literal["warn", "refuse", "ignore"] = Field(
+        "warn",
+        description="What to do about right answers that no reply can match, found when the data are loaded: name "
+        "their rows and go on, stop, or do not look. Where no answer at all can be matched, both of the first stop.",
+    )
+    max_error_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Largest share of the last `over` replies that the grader may fail on (out of time or memory, "
+        "ended, an exception, an unusable right answer; not a reply that is no mathematics). Above it the command ends "
+        "with exit code 2 and the run counts as failed. 1 never stops.",
+    )
+    over: PositiveInt = Field(
+        64, description="Replies that the share is taken over; at the end of a batch a quarter of them is enough."
+    )
+
+
 class TaskSpec(Section):
     """Prompts and their verifier: source -> template -> (the policy's reply) -> extract -> reward."""
 
@@ -212,6 +241,7 @@ class TaskSpec(Section):
     instruction: str = Field("", description="Line added below every prompt, inside the template.")
     extract: ExtractSpec = Field(NoExtract(), description="What of a reply is graded.")
     reward: RewardSpec = Field(ExactReward(), description="How it is graded.")
+    grading: Annotated[GradingSpec, NEUTRAL] = Field(GradingSpec(), description="Where grading fails.")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from cvxrl.recipe.base import Section
+from cvxrl.recipe.base import AMENDABLE, NEUTRAL, Section
 
 
 class RolloutSpec(Section):
@@ -46,7 +46,11 @@ class RolloutSpec(Section):
 class TrainSpec(Section):
     """The outer loop: steps, passes over a rollout, and how a step is split to fit memory."""
 
-    steps: PositiveInt = Field(100, description="Rollouts (outer steps).")
+    steps: Annotated[PositiveInt, AMENDABLE] = Field(
+        100,
+        description="Rollouts (outer steps). `--resume` can change it where no learning rate of the steps that are "
+        "done depends on it (`optim.schedule: constant`, or within the warm-up).",
+    )
     inner_epochs: PositiveInt = Field(1, description="Passes over each rollout.")
     minibatches: PositiveInt = Field(
         1, description="Optimizer steps per pass; each takes an equal share of the rollout."
@@ -82,10 +86,16 @@ class TrainSpec(Section):
         description="Ask for deterministic algorithms on CUDA, which can be slower; on the CPU a run repeats itself "
         "either way.",
     )
-    ratio_tolerance: PositiveFloat | None = Field(
+    ratio_tolerance: Annotated[PositiveFloat | None, AMENDABLE] = Field(
         None,
-        description="Stop at the first step if the on-policy ratio differs from 1 by more than this; none means 1e-5 "
-        "in fp32 and no limit in bf16. The measured number is always logged.",
+        description="The run fails if, before a step's updates, the sampler and the trainer, or the trainer and the "
+        "model's own forward pass, give a token probabilities whose ratio differs from 1 by more than this. None is "
+        "what rounding explains at the model's size and number format, in fp32 and in bf16 (docs/models.md).",
+    )
+    check_every: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        10,
+        description="That is looked at in step 1 on all sequences, and on a few in every step that this divides; 0 is "
+        "step 1 alone.",
     )
 
 

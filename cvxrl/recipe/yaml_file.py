@@ -78,6 +78,12 @@ def write_mapping(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+def write_value(value: Any) -> str:
+    """A value on one line, which `parse_value` reads back, as in `--set key=value`."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Top-level mapping of a YAML file.
 

@@ -6,19 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
-from cvxrl.policy.plain import is_plain
-from cvxrl.rollout.decoder import Decoder, TransformersDecoder
+from cvxrl.rollout.choice import Engine, decoder_for
+from cvxrl.rollout.decoder import Decoder
 from cvxrl.rollout.generator import Episode, Sampling
-from cvxrl.rollout.plain_decoder import PlainDecoder
+from cvxrl.rollout.prompts import read_lengths
 from cvxrl.rollout.randomness import StreamKey
-from cvxrl.rollout.static_decoder import StaticDecoder
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
@@ -57,40 +54,8 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
 
 
-Engine = Literal["auto", "static", "transformers"]
-
 # Dropping rows copies the cache, so it waits until at most this share of the rows is still unfinished.
 _COMPACT_BELOW = 0.75
-
-
-def require_engine(policy: Policy, engine: Engine) -> None:
-    """Refuse an engine that cannot serve this policy.
-
-    Raises:
-        UserError: with those that can.
-    """
-    if engine == "static" and not is_plain(policy.model):
-        raise UserError(
-            Problem(
-                f"`static` is written for Llama, Qwen2 and Qwen3, not for this {type(policy.model).__name__}",
-                "rollout.engine",
-                remedy="write `auto`, which takes the model's own forward pass where it must",
-            )
-        )
-
-
-def decoder_for(policy: Policy, engine: Engine) -> Decoder:
-    """The fastest decoder that computes what the policy's own forward pass does, or that pass itself.
-
-    Raises:
-        UserError: see `require_engine`.
-    """
-    require_engine(policy, engine)
-    if engine == "static":
-        return StaticDecoder(policy)
-    if engine == "auto" and is_plain(policy.model):
-        return PlainDecoder(policy)
-    return TransformersDecoder(policy)
 
 
 @dataclass
@@ -119,6 +84,8 @@ class LocalGenerator:
         """See `cvxrl.rollout.generator.Generator`."""
         each = [(p, key) for p, streams in enumerate(keys) for key in streams]
         rows = self.rows or len(each)
+        if prompts:
+            self.policy.checked.cover(*read_lengths(prompts, sampling.max_new_tokens))
         episodes: list[Episode] = []
         with _evaluating(self.policy):
             for start in range(0, len(each), rows):

@@ -75,7 +75,8 @@ def encode_examples(
         response_tokens: tokens that must fit behind every prompt, or one number for each.
 
     Raises:
-        UserError: a prompt is empty, or prompt and response would not fit the model's context.
+        UserError: a prompt is empty; prompt and response would not fit the model's context, or would be of lengths
+            between which the model gives tokens other probabilities (`policy.checked`).
     """
     prompts = policy.encode([render(e.prompt, task, policy.tokenizer) for e in examples])
     room = [response_tokens] * len(prompts) if isinstance(response_tokens, int) else response_tokens
@@ -91,7 +92,15 @@ def encode_examples(
                     remedy="lower rollout.max_new_tokens, shorten the prompts, or take a model with a longer context",
                 )
             )
+    if prompts:
+        policy.checked.cover(*read_lengths(prompts, room))
     return prompts
+
+
+def read_lengths(prompts: Sequence[list[int]], response_tokens: int | Sequence[int]) -> tuple[int, int]:
+    """Tokens of the shortest prompt, and of the longest sequence but for its last token, which predicts nothing."""
+    room = [response_tokens] * len(prompts) if isinstance(response_tokens, int) else response_tokens
+    return min(map(len, prompts)), max(len(ids) + needed - 1 for ids, needed in zip(prompts, room, strict=True))
 
 
 def padded_prompts(prompts: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

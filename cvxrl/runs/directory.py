@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.digest import differences
+from cvxrl.recipe.amendment import amendments
 from cvxrl.recipe.load import dump, load_recipe
 from cvxrl.recipe.schema import Recipe
-from cvxrl.runs.entry import LOCK_FILE, Entry, Found, is_held, lock, refuse_if_held, require_same, require_writable
+from cvxrl.runs.checkpoint import list_checkpoints, step_of
+from cvxrl.runs.entry import LOCK_FILE, Entry, Found, is_held, lock, refuse_if_held, require_writable
 from cvxrl.runs.files import mend, remove_directory, storage_errors, write_text
+from cvxrl.runs.jsonl import read_what_is_whole
 from cvxrl.runs.record import STREAMS, RunRecord, read_run_record
 
 _WAIT = "wait for it or stop it, or choose another --out or --seed"
@@ -99,6 +101,11 @@ class RunDir:
         """Whether a run ended here with all its steps done and its policy written."""
         return self.record.is_file() and self.policy.is_dir() and self.read_record().status == "finished"
 
+    def is_complete(self, recipe: Recipe) -> bool:
+        """Whether a run ended here with all the steps of a recipe done and recorded, and its policy written."""
+        records = read_what_is_whole(self.metrics) if self.is_finished() else []
+        return bool(records) and int(records[-1]["step"]) == recipe.train.steps
+
     def is_active(self) -> bool:
         """Whether a process trains here now. A run whose status is `running` without one was killed."""
         return is_held(self.path)
@@ -122,18 +129,25 @@ class RunDir:
         return lock(self.path, _WAIT)
 
     def enter(self, recipe: Recipe, entry: Entry) -> None:
-        """Prepare the locked directory: mend it (`resume`), empty it (`overwrite`), write the resolved recipe.
+        """Prepare the locked directory: mend it (`resume`), empty it (`overwrite`), write a new run's resolved recipe.
 
         Raises:
             UserError: another process has changed the directory since `check`, or it cannot be written.
         """
         self._check_entry(recipe, entry)
-        if entry == "resume":
+        if entry == "resume" and self.recipe.is_file():
             mend(self.path)
             return
         if entry == "overwrite":
             self._clear()
         write_text(self.recipe, dump(recipe))
+
+    def amend(self, recipe: Recipe) -> None:
+        """Write the recipe that the run goes on with; what was exported at the end of the former one goes."""
+        write_text(self.recipe, dump(recipe))
+        for folder in (self.policy, self.adapter):
+            if folder.is_dir():
+                remove_directory(folder)
 
     def _clear(self) -> None:
         """Remove a run. Killed half-way it is still one that can be resumed or overwritten: recipe.yaml goes last."""
@@ -154,16 +168,38 @@ class RunDir:
                 Problem("exists and is not a run directory", file=str(self.path), remedy="choose another --out")
             )
         found = Found(
-            noun="run",
             said="this run exists already" if is_run else None,
             resumable=self.recipe.is_file(),
             elsewhere="--seed or --out for another run",
         )
         found.require(self.path, entry)
-        if entry == "resume":
-            if not self.is_finished() and (problems := self.other_streams()):
+        if entry == "resume" and is_run:
+            amendments(load_recipe(self.recipe), recipe, self.saved_step, str(self.recipe))
+            problems = [] if self.is_complete(recipe) else self.other_streams() or self.lost_steps()
+            if problems:
                 raise UserError(*problems)
-            require_same(differences(load_recipe(self.recipe), recipe), self.recipe, "resume needs the same recipe")
+
+    @property
+    def saved_step(self) -> int:
+        """Step of the newest checkpoint, whole or not; 0 without one."""
+        return max(map(step_of, list_checkpoints(self.checkpoints)), default=0)
+
+    def lost_steps(self) -> list[Problem]:
+        """Why an unfinished run would have to begin again: steps were done, and no checkpoint was saved."""
+        # A name with a dot is what `write_directory` was about to replace; `mend` puts it back.
+        if any(self.checkpoints.glob("step-*")) or any(self.checkpoints.glob(".step-*.old")):
+            return []
+        done = max(self._steps_told(), default=0)
+        what = f"{done} steps were done and no checkpoint was saved, so there is nothing to go on from"
+        remedy = "--overwrite starts again from step 0; checkpoint.every saves on the way"
+        return [Problem(what, file=str(self.path), remedy=remedy)] if done else []
+
+    def _steps_told(self) -> Iterator[int]:
+        """Steps of which some file says that they were done."""
+        yield from (int(record["step"]) for record in read_what_is_whole(self.metrics))
+        yield from (int(file.stem.removeprefix("step-")) for file in self.path.glob("evals/step-*.json"))
+        if self.record.is_file():
+            yield int(self.read_record().result.get("step") or 0)
 
     def other_streams(self) -> list[Problem]:
         """Why the rest of this run's completions would be drawn otherwise than the first ones; empty if they would not.

@@ -49,19 +49,17 @@ class Found:
     """What a directory holds before it is entered, in the words of the messages.
 
     Attributes:
-        noun: what such a directory is for: `run`, `evaluation`.
         said: that there is one already, as a sentence; None if there is none.
         resumable: whether it can be gone on with.
         elsewhere: the options that lead to another directory.
     """
 
-    noun: str
     said: str | None
     resumable: bool
     elsewhere: str
 
     def require(self, folder: Path, entry: Entry) -> None:
-        """Refuse to begin what exists, and to resume what does not.
+        """Refuse to begin what exists, and to resume what cannot be; what does not exist is begun either way.
 
         Raises:
             UserError: with the ways out.
@@ -69,9 +67,9 @@ class Found:
         if self.said is not None and entry == "new":
             remedy = f"--resume to go on, --overwrite to start again, {self.elsewhere}"
             raise UserError(Problem(self.said, file=str(folder), remedy=remedy))
-        if entry == "resume" and not self.resumable:
-            what = f"there is no {self.noun} to resume"
-            raise UserError(Problem(what, file=str(folder), remedy="start it without --resume"))
+        if entry == "resume" and self.said is not None and not self.resumable:
+            what = f"{self.said}, but what it was asked is missing, so it cannot be gone on with"
+            raise UserError(Problem(what, file=str(folder), remedy="--overwrite starts it again"))
 
 
 def require_same(changes: Iterable[tuple[str, Any, Any]], file: Path, remedy: str) -> None:

@@ -6,6 +6,7 @@ line before it is an error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,9 +90,16 @@ def read_records(path: Path) -> list[dict[str, float]]:
     return read_lines(path, _record, "delete that line and those after it, then go on with --resume")
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Keep only records up to ``step``: later ones belong to work that a resumed run does again."""
-    write_lines(path, [r for r in read_records(path) if r["step"] <= step])
+def read_what_is_whole(path: Path) -> list[dict[str, float]]:
+    """Records of a metrics.jsonl that may be damaged anywhere, by increasing step; of one step, the last."""
+    if not path.is_file():
+        return []
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError):
+            record = _record(line)
+            found[int(record["step"])] = record
+    return [found[step] for step in sorted(found)]
 
 
 def last_contiguous_step(records: Sequence[Mapping[str, float]]) -> int:

@@ -14,6 +14,8 @@ from cvxrl.runs.provenance import Provenance
 SCHEMA_VERSION = 1
 # How completions get their random numbers. 1, in version 0.1: a batch shares a stream. 2: every completion has its own.
 STREAMS = 2
+# What version 0.1 recorded as divergent when sampler and trainer disagreed.
+_CHECK = "on-policy ratio"
 _AGAIN = "restore the file, or start the run again with --overwrite"
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
@@ -46,12 +48,15 @@ class Resumption(BaseModel):
         at: UTC time, ISO 8601.
         step: last step that the earlier sessions had finished and saved.
         changed: what differs from the first session's provenance, and which settings of the recipe that cannot change
-            a result: name -> (then, now).
+            a result: name -> (then, now). Settings that changed what the steps after ``step`` are, such as
+            `recipe: train.steps`, are among them.
+        lost: what of the records could not be brought back, in words; None where all was there.
     """
 
     at: str
     step: int
     changed: dict[str, tuple[str | None, str | None]]
+    lost: str | None = None
 
 
 class RunRecord(BaseModel):
@@ -75,6 +80,7 @@ class RunRecord(BaseModel):
         best_checkpoint: the one with the highest held-out accuracy, relative to the run directory, or None.
         divergence: set when the status is `diverged`.
         failure: set when the status is `failed`: why, in one line.
+        passes: how logits are computed, in words: in the `update`, and in `sampling` where the policy samples.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -97,6 +103,7 @@ class RunRecord(BaseModel):
     best_checkpoint: str | None = None
     divergence: Divergence | None = None
     failure: str | None = None
+    passes: dict[str, str] = {}
 
 
 class UnreadableError(UserError, ValueError):
@@ -116,11 +123,21 @@ def read_run_record(path: Path) -> RunRecord:
         raise UnreadableError(Problem(f"is damaged: {_one_line(error)}", file=str(path), remedy=_AGAIN)) from None
     check_version(values, path)
     try:
-        return RunRecord.model_validate(values)
+        return _without_failed_check(RunRecord.model_validate(values))
     except ValidationError as error:
         first = error.errors()[0]
         message, key = f"is damaged: {first['msg']}", ".".join(map(str, first["loc"]))
         raise UnreadableError(Problem(message, key, str(path), _AGAIN)) from None
+
+
+def _without_failed_check(record: RunRecord) -> RunRecord:
+    """A run that did not pass a check of the package itself failed; version 0.1 said that it diverged."""
+    divergence = record.divergence
+    if divergence is None or divergence.tensor != _CHECK:
+        return record
+    return record.model_copy(
+        update={"status": "failed", "divergence": None, "failure": f"{_CHECK}: {divergence.detail}"}
+    )
 
 
 def check_version(values: Any, path: Path) -> None:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 from abc import ABC, abstractmethod
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.imports import import_function, require_installed
-from cvxrl.recipe.extract import ExtractSpec, NoExtract
 from cvxrl.recipe.task import (
     CallableReward,
     ExactReward,
+    GradingSpec,
     MathVerifyReward,
     ReasoningGymReward,
     ReasoningGymSource,
     TaskSpec,
 )
-from cvxrl.tasks import judges
 from cvxrl.tasks.base import Example
-from cvxrl.tasks.extraction import Extracted, Extractor, canonical
-from cvxrl.tasks.sandbox import JobResult, Sandbox, run_job
+from cvxrl.tasks.extraction import Extracted, Extractor, canonical, with_spaces
+from cvxrl.tasks.sandbox import Sandbox
 
-_KEY = "task.reward.function"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,214 +49,192 @@ class Grader(Protocol):
     """Grades replies; may hold a process, so close it."""
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
-        """Grade `completions[i]` as a reply to `examples[i]`; one grade each, in order."""
+        """Grade `completions[i]` as a reply to `examples[i]`; one grade each, in order.
+
+        Raises:
+            UserError: too many of the last replies could not be graded (`task.grading`).
+        """
+
+    def unmatchable(self, answers: Sequence[str]) -> list[str | None]:
+        """Why no reply can match each right answer; none where one can, or where that cannot be told."""
+
+    def attend(self, note: Callable[[str], None], log: Path | None) -> None:
+        """Tell the first reply that cannot be graded to `note`, and keep what the processes print in `log`."""
 
     def close(self) -> None:
         """Release what the grader holds; closing twice is harmless."""
 
 
-class ExactGrader:
-    """String equality between the extracted text and the answer."""
+class ErrorWatch:
+    """Counts the replies among the last ones that could not be graded: told at the first, the end where too many.
 
-    def __init__(self, spec: ExactReward, extraction: ExtractSpec) -> None:
-        """Keep the two recipe sections."""
-        self._spec = spec
-        self._extraction = extraction
-        self._extractor = Extractor(extraction)
+    A grader that fails is not a policy that is wrong, but both give the reward of a wrong reply. Unnoticed, a broken
+    function would train a policy on nothing.
+    """
 
-    def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
-        """Grade each reply; `error` is `gold` where the answer is not a number but a number is extracted."""
-        answers = self._extractor.extract(completions)
-        return [self._one(a, e) for a, e in zip(answers, examples, strict=True)]
+    def __init__(self, spec: GradingSpec, what: str) -> None:
+        """Begin with no reply.
 
-    def close(self) -> None:
-        """End the process that a regular expression needs."""
-        self._extractor.close()
+        Args:
+            spec: the largest share, and over how many replies.
+            what: the grader, as messages call it.
+        """
+        self._spec, self._what = spec, what
+        self._recent: deque[str | None] = deque(maxlen=spec.over)
+        self._told = False
+        self.note: Callable[[str], None] = _log.warning
+        self.log = ""
 
-    def _one(self, answer: Extracted, example: Example) -> Grade:
-        gold = canonical(example.answer, self._extraction)
-        if gold is None or answer.error is not None:
-            return Grade(self._spec.incorrect, False, answer.text, "gold" if gold is None else answer.error)
-        correct = answer.text == gold
-        return Grade(self._spec.correct if correct else self._spec.incorrect, correct, answer.text)
-
-
-class CallableGrader:
-    """A function of the user, called in a process of its own or, if the recipe says so, in this one."""
-
-    def __init__(self, spec: CallableReward, extraction: ExtractSpec) -> None:
-        """Import the function and check that it takes our arguments.
+    def saw(self, error: str | None, times: int = 1) -> None:
+        """Count `times` replies with this error, or with none.
 
         Raises:
-            UserError: it cannot be imported, or its parameters do not fit.
+            UserError: too many of the last replies could not be graded, whatever the next ones will be.
         """
-        self._spec = spec
-        self._extractor = Extractor(extraction)
-        _check_parameters(import_function(spec.function, _KEY), spec)
-        options = {"function": spec.function, "key": _KEY, "kwargs": spec.kwargs}
-        self._judge = judges.user_function(options)
-        self._sandbox = Sandbox("cvxrl.tasks.judges:user_function", options, spec.timeout_s, spec.memory_mb)
+        failed = None if error == "parse" else error
+        self._recent.extend([failed] * min(times, self._spec.over))
+        if failed is None:
+            return
+        if not self._told:
+            self._told = True
+            where = f"; its output: {self.log}" if self.log else ""
+            self.note(f"{self._what} could not grade a reply ({failed}); it counts as wrong{where}")
+        self._require(self._spec.over)
 
-    def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
-        """Call the function on each reply.
+    def settle(self) -> None:
+        """A batch is graded.
 
         Raises:
-            UserError: the function raised, or returned something other than a finite number or a boolean.
-                Training on the rewards of a broken function would waste the run, so it stops at once.
+            UserError: too many of the last replies could not be graded, and there are enough to say so.
         """
-        answers = self._extractor.extract(completions)
-        jobs = [_arguments(c, e, a.text) for c, e, a in zip(completions, examples, answers, strict=True)]
-        results = self._in_sandbox(jobs) if self._spec.isolated else [self._here(job) for job in jobs]
-        return [self._one(r, a) for r, a in zip(results, answers, strict=True)]
+        if 4 * len(self._recent) >= self._spec.over:
+            self._require(len(self._recent))
+
+    def _require(self, seen: int) -> None:
+        errors = Counter(error for error in self._recent if error is not None)
+        if errors.total() <= self._spec.max_error_share * seen:
+            return
+        kinds = ", ".join(f"{count} {error}" for error, count in errors.most_common())
+        raise UserError(
+            Problem(
+                f"{self._what} could not grade {errors.total()} of the last {len(self._recent)} replies: {kinds}",
+                "task.reward",
+                self.log,
+                "mend the grader or raise its limits; task.grading.max_error_share: 1 goes on whatever happens",
+            )
+        )
+
+
+class GraderBase(ABC):
+    """Extraction, then grading; errors are watched (`cvxrl.tasks.error_watch`)."""
+
+    def __init__(self, task: TaskSpec, what: str, sandbox: Sandbox | None = None) -> None:
+        """Keep the recipe section.
+
+        Args:
+            task: says how answers are extracted, and how many errors are too many.
+            what: the grader, as messages call it.
+            sandbox: the process that grades, if one does.
+        """
+        self._extractor = Extractor(task.extract)
+        self._watch = ErrorWatch(task.grading, what)
+        self._sandbox = sandbox
+
+    def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
+        """Grade `completions[i]` as a reply to `examples[i]`; one grade each, in order.
+
+        Raises:
+            UserError: too many of the last replies could not be graded.
+        """
+        answers = self._extractor.extract(completions, self._watch.saw)
+        grades = self._grade(completions, examples, answers)
+        self._watch.settle()
+        return grades
+
+    def unmatchable(self, answers: Sequence[str]) -> list[str | None]:
+        """Nothing is known of what a function or a score accepts."""
+        return [None] * len(answers)
+
+    def attend(self, note: Callable[[str], None], log: Path | None) -> None:
+        """Tell the first reply that cannot be graded to `note`, and keep what the processes print in `log`."""
+        self._watch.note = note
+        if log is None:
+            return
+        self._watch.log = str(log)
+        for sandbox in (self._sandbox, self._extractor.sandbox):
+            if sandbox is not None:
+                sandbox.output.keep_in(log)
 
     def close(self) -> None:
         """End the processes."""
         self._extractor.close()
-        self._sandbox.close()
-
-    def _here(self, job: dict[str, Any]) -> JobResult:
-        return JobResult(run_job(self._judge, job))
-
-    def _in_sandbox(self, jobs: Sequence[dict[str, Any]]) -> list[JobResult]:
-        try:
-            return self._sandbox.run(jobs)
-        except TypeError as error:
-            message = f"the `info` of an example cannot be sent to the function's process: {error}"
-            remedy = "keep info to what JSON knows, or set task.reward.isolated to false"
-            raise UserError(Problem(message, key=_KEY, remedy=remedy)) from error
-
-    def _one(self, result: JobResult, answer: Extracted) -> Grade:
-        if "fault" in result:
-            remedy = (
-                "handle the case in the function; any reply can reach it"
-                if result["raised"]
-                else "return a finite number or a boolean"
-            )
-            raise UserError(Problem(f"`{self._spec.function}` {result['fault']}", key=_KEY, remedy=remedy))
-        error = answer.error or result.error
-        if error is not None or result.score is None:
-            return Grade(self._spec.ungraded, False, answer.text, error)
-        return Grade(result.score, result.score >= self._spec.threshold, answer.text)
-
-
-def _arguments(completion: str, example: Example, extracted: str | None) -> dict[str, Any]:
-    return {
-        "completion": completion,
-        "answer": example.answer,
-        "prompt": example.prompt,
-        "info": dict(example.info),
-        "extracted": extracted,
-    }
-
-
-def _check_parameters(function: Callable[..., Any], spec: CallableReward) -> None:
-    ours = _arguments("", Example("", "", ""), None)
-    taken = sorted(ours.keys() & spec.kwargs.keys())
-    if taken:
-        message = f"{', '.join(taken)} is what the grader itself passes"
-        raise UserError(Problem(message, key="task.reward.kwargs", remedy="rename the argument"))
-    try:
-        inspect.signature(function).bind(**ours, **spec.kwargs)
-    except TypeError as error:
-        remedy = f"it must take {', '.join([*ours, *spec.kwargs])}; **_ swallows those it does not need"
-        raise UserError(Problem(f"`{spec.function}` does not fit: {error}", key=_KEY, remedy=remedy)) from None
-    except ValueError:
-        return  # a built-in without a signature: the first call will tell
-
-
-class _SandboxedGrader(ABC):
-    """Right or wrong by the score of a judge in a process of its own, which starts with the first reply."""
-
-    def __init__(
-        self,
-        spec: MathVerifyReward | ReasoningGymReward,
-        extraction: ExtractSpec,
-        judge: str,
-        options: dict[str, Any],
-        threshold: float,
-    ) -> None:
-        self._spec, self._threshold = spec, threshold
-        self._extractor = Extractor(extraction)
-        self._sandbox = Sandbox(f"{judges.__name__}:{judge}", options, spec.timeout_s, spec.memory_mb)
-
-    def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
-        """Judge the replies that hold an answer; one without is wrong, and no error."""
-        answers = self._extractor.extract(completions)
-        jobs = [
-            None if answer.text is None else self._job(answer.text, example)
-            for answer, example in zip(answers, examples, strict=True)
-        ]
-        results = iter(self._sandbox.run([job for job in jobs if job is not None]))
-        return [
-            Grade(self._spec.incorrect, False, None, answer.error) if job is None else self._one(next(results), answer)
-            for answer, job in zip(answers, jobs, strict=True)
-        ]
-
-    def close(self) -> None:
-        """End the grading process."""
-        self._extractor.close()
-        self._sandbox.close()
+        if self._sandbox is not None:
+            self._sandbox.close()
 
     @abstractmethod
-    def _job(self, reply: str, example: Example) -> dict[str, Any]:
-        """What the judge is told of an extracted reply."""
-
-    def _one(self, result: JobResult, answer: Extracted) -> Grade:
-        correct = result.score is not None and result.score >= self._threshold
-        reward = self._spec.correct if correct else self._spec.incorrect
-        return Grade(reward, correct, answer.text, result.error)
+    def _grade(
+        self, completions: Sequence[str], examples: Sequence[Example], answers: Sequence[Extracted]
+    ) -> list[Grade]:
+        """One grade a reply."""
 
 
-class MathVerifyGrader(_SandboxedGrader):
-    """Mathematical equality between the extracted text and the answer.
+class ExactGrader(GraderBase):
+    """String equality between the extracted text and the answer."""
 
-    Without extraction math-verify looks for the answer in the whole reply itself.
-    """
+    def __init__(self, spec: ExactReward, task: TaskSpec) -> None:
+        """Keep the two recipe sections."""
+        super().__init__(task, "`task.reward.kind: exact`")
+        self._spec, self._extraction = spec, task.extract
 
-    def __init__(self, spec: MathVerifyReward, extraction: ExtractSpec) -> None:
-        """Check that math-verify is installed.
+    def unmatchable(self, answers: Sequence[str]) -> list[str | None]:
+        """Where a number is extracted, right answers that are none; and empty ones."""
+        forms = [(answer, canonical(answer, self._extraction)) for answer in answers]
+        return ["empty" if not a.strip() else "no such number" if form is None else None for a, form in forms]
 
-        Raises:
-            UserError: it is not.
-        """
-        require_installed("math_verify", "math-verify", "math", "task.reward.kind")
-        super().__init__(spec, extraction, "math_verify", {}, threshold=1.0)
-        self._whole = isinstance(extraction, NoExtract)
+    def _grade(
+        self, completions: Sequence[str], examples: Sequence[Example], answers: Sequence[Extracted]
+    ) -> list[Grade]:
+        """Grade each reply; `error` is `gold` where the answer is not a number but a number is extracted."""
+        return [self._one(*each) for each in zip(completions, examples, answers, strict=True)]
 
-    def _job(self, reply: str, example: Example) -> dict[str, Any]:
-        return {"gold": example.answer, "reply": reply, "whole": self._whole}
-
-
-class ReasoningGymGrader(_SandboxedGrader):
-    """The data set's own score of the extracted text, of replies to problems of a reasoning-gym source."""
-
-    def __init__(self, spec: ReasoningGymReward, extraction: ExtractSpec, source: ReasoningGymSource) -> None:
-        """Check that reasoning-gym is installed.
-
-        Raises:
-            UserError: it is not.
-        """
-        require_installed("reasoning_gym", "reasoning-gym", "tasks", "task.reward.kind")
-        super().__init__(spec, extraction, "reasoning_gym", source.model_dump(mode="json"), spec.threshold)
-
-    def _job(self, reply: str, example: Example) -> dict[str, Any]:
-        return {"number": example.info["number"], "reply": reply}
+    def _one(self, completion: str, example: Example, answer: Extracted) -> Grade:
+        gold = canonical(example.answer, self._extraction)
+        if same_text(completion, example, answer):
+            grade = Grade(self._spec.correct, True, answer.text)
+        elif gold is None or answer.error is not None:
+            grade = Grade(self._spec.incorrect, False, answer.text, "gold" if gold is None else answer.error)
+        elif answer.text == gold or with_spaces(completion, self._extraction) == gold:
+            grade = Grade(self._spec.correct, True, gold)
+        else:
+            grade = Grade(self._spec.incorrect, False, answer.text)
+        if answer.error is None:
+            self._watch.saw(grade.error)
+        return grade
 
 
 def load_grader(spec: TaskSpec) -> Grader:
     """Make the grader that the recipe describes; close it when the run ends.
 
     Raises:
-        UserError: a package or a function that grading needs cannot be found.
+        UserError: a package or a function that grading needs cannot be found, or the function's process does not start.
     """
+    # They build on this module.
+    from cvxrl.tasks import callable_grader, sandboxed_graders
+
     match spec.reward:
         case ExactReward() as reward:
-            return ExactGrader(reward, spec.extract)
+            return ExactGrader(reward, spec)
         case MathVerifyReward() as reward:
-            return MathVerifyGrader(reward, spec.extract)
+            return sandboxed_graders.MathVerifyGrader(reward, spec)
         case CallableReward() as reward:
-            return CallableGrader(reward, spec.extract)
+            return callable_grader.CallableGrader(reward, spec)
         case ReasoningGymReward() as reward:
             # TaskSpec lets this reward pass only together with the source that it scores.
             assert isinstance(spec.source, ReasoningGymSource)
-            return ReasoningGymGrader(reward, spec.extract, spec.source)
+            return sandboxed_graders.ReasoningGymGrader(reward, spec, spec.source)
+
+
+def same_text(completion: str, example: Example, answer: Extracted) -> bool:
+    """Whether a reply, or the answer found in it, is the right answer's own text; it must hold an answer at all."""
+    gold = example.answer.strip()
+    return answer.text is not None and gold != "" and gold in (completion.strip(), answer.text)

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
-import logging
+import inspect
 import math
+import pickle
+import random
+import reprlib
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from typing import Any
 
+from cvxrl.errors import Problem, UserError
 from cvxrl.imports import blame, import_function
 from cvxrl.recipe.task import ReasoningGymSource
-from cvxrl.tasks.extraction import last_boxed, last_group
-from cvxrl.tasks.sandbox import Judge, NotGradable
+from cvxrl.tasks.extraction import last_group
+from cvxrl.tasks.mathematics import math_verify
+from cvxrl.tasks.worker import Judge
 
-
-def math_verify(options: dict[str, Any]) -> Judge:
-    """Make the judge of jobs `{"gold", "reply", "whole"}`: 1 if both are equal as mathematics, else 0.
-
-    `whole` says that `reply` is a whole reply, in which math-verify is to find the answer, and not an answer
-    alone.
-    """
-    package = importlib.import_module("math_verify")
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its own time limit is off: ours is on
-    boxed = [package.LatexExtractionConfig()]
-
-    def parse(text: str, error: str, **how: Any) -> Any:
-        found = package.parse(text, parsing_timeout=None, **how)
-        # A lone string is the text itself, handed back because it could not be read as mathematics.
-        if not found or all(isinstance(f, str) for f in found):
-            raise NotGradable(error)
-        return found
-
-    def judge(job: dict[str, Any]) -> float:
-        gold = parse(_box(job["gold"]), "gold", extraction_config=boxed)
-        if job["whole"]:
-            reply = parse(job["reply"], "parse")
-        else:
-            reply = parse(_box(job["reply"]), "parse", extraction_config=boxed)
-        # Gold first: the comparison is not symmetric (an interval may answer an inequality, but not the
-        # reverse).
-        return float(package.verify(gold, reply, timeout_seconds=None))
-
-    return judge
+__all__ = [
+    "check_parameters",
+    "finite_number",
+    "math_verify",
+    "pattern",
+    "reasoning_gym",
+    "reasoning_gym_problems",
+    "user_function",
+]
 
 
 def reasoning_gym(options: dict[str, Any]) -> Judge:
@@ -48,13 +37,41 @@ def reasoning_gym(options: dict[str, Any]) -> Judge:
 
     It makes problem `number` again, because its metadata would not survive the way through JSON unchanged.
     """
-    create = importlib.import_module("cvxrl.tasks.reasoning_gym").create
-    dataset = create(ReasoningGymSource.model_validate(options))
+    dataset = _data_set(ReasoningGymSource.model_validate(options).model_dump_json())
 
     def judge(job: dict[str, Any]) -> float:
-        return float(dataset.score_answer(job["reply"], dataset[job["number"]]))
+        return float(dataset.score_answer(job["reply"], _problem(dataset, job["number"])))
 
     return judge
+
+
+def reasoning_gym_problems(options: dict[str, Any]) -> Judge:
+    """Make the judge of jobs `{"source", "number"}`: the problem, `{"entry": pickled, in base64}`.
+
+    Without a number the answer is empty, or `{"refused": problems}` where there is no such data set.
+    """
+
+    def judge(job: dict[str, Any]) -> dict[str, Any]:
+        try:
+            dataset = _data_set(ReasoningGymSource.model_validate(job["source"]).model_dump_json())
+        except UserError as error:
+            return {"refused": [asdict(problem) for problem in error.problems]}
+        if job["number"] is None:
+            return {}
+        return {"entry": base64.b64encode(pickle.dumps(_problem(dataset, job["number"]))).decode()}
+
+    return judge
+
+
+@cache
+def _data_set(source: str) -> Any:
+    return importlib.import_module("cvxrl.tasks.reasoning_gym").create(ReasoningGymSource.model_validate_json(source))
+
+
+def _problem(dataset: Any, number: int) -> Any:
+    # Some generators draw from the module's own stream, which no process may have moved.
+    random.seed(number)
+    return dataset[number]
 
 
 def pattern(options: dict[str, Any]) -> Judge:
@@ -71,33 +88,62 @@ def user_function(options: dict[str, Any]) -> Judge:
 
     It answers `{"score"}`, or `{"fault"}` in words if the function itself is to blame: it raised something, or
     returned no number.
+
+    Raises:
+        UserError: the function cannot be imported, or its parameters do not fit.
     """
-    call = import_function(options["function"], options["key"])
+    name, kwargs = options["function"], options["kwargs"]
+    call = import_function(name, options["key"])
+    check_parameters(call, name, options["key"], options["passed"], kwargs)
 
     def judge(job: dict[str, Any]) -> dict[str, Any]:
         try:
-            value = call(**job, **options["kwargs"])
+            value = call(**job, **kwargs)
         except MemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return {"fault": f"failed on a reply: {blame(error)}", "raised": True}
         number = finite_number(value)
-        return {"fault": f"returned {value!r}", "raised": False} if number is None else {"score": number}
+        return {"fault": f"returned {_shown(value)}", "raised": False} if number is None else {"score": number}
 
     return judge
 
 
+def check_parameters(
+    function: Callable[..., Any], name: str, key: str, passed: list[str], kwargs: dict[str, Any]
+) -> None:
+    """Raise UserError unless `function` can be called with the arguments `passed` and with `kwargs`."""
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(passed), **kwargs)
+    except TypeError as error:
+        remedy = f"it must take {', '.join([*passed, *kwargs])}; **_ swallows those it does not need"
+        raise UserError(Problem(f"`{name}` does not fit: {error}", key=key, remedy=remedy)) from None
+    except ValueError:
+        return  # a built-in without a signature: the first call will tell
+
+
 def finite_number(value: Any) -> float | None:
-    """The reward that a function returned, or None if it is not a finite number or a boolean."""
+    """The reward that a function returned, or None if it is not a finite number or a boolean.
+
+    A tensor or an array of one element is its number.
+    """
+    if value is None or isinstance(value, str | bytes):
+        return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except MemoryError:
+        raise
+    except Exception:  # of whatever kind the object's own conversion raises: a tensor of two elements a RuntimeError
         return None
-    return number if math.isfinite(number) and not isinstance(value, str) else None
+    return number if math.isfinite(number) else None
 
 
-def _box(text: str) -> str:
-    r"""Put an answer in `\boxed{}`: bare LaTeX would be cut at the first sign that does not parse."""
-    inner = last_boxed(text)
-    bare = text if inner is None else inner
-    return f"\\boxed{{{bare.strip().strip('$')}}}"
+def _shown(value: Any) -> str:
+    """A value in a message: short, whatever it is."""
+    try:
+        text = reprlib.repr(value)
+    except Exception:
+        text = "an object"
+    return (
+        f"{' '.join(text.split())[:80]} ({type(value).__name__})" if not isinstance(value, str | float | None) else text
+    )

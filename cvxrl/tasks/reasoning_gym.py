@@ -1,38 +1,57 @@
-"""Problems of the package reasoning-gym, by name."""
+"""Problems of the package reasoning-gym, by name.
+
+They are made in a process of their own, whose hash seed is pinned and whose global random stream is set for every
+problem: some data sets iterate over sets of text, or draw from that stream, and would make another problem of the same
+number in every process. The process that scores replies makes them again in the same way.
+"""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
-from functools import cached_property
+import os
+import pickle
+import threading
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.imports import import_optional, near_or_known
+from cvxrl.imports import import_optional, near_or_known, require_installed
 from cvxrl.recipe.task import ReasoningGymSource
 from cvxrl.tasks.base import HELD_OUT, TRAIN, Example, Source, digest, draw_example
+from cvxrl.tasks.sandbox import JobResult, Sandbox
 
+# Some data sets search for seconds; one that takes minutes would stop every step.
+_MAKE_S = 120.0
+_MAKE_MB = 1 << 20  # no limit: nobody hostile chooses these problems
+_REMEMBERED = 1024
+_ONE_AT_A_TIME = threading.Lock()
 _FINGERPRINTED = 16
 
 
 class ReasoningGymTask:
-    """Draws problem numbers; reasoning-gym makes problem k from k alone, so nothing is stored."""
+    """Draws problem numbers; reasoning-gym makes problem k from k alone, so few are kept."""
 
     train_size: int | None = None
     held_out_size: int | None = None
 
     def __init__(self, spec: ReasoningGymSource, seed: int) -> None:
-        """Make the data set.
+        """Ask the process that makes the problems for the data set.
 
         Raises:
             UserError: reasoning-gym is missing, or does not know the data set or one of its options.
         """
+        require_installed("reasoning_gym", "reasoning-gym", "tasks", "task.source.kind")
         self.name = spec.dataset
         self._spec = spec
         self._seed = seed
-        self._dataset = create(spec)
+        self._problem = lru_cache(maxsize=_REMEMBERED)(self._make)
+        made = _ask(spec, number=None)
+        if "refused" in made:
+            raise UserError(*(Problem(**problem) for problem in made["refused"]))
 
     def train(self, index: int) -> Example:
         """Return training example `index`."""
@@ -52,14 +71,32 @@ class ReasoningGymTask:
     def _draw(self, rng: np.random.Generator) -> Example:
         return self._problem(int(rng.integers(self._spec.size)))
 
-    def _problem(self, number: int) -> Example:
-        entry = self._dataset[number]
+    def _make(self, number: int) -> Example:
+        made = _ask(self._spec, number)
+        if made.error is not None:
+            message = f"reasoning-gym could not make problem {number} of `{self.name}`: {made.error}"
+            remedy = "take another data set, or other options in task.source.config"
+            raise UserError(Problem(message, "task.source.dataset", remedy=remedy))
+        entry = pickle.loads(base64.b64decode(made["entry"]))  # from our own process, with its types
         return Example(
             id=f"{self.name}-{number}",
             prompt=str(entry["question"]),
-            answer=str(entry["answer"]).strip(),
+            answer="" if entry["answer"] is None else str(entry["answer"]).strip(),
             info={"number": number, "metadata": entry["metadata"]},
         )
+
+
+def _ask(spec: ReasoningGymSource, number: int | None) -> JobResult:
+    """Problem `number` of a data set; or, without one, whether there is such a data set."""
+    with _ONE_AT_A_TIME:
+        [made] = _maker(os.getpid()).run([{"source": spec.model_dump(mode="json"), "number": number}])
+    return made
+
+
+@cache
+def _maker(pid: int) -> Sandbox:
+    """The process that makes the problems of every task of process `pid`: importing the package takes seconds."""
+    return Sandbox("cvxrl.tasks.judges:reasoning_gym_problems", {}, _MAKE_S, _MAKE_MB, "task.source.kind")
 
 
 def create(spec: ReasoningGymSource) -> Any:

@@ -3,44 +3,34 @@
 Equality of formulas can take for ever or fill the memory, on text that the policy chose. A separate process is the
 only limit that holds: alarms reach neither other threads nor a loop inside C code.
 
-`Sandbox` is the run's side. The process (`main`) reads one JSON object a line: first the judge (`module:function`) and
-its settings, then jobs; it writes one result a line, and ends when its input does, so it cannot outlive the run. Where
-the system has no `resource` (Windows) or no /proc (macOS), only the time limit holds.
+`Sandbox` is the run's side, `cvxrl.tasks.worker` the process, which ends when its input does, so it cannot outlive the
+run. Its hash seed is pinned: what iterates over sets makes the same there in every run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import math
-import mmap
 import os
 import queue
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, Final, TextIO
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
 
-from cvxrl.errors import UserError
+from cvxrl.errors import Problem, UserError
 
 # Loading the libraries, not grading; a slow disk must not look like a slow formula.
 _START_S: Final = 120.0
 # Imported, not run as `__main__`: the judges must raise the very NotGradable that the process catches.
-_START: Final = "from cvxrl.tasks.sandbox import main; main()"
-
-
-# From a job to a score, or to a mapping that is passed on as the result.
-Judge = Callable[[dict[str, Any]], float | Mapping[str, Any]]
-
-
-class NotGradable(Exception):
-    """A judge cannot grade a job; the text becomes the grade's `error`."""
+_START: Final = "from cvxrl.tasks.worker import main; main()"
+_LOST: Final = ("timeout", "crash", "memory")
+_KEPT: Final = 2000  # characters of what a process wrote that an error message repeats
 
 
 class JobResult(dict[str, Any]):
@@ -57,10 +47,53 @@ class JobResult(dict[str, Any]):
         return self.get("error")
 
 
-class Sandbox:
-    """One process, started at the first job and kept until closed."""
+# Told the error of a job, or None, and how many equal jobs it stands for.
+Saw = Callable[[str | None, int], None]
 
-    def __init__(self, judge: str, options: dict[str, Any], timeout_s: float, memory_mb: int) -> None:
+
+class WorkerOutput:
+    """What processes print: the end of it in memory and, once it has a file, all of it there."""
+
+    def __init__(self) -> None:
+        """Nothing has been written yet."""
+        self._end = bytearray()
+        self._waiting: bytearray | None = bytearray()
+        self._file: Path | None = None
+        self._lock = threading.Lock()
+
+    def keep_in(self, file: Path) -> None:
+        """Append what is written from now on, and what was written before, to `file`, which appears with the first."""
+        with self._lock:
+            self._file, waiting, self._waiting = file, self._waiting, None
+            if waiting:
+                self._append(bytes(waiting))
+
+    def write(self, data: bytes) -> None:
+        """Take what a process wrote."""
+        with self._lock:
+            self._end = (self._end + data)[-_KEPT:]
+            if self._waiting is not None:
+                self._waiting = (self._waiting + data)[-(1 << 20) :]
+            else:
+                self._append(data)
+
+    def end(self) -> str:
+        """The last of it."""
+        with self._lock:
+            return self._end.decode(errors="replace").strip()
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        with contextlib.suppress(OSError), self._file.open("ab") as file:  # a full disk is the run's to notice
+            file.write(data)
+
+
+class Sandbox:
+    """One process, started at the first job or on demand, and kept until closed."""
+
+    def __init__(
+        self, judge: str, options: dict[str, Any], timeout_s: float, memory_mb: int, key: str = "task.reward"
+    ) -> None:
         """Remember what to start.
 
         Args:
@@ -68,18 +101,39 @@ class Sandbox:
             options: JSON-serialisable settings of the judge.
             timeout_s: seconds that one job may take, measured here.
             memory_mb: MiB that the process may take beyond its libraries.
+            key: recipe key that is to blame if the process does not start.
         """
         self._settings = {"judge": judge, "options": options, "timeout_s": timeout_s, "memory_mb": memory_mb}
         self._timeout_s = timeout_s
+        self._key = key
         self._worker: _Worker | None = None
+        self.output = WorkerOutput()
 
-    def run(self, jobs: Sequence[dict[str, Any]]) -> list[JobResult]:
-        """Judge the jobs in order; equal jobs are judged once."""
+    def start(self) -> None:
+        """Start the process now, so that what it cannot load is known.
+
+        Raises:
+            UserError: it refuses its settings, or ends or hangs before it is ready.
+        """
+        if self._worker is None:
+            self._worker = _Worker(self._settings, self.output, self._key)
+
+    def run(self, jobs: Sequence[dict[str, Any]], saw: Saw | None = None) -> list[JobResult]:
+        """Judge the jobs in order; equal jobs are judged once.
+
+        Args:
+            jobs: JSON-serialisable.
+            saw: told each error as it comes; may raise.
+
+        Raises:
+            UserError: the process does not start.
+        """
         known: dict[str, JobResult] = {}
         lines = [json.dumps(job) for job in jobs]
-        for line in lines:
-            if line not in known:
-                known[line] = self._judge(line)
+        for line, times in Counter(lines).items():
+            known[line] = self._judge(line)
+            if saw is not None:
+                saw(known[line].error, times)
         return [known[line] for line in lines]
 
     def close(self) -> None:
@@ -89,45 +143,48 @@ class Sandbox:
             self._worker = None
 
     def _judge(self, line: str) -> JobResult:
-        if self._worker is None:
-            self._worker = _Worker(self._settings)
+        self.start()
+        assert self._worker is not None
         answer = self._worker.ask(line, self._timeout_s)
-        if answer.error in ("timeout", "crash", "memory"):
+        if answer.error in _LOST:
             self.close()
         return answer
 
 
 class _Worker:
-    """The process, its pipes, and a thread that reads its results so that waiting can be given a limit."""
+    """The process, its pipes, and threads that read them so that waiting can be given a limit."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], output: WorkerOutput, key: str) -> None:
         """Start the process and wait until its libraries are loaded."""
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
-        self._process: subprocess.Popen[str] = subprocess.Popen(
+        path = os.pathsep.join(p for p in sys.path if p)
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-P", "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            text=True,
-            encoding="utf-8",
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"},
         )
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        # The thread must not hold this object, or a forgotten grader would keep its process for ever.
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        # The threads must not hold this object, or a forgotten grader would keep its process for ever.
         threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
-        self.stop = weakref.finalize(self, _end, self._process, self._log)
+        reader = threading.Thread(target=_pass_on, args=(self._process.stderr, output), daemon=True)
+        reader.start()
+        self.stop = weakref.finalize(self, _end, self._process)
         answer = self.ask(json.dumps(settings), _START_S)
-        if "ready" not in answer:
-            said = self._said()
-            self.stop()
-            raise UserError(f"the grading process did not start ({answer.error}):\n{said}")
+        if "ready" in answer:
+            return
+        self.stop()
+        reader.join(1.0)
+        if "refused" in answer:
+            raise UserError(*(Problem(**problem) for problem in answer["refused"]))
+        raise UserError(_not_started(settings, answer.error, output.end(), key))
 
     def ask(self, line: str, timeout_s: float) -> JobResult:
         """Send one line and wait at most `timeout_s` seconds for its result."""
         assert self._process.stdin is not None
         deadline = time.monotonic() + timeout_s
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
             reply = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -136,13 +193,16 @@ class _Worker:
             return JobResult(error="crash")
         return JobResult(error="crash") if reply is None else JobResult(json.loads(reply))
 
-    def _said(self) -> str:
-        """Return the end of what the process wrote to stderr."""
-        self._log.seek(0)
-        return self._log.read()[-2000:].decode(errors="replace").strip()
+
+def _not_started(settings: dict[str, Any], error: str | None, said: str, key: str) -> Problem:
+    """What is known of a process that ended, or hung, before it was ready."""
+    name = settings["options"].get("function", settings["judge"])
+    how = f"took more than {_START_S:.0f} s" if error == "timeout" else "ended the process"
+    message = f"the grading process did not start: loading `{name}` {how}" + (f":\n{said}" if said else "")
+    return Problem(message, key=key, remedy=f'try it alone: python -c "import {name.partition(":")[0]}"')
 
 
-def _read(replies: IO[str], lines: queue.Queue[str | None]) -> None:
+def _read(replies: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
     """Pass every line on, then none: the process is gone."""
     with replies:
         for line in replies:
@@ -150,80 +210,17 @@ def _read(replies: IO[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def _end(process: subprocess.Popen[str], log: IO[bytes]) -> None:
+def _pass_on(stream: IO[bytes], output: WorkerOutput) -> None:
+    """Hand over what the process prints, as it comes."""
+    with stream:
+        while data := os.read(stream.fileno(), 1 << 16):
+            output.write(data)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the process and free its pipes."""
     process.kill()
     process.wait()
-    log.close()
     if process.stdin is not None:
         with contextlib.suppress(OSError):  # unsent input of a process that is gone
             process.stdin.close()
-
-
-def main() -> None:
-    """Serve until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then closes our input
-    replies = _private_stdout()
-    settings = json.loads(sys.stdin.readline())
-    module, _, function = settings["judge"].partition(":")
-    judge: Judge = getattr(importlib.import_module(module), function)(settings["options"])
-    # Only now, so that the limit is on what grading takes and not on the libraries' own size.
-    limit_memory(settings["memory_mb"])
-    _write(replies, {"ready": True})
-    for line in sys.stdin:
-        limit_cpu(settings["timeout_s"])
-        _write(replies, run_job(judge, json.loads(line)))
-
-
-def run_job(judge: Judge, job: dict[str, Any]) -> dict[str, Any]:
-    """Run the judge on one job: `{"score": number}`, its mapping, or `{"error": reason}`; never raises."""
-    try:
-        value = judge(job)
-        return dict(value) if isinstance(value, Mapping) else {"score": float(value)}
-    except NotGradable as reason:
-        return {"error": str(reason)}
-    except MemoryError:
-        return {"error": "memory"}
-    except Exception as error:
-        return {"error": type(error).__name__}
-
-
-def limit_memory(megabytes: int) -> None:
-    """Let this process take `megabytes` MiB more than it has now; does nothing on systems but Linux."""
-    try:
-        with open("/proc/self/statm") as status:
-            pages = int(status.read().split()[0])
-    except OSError:
-        return
-    _limit("RLIMIT_AS", pages * mmap.PAGESIZE + megabytes * 2**20)
-
-
-def limit_cpu(seconds: float) -> None:
-    """Have the system end this process after `seconds` more of computing, twice over; does nothing on Windows.
-
-    The run ends a job that takes too long; this is for the case that the run is gone by then.
-    """
-    _limit("RLIMIT_CPU", math.ceil(sum(os.times()[:2]) + 2 * seconds) + 1)
-
-
-def _limit(name: str, value: int) -> None:
-    """Set the soft limit `name` of this process, as far as the hard one allows."""
-    try:
-        import resource
-    except ImportError:
-        return
-    kind = getattr(resource, name)
-    hard = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-
-
-def _private_stdout() -> TextIO:
-    """Keep the pipe for results alone; whatever a library prints goes to stderr."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return replies
-
-
-def _write(replies: TextIO, message: dict[str, Any]) -> None:
-    replies.write(json.dumps(message) + "\n")
-    replies.flush()

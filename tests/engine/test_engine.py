@@ -16,7 +16,7 @@ from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
 from cvxrl.engine.divergence import DivergedError
-from cvxrl.engine.readers import ratio_deviation
+from cvxrl.engine.self_check import sampler_mismatch
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
@@ -91,7 +91,7 @@ def test_padding_cannot_reach_a_response_token() -> None:
 def test_on_policy_ratio_is_one_at_every_temperature(temperature: float) -> None:
     trainer = Trainer.build(tiny("math_grpo", f"rollout.temperature={temperature}"))
     sequences = trainer.collector.collect(1).sequences
-    assert 0 <= ratio_deviation(trainer.updater.loss.reader, sequences) < 1e-5
+    assert 0 <= sampler_mismatch(trainer.updater.loss.reader, sequences).ratio < 1e-5
 
 
 def test_ratio_check_sees_a_policy_that_moved() -> None:
@@ -99,7 +99,7 @@ def test_ratio_check_sees_a_policy_that_moved() -> None:
     sequences = trainer.collector.collect(1).sequences
     with torch.no_grad():
         next(trainer.policy.model.parameters()).mul_(1.01)
-    assert ratio_deviation(trainer.updater.loss.reader, sequences) > 1e-4
+    assert sampler_mismatch(trainer.updater.loss.reader, sequences).ratio > 1e-4
 
 
 def run(recipe: Recipe, out: Path, entry: str = "new") -> tuple[list[dict[str, float]], dict[str, Tensor]]:
@@ -199,12 +199,12 @@ def test_non_finite_loss_stops_before_the_optimizer_moves(tmp_path: Path) -> Non
 
 
 def test_a_diverged_run_is_recorded(tmp_path: Path) -> None:
-    recipe = tiny("math_reinforce", "train.ratio_tolerance=1e-30")
+    recipe = tiny("math_reinforce", "guards.kl={above: 1e-12, action: stop}")
     run_dir = RunDir.of(tmp_path, recipe)
     result = run_training(recipe, run_dir, SilentSink(), "new")
     assert result.status == "diverged"
     record = json.loads(run_dir.record.read_text())
-    assert record["divergence"]["step"] == 1 and "ratio" in record["divergence"]["tensor"]
+    assert record["divergence"]["step"] == 1 and record["divergence"]["tensor"] == "guards.kl"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

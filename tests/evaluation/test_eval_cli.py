@@ -50,7 +50,6 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "samples without bound": ([*BASE, "--task", "arithmetic", "--samples", "5000"], ["--samples", "1024"]),
     "prompt too long": ([*SMALL, "--max-new-tokens", "60"], ["--max-new-tokens", "context of 64"]),
     "out is a file": ([*SMALL, "--out", "empty.jsonl"], ["--out", "cannot write"]),
-    "nothing to resume": ([*SMALL, "--resume"], ["no evaluation to resume"]),
     "resume and overwrite": ([*SMALL, "--resume", "--overwrite"], ["--resume", "--overwrite"]),
     "from with ckpt": (["--from", "EVAL.json", "--seed", "1", *BASE], ["--from", "--ckpt, --seed"]),
     "from nothing": (["--from", "EVAL.json"], ["EVAL.json", "no such file"]),

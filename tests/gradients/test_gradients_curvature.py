@@ -21,7 +21,8 @@ from cvxrl.gradients.curvature import (
     hutchinson_trace,
 )
 from cvxrl.gradients.lanczos import lanczos
-from cvxrl.policy.forward import predicting_states, whole_rows
+from cvxrl.policy.forward import packed_rows
+from cvxrl.policy.rows import whole_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +82,7 @@ def dense(policy: PreTrainedModel) -> Iterator[tuple[HessianProduct, Tensor]]:
         yield HessianProduct(losses(policy), parameters), 0.5 * (hessian + hessian.T)
 
 
-@pytest.mark.parametrize("path", [predicting_states, whole_rows])
+@pytest.mark.parametrize("path", [packed_rows, whole_rows])
 def test_products_through_the_training_pass_are_differences_of_gradients(policy: PreTrainedModel, path: Any) -> None:
     prompts, responses = [[2, 3], [2, 3], [4]], [[3, 4, 5], [5], [2, 2, 1]]
     parameters = list(policy.parameters())

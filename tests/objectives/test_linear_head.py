@@ -16,7 +16,7 @@ from cvxrl.errors import UserError
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.linear import Frozen, HiddenBatch, LinearHead, LowRank, head_of, linear_objective
 from cvxrl.objectives.registry import compute
-from cvxrl.policy.forward import whole_rows
+from cvxrl.policy.rows import whole_rows
 from cvxrl.recipe.objective import GrpoSpec, LcoKldSpec, LcoMseSpec
 
 SIZES: dict[str, Any] = {

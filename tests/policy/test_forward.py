@@ -10,7 +10,7 @@ import torch
 from helpers import new_model
 from torch import Tensor
 
-from cvxrl.policy.forward import can_share_prompts, shared_prompts, whole_rows
+from cvxrl.policy.rows import can_share_prompts, shared_prompts, whole_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from cvxrl.errors import UserError
 from cvxrl.policy import forward
-from cvxrl.policy.forward import packed_rows, predicting_states, whole_rows
+from cvxrl.policy.forward import packed_rows
 from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import gated, is_plain, pad_rows, rms_norm, rotate, unpad_rows
+from cvxrl.policy.rows import whole_rows
+from cvxrl.policy.ways import hidden_states
 from cvxrl.rollout import plain_decoder, static_decoder
+from cvxrl.rollout.choice import decoder_for
 from cvxrl.rollout.decoder import TransformersDecoder
 from cvxrl.rollout.generator import Episode, Sampling
-from cvxrl.rollout.local_generator import LocalGenerator, decoder_for
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.rollout.static_decoder import StaticDecoder
@@ -175,7 +178,7 @@ def test_shapes_stay_and_a_token_may_be_computed_twice() -> None:
 def test_a_model_that_is_not_plain_has_no_static_engine() -> None:
     model = small()
     hooked(model)
-    with pytest.raises(UserError, match="not for this Qwen3ForCausalLM") as caught:
+    with pytest.raises(UserError, match="Qwen3ForCausalLM is none") as caught:
         decoder_for(policy(model), "static")
     assert caught.value.problems[0].key == "rollout.engine"
 
@@ -187,12 +190,19 @@ def test_a_cache_that_grows_keeps_what_it_holds(monkeypatch: pytest.MonkeyPatch)
     assert [e.response_ids for e in sampled(model, prompts, "auto")] == [e.response_ids for e in once]
 
 
-def test_a_wrong_angle_would_change_what_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_turned_by_wrong_angles_would_not_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = small().eval(), [[3, 4, 5], [7]]
     right = sampled(model, prompts, "auto")
     turn = plain_decoder.turn
     monkeypatch.setattr(plain_decoder, "turn", lambda x, cos, sin: turn(x, cos, -sin))
-    assert [e.response_ids for e in sampled(model, prompts, "auto")] != [e.response_ids for e in right]
+    assert type(decoder_for(policy(model), "auto")) is TransformersDecoder
+    assert [e.response_ids for e in sampled(model, prompts, "auto")] == [e.response_ids for e in right]
+    with pytest.raises(UserError, match="none"):
+        decoder_for(policy(model), "static")
+
+
+def taken(model: PreTrainedModel, *rows: Any) -> Tensor:
+    return hidden_states(model, *rows, policy(model).ways)
 
 
 def hooked(model: PreTrainedModel) -> None:
@@ -213,7 +223,7 @@ def test_whatever_differs_runs_through_its_own_forward_pass(change: Any) -> None
     change(model)
     assert not is_plain(model)
     assert type(decoder_for(policy(model), "auto")) is TransformersDecoder
-    assert furthest(run(predicting_states, model), run(whole_rows, model)) < 2e-5
+    assert furthest(run(taken, model), run(whole_rows, model)) < 2e-5
 
 
 def test_sliding_windows_and_stretched_positions_are_not_plain() -> None:

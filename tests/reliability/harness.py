@@ -21,6 +21,7 @@ import torch
 from helpers import ROOT, STAND_INS, TINY, without_times
 from safetensors.torch import load_file
 
+from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 
 # In the environment of every process that these tests start; must never be found in a file.
@@ -143,8 +144,10 @@ def wait_for(condition: Any, seconds: float = PATIENCE_S) -> None:
 
 
 def entry_for(folder: Path) -> str:
-    """How a person would go on after a crash: `resume` once the run had begun, else start it."""
-    return "resume" if (folder / "recipe.yaml").is_file() else "new"
+    """How a person would go on after a crash: `resume` once the run had begun, from the start if nothing was saved."""
+    if not (folder / "recipe.yaml").is_file():
+        return "new"
+    return "overwrite" if RunDir(folder).lost_steps() else "resume"
 
 
 def kill_randomly(starter: Any, case: Case, out: Path, kills: int, seconds: float, random: Random) -> list[int]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from cvxrl.comparison.sources import read_run
 from cvxrl.errors import UserError
 from cvxrl.evaluation.target import find_target
+from cvxrl.runs.jsonl import read_records
 from reliability.harness import (
     ENVIRONMENT,
     SECRET,
@@ -138,10 +139,6 @@ MENDED: dict[str, Callable[[Path], Any]] = {
     ),
 }
 REFUSED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "torn line in the middle": (
-        lambda d: (d / "metrics.jsonl").write_text('{"step": 0}\n{"ste\n{"step": 2}\n'),
-        ["metrics.jsonl", "line 2 is damaged"],
-    ),
     "no whole checkpoint": (lambda d: both(d, lambda c: flip(c / "trainer.pt")), ["trainer.pt", "damaged"]),
     "checkpoints without checksums": (lambda d: both(d, lambda c: (c / "checksums.json").unlink()), ["checksums.json"]),
     "checkpoints of a newer version": (
@@ -167,6 +164,48 @@ def test_what_is_mended(case: str, fork_server: ForkServer, whole: Whole, interr
     assert read_run(folder).status == "finished"
 
 
+LOST: dict[str, Callable[[Path], Any]] = {
+    "torn line in the middle": lambda d: (d / "metrics.jsonl").write_text('{"step": 0}\n{"ste\n{"step": 2}\n'),
+    "empty": lambda d: (d / "metrics.jsonl").write_text(""),
+    "gone": lambda d: (d / "metrics.jsonl").unlink(),
+}
+
+
+@pytest.mark.parametrize("case", ["empty", *(pytest.param(c, marks=pytest.mark.slow) for c in LOST if c != "empty")])
+def test_checkpoints_decide_and_lost_records_are_mended_and_named(
+    case: str, fork_server: ForkServer, whole: Whole, interrupted: Path, tmp_path: Path
+) -> None:
+    """Checkpoints of steps 2 and 3, an evaluation of step 0: the run ends with the same weights, from step 3 on."""
+    folder, log = Path(shutil.copytree(interrupted, USUAL.folder(tmp_path))), tmp_path / "log.txt"
+    LOST[case](folder)
+    assert fork_server.run(USUAL.arguments(tmp_path, "resume"), log) == 0, log.read_text()
+    said = log.read_text()
+    assert "metrics.jsonl lacks the records of step 1" in said and ", 3 done before" in said
+    resumed = json.loads((folder / "run.json").read_text())["resumed"][-1]
+    assert resumed["step"] == 3 and resumed["lost"].startswith("metrics.jsonl lacks the records of step 1")
+    weights, same = (load_file(path / "policy" / "model.safetensors") for path in (whole.folder, folder))
+    assert all(weights[name].equal(same[name]) for name in weights)
+    records = {int(r["step"]): r for r in read_records(folder / "metrics.jsonl")}
+    assert (
+        max(records) == 4
+        and records[0]["eval/accuracy"] == read_records(whole.folder / "metrics.jsonl")[0]["eval/accuracy"]
+    )
+    assert read_run(folder).status == "finished"
+
+
+def test_steps_without_a_checkpoint_are_not_thrown_away_in_silence(
+    fork_server: ForkServer, whole: Whole, interrupted: Path, tmp_path: Path
+) -> None:
+    folder, log = Path(shutil.copytree(interrupted, USUAL.folder(tmp_path))), tmp_path / "log.txt"
+    shutil.rmtree(folder / "checkpoints")
+    kept = (folder / "metrics.jsonl").read_bytes()
+    words = "3 steps were done and no checkpoint was saved", "--overwrite starts again from step 0"
+    refused(fork_server, USUAL.arguments(tmp_path, "resume"), log, *words)
+    assert (folder / "metrics.jsonl").read_bytes() == kept
+    (folder / "metrics.jsonl").write_text("")  # run.json remembers all the same
+    refused(fork_server, USUAL.arguments(tmp_path, "resume"), log, *words)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case: str, fork_server: ForkServer, interrupted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(interrupted, USUAL.folder(tmp_path)))
@@ -183,7 +222,14 @@ def test_changed_files_are_named(fork_server: ForkServer, tmp_path: Path) -> Non
     data, model = tmp_path / "data.jsonl", Path(shutil.copytree(ROOT / "cvxrl" / "assets" / "base", tmp_path / "model"))
     data.write_text("".join(f'{{"q": "{i}+1?", "a": "{i + 1}"}}\n' for i in range(9)))
     source = f"task.source={{kind: dataset, path: {data}, prompt_field: q, answer_field: a}}"
-    small = ("train.steps=1", "eval.every=0", "rollout.prompts=2", f"model.path={model}", source)
+    small = (
+        "train.steps=1",
+        "checkpoint.final=true",
+        "eval.every=0",
+        "rollout.prompts=2",
+        f"model.path={model}",
+        source,
+    )
     case, log = Case("math_grpo", small), tmp_path / "log.txt"
     assert fork_server.run(case.arguments(tmp_path), log) == 0, log.read_text()
     unfinish(case.folder(tmp_path))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cvxrl.errors import UserError
-from cvxrl.runs.jsonl import append_lines, append_record, forget_after, read_lines, read_records, write_lines
+from cvxrl.runs.jsonl import append_lines, append_record, read_lines, read_records, read_what_is_whole, write_lines
 
 ODD = {"text": "a\u2028b\u0085c\nd\re\x1cf\ud800", "number": float("nan")}
 
@@ -51,8 +51,22 @@ def test_records_have_a_step(tmp_path: Path) -> None:
         append_record(path, {"step": step, "loss": float("inf")})
     path.write_text(path.read_text() + '{"step": 4, "lo')
     assert read_records(path) == [{"step": step, "loss": None} for step in (1, 2, 3)]
-    forget_after(path, 2)
-    assert [r["step"] for r in read_records(path)] == [1, 2] and path.read_text().endswith("}\n")
     path.write_text('{"loss": 1}\n{"step": 2}\n')
     with pytest.raises(ValueError, match="line 1"):
         read_records(path)
+
+
+def test_whole_records_of_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_what_is_whole(path) == []
+    lines = (
+        b'{"step": 2}',
+        b"\xff",
+        b"",
+        b'{"step": 1, "loss": 1.5}',
+        b"[]",
+        b'{"loss": 1}',
+        b'{"step": 2, "loss": null}',
+    )
+    path.write_bytes(b"\n".join(lines) + b'\n{"ste')
+    assert read_what_is_whole(path) == [{"step": 1, "loss": 1.5}, {"step": 2, "loss": None}]

@@ -12,8 +12,8 @@ from helpers import SilentSink, tiny
 from cvxrl.engine.memory import describe
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
-from cvxrl.engine.update import learning_rate
 from cvxrl.errors import UserError
+from cvxrl.recipe.schema import learning_rate
 from cvxrl.recipe.training import AdamwSpec
 from cvxrl.runs.checkpoint import list_checkpoints, prune, save_checkpoint, verify_checkpoint
 from cvxrl.runs.directory import RunDir

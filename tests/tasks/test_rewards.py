@@ -16,7 +16,8 @@ from cvxrl.errors import UserError
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import Example, Grade, Grader, load_grader, load_task
 from cvxrl.tasks.extraction import last_boxed, last_group, last_integer, last_number, last_tag
-from cvxrl.tasks.sandbox import Judge, Sandbox, limit_cpu, limit_memory
+from cvxrl.tasks.sandbox import Sandbox
+from cvxrl.tasks.worker import Judge, limit_cpu, limit_memory
 
 
 def grader(reward: dict[str, Any], extract: dict[str, Any] | None = None, **source: Any) -> Grader:
@@ -82,6 +83,10 @@ def test_last_number(text: str, found: str) -> None:
         (r"\boxed{5}", "5"),
         (r"\boxed{\frac{1}{2}} units", r"\frac{1}{2}"),
         (r"\boxed{1}, no, \boxed{2}", "2"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"$\boxed{1}$, $\boxed{2}$ or \(\boxed{1}\)", "1, 2"),
+        ("\\boxed{1}\n\\boxed{2}", "2"),
+        (r"\boxed{3} x \boxed{1} and \boxed{2", None),
         (r"\boxed{\boxed{3}}", "3"),
         (r"\boxed {4}", "4"),
         (r"\boxed{\left\{1}", r"\left\{1"),
@@ -127,6 +132,36 @@ def test_exact_rewards_are_the_recipe_s() -> None:
     assert one(made, "1+1=2", "2") == Grade(2.0, True, "2")
     assert one(made, "1+1=3", "2") == Grade(-1.0, False, "3")
     assert one(made, "dunno", "2") == Grade(-1.0, False, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply", "kind"),
+    [
+        ("2{,}125", "so $2{,}125$.", "last-integer"),
+        ("2{,}125", "2125", "last-integer"),
+        ("2125", r"so 2\,125", "last-integer"),
+        ("2 125", "2 125 seats", "last-integer"),
+        ("12500", "in all 12 500", "last-number"),
+        ("$1,200.50", "1200.5", "last-number"),
+        ("9.0", "so 9", "last-integer"),
+        ("5.", "5", "last-integer"),
+        ("x = 5", "5", "last-integer"),
+        ("72 apples", "72", "last-integer"),
+        ("45%", "45", "last-number"),
+        ("-$3", "-3", "last-integer"),
+        ("3/2", "3/2", "last-integer"),
+    ],
+)
+def test_numbers_of_right_answers_may_be_written_as_people_write_them(answer: str, reply: str, kind: str) -> None:
+    grade = one(grader({"kind": "exact"}, {"kind": kind}), reply, answer)
+    assert (grade.correct, grade.error) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"), [("2{,}125", "125"), ("300", "100 200 300 400"), ("100200300", "1100 200 300"), ("9.5", "9")]
+)
+def test_another_number_is_wrong(answer: str, reply: str) -> None:
+    assert not one(grader({"kind": "exact"}, {"kind": "last-integer"}), reply, answer).correct
 
 
 def test_numeric_answers_are_compared_in_one_spelling() -> None:

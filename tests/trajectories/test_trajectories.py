@@ -17,6 +17,7 @@ from .record import RECORDING, Trajectory, machine, trajectory
 CHANGED: dict[str, str] = {
     "eval-greedy/policy/kl": "rollout.batch=3 decodes three completions at a time; in version 0.1 it was a whole "
     "prompt of four, so the sampler's log-probabilities are rounded otherwise",
+    "*/check/forward_deviation": "a new metric: the trainer against the model's own forward pass",
 }
 
 RECORDED: dict[str, Any] = json.loads(RECORDING.read_text(encoding="utf-8"))

@@ -1,0 +1,69 @@
+"""How `cvxrl compare` trains runs that are missing: its options, and the question before it trains many."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cvxrl.commands import USER_ERROR, command_to_go_on
+from cvxrl.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from cvxrl.comparison.plan import Plan
+
+_MANY = 20  # runs that are trained without asking
+_TRAIN = "Training what is missing"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How missing runs are made."""
+
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_TRAIN),
+    ] = field(default_factory=list)
+    out: Annotated[Path, typer.Option(help="Output folder of the runs.", rich_help_panel=_TRAIN)] = Path("outputs")
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; changes no number.", rich_help_panel=_TRAIN)] = 1
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processor threads of each run, which decide the last bits of sums; none means OMP_NUM_THREADS, or 1.",
+            rich_help_panel=_TRAIN,
+        ),
+    ] = None
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help=f"Do not ask before training more than {_MANY} runs.", rich_help_panel=_TRAIN),
+    ] = False
+
+
+def train_plan(plan: Plan, training: Training) -> list[Problem]:
+    """Ask where it is much, and train.
+
+    Returns:
+        What went wrong with runs that could not be trained.
+
+    Raises:
+        UserError: it is much, there is nobody to ask, and `--yes` is not given.
+    """
+    from cvxrl.comparison.train import make_watcher, train_all
+
+    much = len(plan.jobs) > _MANY or any(job.overwrite for job in plan.jobs)
+    if much and not training.yes:
+        if not _on_a_terminal():
+            what = f"{len(plan.jobs)} runs would be trained" if len(plan.jobs) > _MANY else "steps would be done again"
+            raise UserError(Problem(what, "--yes", remedy="add --yes to do that, or ask for fewer seeds or values"))
+        if not typer.confirm("Train them?", err=True):
+            raise typer.Exit(USER_ERROR)
+    with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
+        return train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()

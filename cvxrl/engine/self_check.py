@@ -1,0 +1,134 @@
+"""Whether sampler, trainer and the model's own forward pass give a step's tokens the same probabilities.
+
+A mismatch is no property of the method, so it is no divergence: the run fails and says which field lets it go on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.readers import Reader
+from cvxrl.engine.sequences import Sequences, flat
+from cvxrl.errors import Problem, UserError
+from cvxrl.objectives.statistics import action_log_probs
+from cvxrl.policy.agreement import log_prob_tolerance
+from cvxrl.policy.rows import own_outputs
+from cvxrl.recipe.schema import Recipe
+
+# Sequences of a step that are read again at other batch sizes, and those that are looked at in later steps.
+_FEW, _LATER = 32, 8
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How far two sides are apart on the same tokens.
+
+    Attributes:
+        ratio: largest |ratio - 1| of their probabilities.
+        log_ratio: largest absolute difference of their log-probabilities.
+    """
+
+    ratio: float
+    log_ratio: float
+
+    @classmethod
+    def of(cls, mine: list[Tensor], theirs: list[Tensor]) -> Mismatch:
+        """From the log-probabilities of both sides, [T] per sequence."""
+        difference = torch.cat(mine).cpu() - torch.cat(theirs).cpu()
+        return cls(float(torch.expm1(difference).abs().max()), float(difference.abs().max()))
+
+    def or_worse(self, other: Mismatch) -> Mismatch:
+        """The larger of each."""
+        return Mismatch(_larger(self.ratio, other.ratio), _larger(self.log_ratio, other.log_ratio))
+
+
+def _larger(a: float, b: float) -> float:
+    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
+
+
+def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) -> dict[str, float]:
+    """Compare, before any update of the step, where the recipe says so: at step 1, then every `train.check_every`.
+
+    Returns:
+        `check/ratio_deviation`: sampler and trainer, where the policy sampled; `check/forward_deviation`: the trainer's
+        log-probabilities and those of the model's own forward pass, on the shortest and the longest sequence.
+
+    Raises:
+        UserError: they differ by more than `train.ratio_tolerance`, or than rounding explains if it is not set.
+    """
+    every = recipe.train.check_every
+    if step != 1 and not (every and step % every == 0):
+        return {}
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences.prompts[i]) + len(sequences.responses[i]))
+    ends = sequences.select(sorted({order[0], order[-1]}))
+    own = own_mismatch(reader, ends)
+    found = {"check/forward_deviation": own.log_ratio}
+    _require(reader, recipe, step, own, "the trainer and the model's own forward pass give", reader.log_probs(ends))
+    if sequences.sampled_logprobs is not None:
+        looked_at = sequences if step == 1 else sequences.select(sorted(order[-_LATER:]))
+        sampler = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
+        _require(reader, recipe, step, sampler, "the sampler and the trainer give", looked_at.sampled_logprobs or [])
+        found = {"check/ratio_deviation": sampler.ratio, **found}
+    return found
+
+
+def sampler_mismatch(reader: Reader, sequences: Sequences, again: int = _FEW) -> Mismatch:
+    """Of sampler and trainer: all sequences at the configured micro-batch size, the first ones also at 4 and 1.
+
+    Args:
+        reader: the trainer's side.
+        sequences: sampled by the policy as it is.
+        again: how many are read at the other sizes.
+    """
+    few = sequences.select(range(min(again, len(sequences))))
+    parts = [(sequences, reader.limit)]
+    if len(few):
+        parts += [(few, replace(reader.limit, sequences=size)) for size in (4, 1)]
+    worst = Mismatch(0.0, 0.0)
+    for part, limit in parts:
+        assert part.sampled_logprobs is not None
+        read = replace(reader, limit=limit).log_probs(part)
+        worst = worst.or_worse(Mismatch.of(read, part.sampled_logprobs))
+    return worst
+
+
+@torch.no_grad()
+def own_mismatch(reader: Reader, sequences: Sequences) -> Mismatch:
+    """Of the trainer and the model's own forward pass, one sequence at a time, without padding."""
+    policy, own = reader.policy, []
+    for prompt, response in zip(sequences.prompts, sequences.responses, strict=True):
+        with policy.activated(), torch.autocast(policy.device.type, dtype=torch.bfloat16, enabled=reader.bf16):
+            ids = torch.tensor([[*prompt, *response[:-1]]], device=policy.device)
+            logits_TV = own_outputs(policy.model, ids).logits[0, len(prompt) - 1 :]
+        own.append(action_log_probs(logits_TV.float() / reader.temperature, flat([response], policy.device)))
+    return Mismatch.of(reader.log_probs(sequences), own)
+
+
+def tolerance(reader: Reader, recipe: Recipe, logprobs: list[Tensor]) -> float:
+    """Largest difference of log-probabilities that is let pass; the recipe's limit is one of ratios."""
+    if recipe.train.ratio_tolerance is not None:
+        return math.log1p(recipe.train.ratio_tolerance)
+    dtype = torch.bfloat16 if reader.bf16 else None
+    return log_prob_tolerance(reader.policy.model, torch.cat(logprobs), dtype)
+
+
+def _require(reader: Reader, recipe: Recipe, step: int, found: Mismatch, sides: str, logprobs: list[Tensor]) -> None:
+    limit = tolerance(reader, recipe, logprobs)
+    given = recipe.train.ratio_tolerance
+    apart = found.ratio if given is not None else found.log_ratio
+    if apart <= (given if given is not None else limit):
+        return
+    allowed = f"train.ratio_tolerance is {given:.1e}" if given is not None else f"rounding explains {limit:.1e} here"
+    message = (
+        f"step {step}: {sides} the same tokens other probabilities: log-probabilities differ by up to "
+        f"{found.log_ratio:.1e}, ratios from 1 by {found.ratio:.1e}; {allowed}"
+    )
+    remedy = (
+        f"set train.ratio_tolerance above {found.ratio:.1e} to train all the same, every ratio wrong by that; or try "
+        "`rollout.engine: transformers`, `train.precision: fp32`, shorter responses"
+    )
+    raise UserError(Problem(message, "train.ratio_tolerance", remedy=remedy))

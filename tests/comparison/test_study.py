@@ -1,0 +1,186 @@
+"""A study as a file: what is run in which order, what is chosen, what blocks a verdict, and what the rule says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+from made_runs import PROVENANCE
+
+from cvxrl.comparison.plan import Job, Plan
+from cvxrl.comparison.study import load_study
+from cvxrl.comparison.study_stages import tuning
+from cvxrl.errors import UserError
+from cvxrl.recipe.digest import digest
+from cvxrl.recipe.load import dump, load_recipe
+from cvxrl.recipe.schema import Recipe
+from cvxrl.runs.directory import RunDir
+from cvxrl.runs.record import STREAMS, RunRecord, Status
+
+PLAN = """
+study: 1
+name: mine
+question: Which one?
+set: {train.steps: 2, eval.every: 1}
+methods:
+  grpo: {recipe: math_grpo}
+  lco: {recipe: math_lco_kld, alternatives: [{objective.beta: 0.5}]}
+regimes:
+  once: {}
+  twice: {set: {train.inner_epochs: 2}, values: [1.0e-3]}
+tuning: {values: [1.0e-4, 1.0e-3], seeds: 100-101}
+confirmation: {seeds: {1: 0-3, 4: 0-1}}
+rules:
+  - verdict: lco is better
+    when:
+      - low(diff(lco@once, grpo@once)) > 0
+      - failures(lco@once) == 0
+otherwise: undecided
+"""
+
+
+def accuracy(recipe: Recipe) -> float:
+    """Final accuracy of a made run: lco is better, beta 0.5 is best, and 1e-3 suits grpo better than 1e-4."""
+    good = 0.9 if recipe.name == "lco" else 0.6
+    good += 0.05 * (getattr(recipe.objective, "beta", 1.0) == 0.5)
+    return good - 0.2 * (recipe.optim.lr == 1e-4) - 0.3 * (recipe.optim.lr > 1e-3) + 0.01 * (recipe.seed % 3)
+
+
+def write_run(job: Job, status: Status = "finished") -> None:
+    recipe = load_recipe(job.recipe, job.overrides, job.seed)
+    run_dir = RunDir.of(job.out, recipe)
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    run_dir.recipe.write_text(dump(recipe))
+    record = RunRecord(
+        status=status,
+        streams=STREAMS,
+        digest=digest(recipe),
+        seed=recipe.seed,
+        task_fingerprint="task",
+        parameters=1,
+        provenance=PROVENANCE,
+        started="2026-01-01T00:00:00+00:00",
+    )
+    run_dir.record.write_text(record.model_dump_json())
+    steps = range(recipe.train.steps + 1) if status == "finished" else range(1)
+    lines = [{"step": s, "eval/accuracy": 0.2 if s == 0 else accuracy(recipe)} for s in steps]
+    run_dir.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def study(cvxrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs the plan with training replaced by writing runs; `trained` holds the jobs of every round."""
+
+    def call(*arguments: str, status: Status = "finished") -> Any:
+        call.trained = []  # type: ignore[attr-defined]
+
+        def train(plan: Plan, _training: object) -> list[object]:
+            call.trained.append(plan.jobs)  # type: ignore[attr-defined]
+            for job in plan.jobs:
+                write_run(job, status)
+            return []
+
+        monkeypatch.setattr("cvxrl.commands.study.train_plan", train)
+        return cvxrl("compare", "plan.yaml", *arguments)
+
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return call
+
+
+def test_it_tunes_tries_alternatives_confirms_on_fresh_seeds_and_judges(study: Any, tmp_path: Path) -> None:
+    done = study("--json")
+    assert done.code == 0, done.err
+    first, second, third = study.trained
+    assert {job.seed for job in (*first, *second)} == {100, 101} and {job.seed for job in third} == {0, 1, 2, 3}
+    assert [len(first), len(second), len(third)] == [2 * (2 + 2 + 1 + 1), 2 * 2, 4 * (4 + 2)]
+    document = json.loads(done.out)
+    chosen = document["study"]["chosen"]
+    assert {label: (c["value"], c["settings"]) for label, c in chosen.items()} == {
+        "grpo@once": (1e-3, {}),
+        "lco@once": (1e-3, {"objective.beta": 0.5}),
+        "grpo@twice": (1e-3, {}),
+        "lco@twice": (1e-3, {"objective.beta": 0.5}),
+    }
+    assert list(chosen["lco@once"]["scores"]) == ["0.0001", "0.001", "0.001, alternative 1"]
+    assert document["study"]["verdict"] == "lco is better"
+    assert {p["label"]: p["verdict"] for p in document["best"]["comparisons"]}["lco@once"] == "better"
+    assert {m["method"] for m in document["sweep"]["methods"]} == set(chosen)
+    again = study("--json")
+    assert json.loads(again.out) == document and study.trained == []  # nothing is trained or chosen twice
+
+
+def test_tables_fit_and_name_the_verdict(study: Any) -> None:
+    done = study()
+    assert done.code == 0 and max(map(len, done.out.splitlines())) <= 80
+    assert "Which one?" in done.out and "Verdict: lco is better" in done.out and "alternative 1: " in done.out
+
+
+def test_nothing_is_judged_before_every_run_has_ended(study: Any, tmp_path: Path) -> None:
+    stopped = study(status="interrupted")
+    assert stopped.code == 3 and "12 tuning runs have not ended" in stopped.err
+    assert not (tmp_path / "outputs/mine/choices.json").exists()
+    finished = study()
+    assert finished.code == 0 and len(study.trained[0]) == 12 and all(job.resume for job in study.trained[0])
+
+
+def test_a_confirmatory_run_that_has_not_ended_blocks_the_verdict(study: Any, tmp_path: Path) -> None:
+    assert study().code == 0
+    record = tmp_path / "outputs/mine/confirmation/once/optim.lr=0.001/lco/seed-3/run.json"
+    record.write_text(record.read_text().replace('"finished"', '"interrupted"'))
+    done = study(status="interrupted")
+    assert done.code == 3 and "unfinished: 1 runs have not ended" in done.err
+    assert "Verdict" not in done.out and len(study.trained[0]) == 1
+    assert "Verdict" in study().out
+
+
+def test_a_plan_that_changed_after_its_values_were_chosen_is_refused(study: Any, tmp_path: Path) -> None:
+    assert study().code == 0
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("failures(lco@once) == 0", "failures(lco@once) <= 1"))
+    done = study()
+    assert done.code == 2 and "the plan has changed since its values were chosen" in done.err
+
+
+def test_what_the_plan_decides_cannot_be_given_beside_it(study: Any) -> None:
+    done = study("--seeds", "0-4", "--set", "optim.lr=1", "--require", "mean(a) > 1", "--baseline", "lco")
+    assert done.code == 2 and study.trained == []
+    for option in ("--seeds", "--set", "--require", "--baseline"):
+        assert f"{option}: is decided by the plan" in done.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: 100-101", "seeds: 3-5", "seed 3 was used to choose the value"),
+        ("{1: 0-3, 4: 0-1}", "{4: 0-1}", "1 is among them"),
+        ("{1: 0-3, 4: 0-1}", "{1: 3-0}", "runs backwards"),
+        ("diff(lco@once", "diff(lco@one", "there is no lco@one"),
+        ("failures(lco@once) == 0", "failures(lco@once)", "expected one of <"),
+        ("recipe: math_grpo", "recipe: math_grp", "did you mean `math_grpo`"),
+        ("question: Which one?", "qestion: Which one?", "did you mean `question`"),
+        ("objective.beta: 0.5", "objective.betta: 0.5", "objective.betta"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_is_trained(
+    old: str, new: str, words: str, study: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN.replace(old, new, 1))
+    done = study()
+    assert done.code == 2 and words in done.err, done.err
+    assert not [job for jobs in study.trained for job in jobs if "alternative" in str(job.out)]
+
+
+@pytest.mark.parametrize("name", ["small"])
+def test_the_plans_that_ship_are_whole(name: str) -> None:
+    file = ROOT / "recipes/plans" / f"{name}.yaml"
+    plan = load_study(file)
+    assert plan.name == name and file.read_text().startswith("# ")
+    for setting in tuning(plan):
+        from cvxrl.comparison.study_stages import plan_setting
+
+        assert plan_setting(plan, file, setting, Path("nowhere")).jobs
+    with pytest.raises(UserError):
+        load_recipe(file)
