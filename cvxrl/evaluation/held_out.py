@@ -14,7 +14,7 @@ from cvxrl.evaluation.summary import summarize
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples
+from cvxrl.rollout.prompts import encode_examples, end_of_reply
 from cvxrl.runs.checkpoint import checkpoint_name
 from cvxrl.tasks import Grader, Task
 
@@ -55,6 +55,17 @@ class HeldOut:
     recipe: Recipe
     evaluator: Evaluator
 
+    @property
+    def size(self) -> str:
+        """How many questions are asked, and how often each."""
+        return f"{len(self.evaluator.examples)} x {self.recipe.eval.samples} samples"
+
+    @property
+    def fewer(self) -> str:
+        """What to say where the task holds fewer questions than the recipe asks for; else nothing."""
+        asked, found = self.recipe.eval.prompts, len(self.evaluator.examples)
+        return f"eval.prompts is {asked}, the task holds {found} out: all {found} are asked" if found < asked else ""
+
     @classmethod
     def prepare(cls, recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader) -> HeldOut:
         """Encode the questions.
@@ -70,7 +81,7 @@ class HeldOut:
             raise UserError(Problem("the task has no held-out examples", "eval.every", remedy=remedy))
         examples = [task.held_out(i) for i in range(count)]
         prompts = encode_examples(recipe.task, policy, examples, rollout.max_new_tokens)
-        how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p)
+        how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, (end_of_reply(recipe.task, policy)[-1],))
         evaluator = Evaluator(policy, generator, grader, recipe.task, examples, prompts, how, spec.seed, rollout.batch)
         return cls(recipe, evaluator)
 

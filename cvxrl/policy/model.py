@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,9 +75,23 @@ class Policy:
         """Token ids of each text; templates already hold their special tokens, so none are added."""
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
-    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each response, without special tokens."""
-        return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
+    def openings(self, texts: Sequence[str], encoded: Sequence[list[int]]) -> list[list[int]]:
+        """Special tokens that the tokenizer itself puts before each text, such as one that begins a text.
+
+        Args:
+            texts: not yet holding them.
+            encoded: their token ids without special tokens; an empty one has no opening.
+        """
+        whole = self.tokenizer(list(texts))["input_ids"] if texts else []
+        return [_before(ids, list(full)) for ids, full in zip(encoded, whole, strict=True)]
+
+    def decode(self, responses: Sequence[Sequence[int]], kept: Collection[int] = ()) -> list[str]:
+        """Text of each response, without special tokens but those in ``kept``."""
+        if not kept:
+            return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
+        dropped = {*self.tokenizer.all_special_ids} - {*kept}
+        shown = [[i for i in ids if i not in dropped] for ids in responses]
+        return list(self.tokenizer.batch_decode(shown, skip_special_tokens=False))
 
     @cached_property
     def checked(self) -> Checked:
@@ -154,6 +168,13 @@ class Policy:
             load_adapter(self.model, directory)
         else:
             load_weights(self.model, directory)
+
+
+def _before(ids: list[int], full: list[int]) -> list[int]:
+    """What stands before ``ids`` in ``full``; nothing if they begin with it themselves."""
+    starts = range(len(full) - len(ids) + 1)
+    opening = full[: next((i for i in starts if full[i : i + len(ids)] == ids), 0)] if ids else []
+    return [] if ids[: len(opening)] == opening else opening
 
 
 class _WithoutAdapter(Policy):
