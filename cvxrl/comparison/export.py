@@ -26,6 +26,8 @@ def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "methods": [asdict(s) for s in c.summaries],
         "comparisons": [asdict(p) for p in c.pairs],
         "sensitivity": [asdict(s) for s in c.sensitivities],
+        "headroom": [_without(asdict(h), "draws") for h in c.headrooms],
+        "headroom_comparisons": [asdict(p) for p in c.headroom_pairs],
         "differing_keys": [asdict(f) for f in c.factors],
         "unfinished": [{"path": str(r.path), "status": r.status} for g in c.groups for r in g.unfinished],
         "require": [asdict(v) for v in verdicts],
@@ -34,6 +36,10 @@ def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
     whole: dict[str, Any] = finite(document)
     return whole
+
+
+def _without(document: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != key}
 
 
 def to_csv(c: Comparison) -> str:

@@ -5,6 +5,8 @@ sum        := product (("+" | "-") product)*
 product    := unary (("*" | "/") unary)*
 unary      := "-" unary | number | "(" sum ")" | ("low" | "high") "(" measured ")" | measured
 measured   := "P" "(" name ">" name ")" | function "(" name ("," name)? ")"
+
+A name is that of a method, with a varied key that of a method at a value, and in `headroom` a method over all values.
 """
 
 from __future__ import annotations
@@ -15,7 +17,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cvxrl.comparison.gate_functions import ENDS, FUNCTIONS, INTERVAL_OF_ONE, INTERVAL_OF_TWO, OF_ONE, OF_TWO
+from cvxrl.comparison.gate_functions import (
+    ENDS,
+    FUNCTIONS,
+    INTERVAL_OF_ONE,
+    INTERVAL_OF_TWO,
+    OF_ONE,
+    OF_TWO,
+    ROOM,
+    end_or_nan,
+    or_nan,
+    room_of,
+    room_range,
+)
 from cvxrl.comparison.result import Comparison
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.stats.bootstrap import Interval
@@ -46,7 +60,8 @@ class Gate:
         text: as the user wrote it.
         left, right: both sides.
         sign: the comparison between them.
-        names: methods it speaks of.
+        names: methods it speaks of, each at one value of a varied key.
+        swept: methods it speaks of over all values of the varied key.
     """
 
     text: str
@@ -54,6 +69,7 @@ class Gate:
     right: Term
     sign: str
     names: tuple[str, ...]
+    swept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,12 @@ def check_names(gate: Gate, comparison: Comparison) -> list[Problem]:
         if name not in known:
             remedy = f"{suggest(name, known)}methods here: {', '.join(known)}"
             problems.append(Problem(f"`{gate.text}`: no method `{name}`", "--require", remedy=remedy))
+    swept = [h.method for h in comparison.headrooms]
+    for name in gate.swept:
+        if name not in swept:
+            remedy = f"{suggest(name, swept)}methods with one: {', '.join(swept) or 'none'}"
+            what = f"`{gate.text}`: no headroom of `{name}`, which needs one --vary KEY with two positive values"
+            problems.append(Problem(what, "--require", remedy=remedy))
     return problems
 
 
@@ -108,7 +130,9 @@ def judge(gate: Gate, comparison: Comparison) -> Verdict:
     left, right = gate.left(comparison), gate.right(comparison)
     close = math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
     told = not math.isnan(left) and not math.isnan(right) and not (math.isinf(left) and math.isinf(right))
-    unfinished = tuple(name for name in gate.names if comparison.summary(name).unfinished)
+    waiting = [name for name in gate.names if comparison.summary(name).unfinished]
+    waiting += [name for name in gate.swept if comparison.headroom(name).unfinished]
+    unfinished = tuple(waiting)
     met = told and not unfinished and _COMPARE[gate.sign](left, left if close else right)
     return Verdict(gate.text, met, left, right, gate.sign, unfinished)
 
@@ -121,7 +145,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         if len(text) > _LONGEST:
             raise _MalformedError(f"longer than {_LONGEST} characters")
-        self._text, self._at, self._names = text, 0, list[str]()
+        self._text, self._at, self._names, self._swept = text, 0, list[str](), list[str]()
         self._depth = 0
 
     def gate(self) -> Gate:
@@ -132,7 +156,8 @@ class _Parser:
         right = self._sum()
         if self._rest():
             raise self._expected("the end")
-        return Gate(self._text, left, right, sign, tuple(dict.fromkeys(self._names)))
+        names, swept = (tuple(dict.fromkeys(found)) for found in (self._names, self._swept))
+        return Gate(self._text, left, right, sign, names, swept)
 
     def _sum(self) -> Term:
         term = self._product()
@@ -170,7 +195,7 @@ class _Parser:
         return self._function()
 
     def _function(self) -> Term:
-        word = self._word(("low", "high", *OF_TWO, *OF_ONE))
+        word = self._word(("low", "high", *OF_TWO, *OF_ONE, ROOM))
         self._must("(")
         end = ENDS.get(word)
         if end is not None:
@@ -178,11 +203,13 @@ class _Parser:
             self._must(")")
             return term
         first, second = self._names_of(word)
+        if word == ROOM:
+            return lambda c: or_nan(room_of(c.headroom(first), c.headroom(second) if second else None))
         if second is None:
             of_one = OF_ONE[word]
-            return lambda c: _value(of_one(c.summary(first)))
+            return lambda c: or_nan(of_one(c.summary(first)))
         of_two, other = OF_TWO[word], second
-        return lambda c: _value(of_two(c.summary(first), c.summary(other)))
+        return lambda c: or_nan(of_two(c.summary(first), c.summary(other)))
 
     def _end_of(self, end: Callable[[Interval], float]) -> Term:
         """An end of the interval of what stands inside; of a method's name, of its IQM."""
@@ -190,25 +217,32 @@ class _Parser:
         word = self._match(_WORD)
         if word is None or self._one_of(("(",)) is None:
             self._at = start
-            name = self._name()
-            return lambda c: _end(end, INTERVAL_OF_ONE["iqm"](c.summary(name)))
-        known = (*INTERVAL_OF_TWO, *INTERVAL_OF_ONE)
+            name = self._name(self._names)
+            return lambda c: end_or_nan(end, INTERVAL_OF_ONE["iqm"](c.summary(name)))
+        known = (*INTERVAL_OF_TWO, *INTERVAL_OF_ONE, ROOM)
         if word not in known:
             self._at = start
             raise _MalformedError(f"`{word}` has no interval, {', '.join(known)} have")
         first, second = self._names_of(word)
+        if word == ROOM:
+            return lambda c: end_or_nan(
+                end, room_range(c.headroom(first), c.headroom(second) if second else None, c.options.confidence)
+            )
         if second is None:
             of_one = INTERVAL_OF_ONE[word]
-            return lambda c: _end(end, of_one(c.summary(first)))
+            return lambda c: end_or_nan(end, of_one(c.summary(first)))
         of_two, other = INTERVAL_OF_TWO[word], second
-        return lambda c: _end(end, of_two(c.summary(first), c.summary(other), c.options.confidence))
+        return lambda c: end_or_nan(end, of_two(c.summary(first), c.summary(other), c.options.confidence))
 
     def _names_of(self, word: str) -> tuple[str, str | None]:
         """The name or names that a function takes, and its closing parenthesis."""
-        first, second = self._name(), None
-        if word in OF_TWO:
+        named = self._swept if word == ROOM else self._names
+        first, second = self._name(named), None
+        if word == ROOM and self._one_of((",",)):
+            second = self._name(named)
+        elif word in OF_TWO:
             self._must(">" if word == "P" else ",")
-            second = self._name()
+            second = self._name(named)
         self._must(")")
         return first, second
 
@@ -223,11 +257,11 @@ class _Parser:
             raise _MalformedError(f"unknown function `{word}`" + (f", {hint}" if hint else ""))
         return word
 
-    def _name(self) -> str:
+    def _name(self, named: list[str]) -> str:
         name = self._match(_NAME)
         if name is None:
             raise self._expected("the name of a method")
-        self._names.append(name)
+        named.append(name)
         return name
 
     def _must(self, token: str) -> None:
@@ -261,11 +295,3 @@ def _apply(of: Callable[[float, float], float], left: Term, right: Term) -> Term
 
 def _divide(a: float, b: float) -> float:
     return a / b if b else math.nan
-
-
-def _value(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _end(end: Callable[[Interval], float], interval: Interval | None) -> float:
-    return math.nan if interval is None else end(interval)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from cvxrl.comparison.headroom import Headroom, ratio_of, ratio_range
 from cvxrl.comparison.pair import difference_of, improvement, improvement_range
 from cvxrl.comparison.summary import GroupSummary
 from cvxrl.stats.bootstrap import Interval
@@ -47,11 +48,36 @@ INTERVAL_OF_TWO: Mapping[str, Callable[[GroupSummary, GroupSummary, float], Inte
     "P": improvement_range,
     "diff": lambda a, b, confidence: found.interval(confidence) if (found := difference_of(a, b)) else None,
 }
+# Of one method over all values of the varied key, or of two.
+ROOM = "headroom"
+
+
+def room_of(one: Headroom, other: Headroom | None) -> float | None:
+    """Headroom of a method, or its ratio to another's."""
+    return one.headroom if other is None else ratio_of(one, other)
+
+
+def room_range(one: Headroom, other: Headroom | None, confidence: float) -> Interval | None:
+    """Interval of `room_of`."""
+    return one.headroom_interval if other is None else ratio_range(one, other, confidence)
+
+
+def or_nan(value: float | None) -> float:
+    """A number, or NaN, which meets no requirement."""
+    return math.nan if value is None else float(value)
+
+
+def end_or_nan(end: Callable[[Interval], float], interval: Interval | None) -> float:
+    """An end of an interval, or NaN where there is none."""
+    return math.nan if interval is None else end(interval)
+
+
 ENDS: Mapping[str, Callable[[Interval], float]] = {"low": lambda i: i.low, "high": lambda i: i.high}
 FUNCTIONS = (
     "P(a > b)",
     "diff(a, b)",
     "p(a, b)",
     *(f"{name}(a)" for name in OF_ONE),
-    "low(...) and high(...) of P, diff, mean, median, iqm and failed",
+    "headroom(a) and headroom(a, b) with --vary",
+    "low(...) and high(...) of P, diff, mean, median, iqm, failed and headroom",
 )

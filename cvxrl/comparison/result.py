@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvxrl.comparison.factors import Factor, find_factors, refuse_other_tasks, refuse_undeclared
 from cvxrl.comparison.group import Group, check_vary, make_groups
+from cvxrl.comparison.headroom import Headroom, HeadroomPair, compare_headrooms, headrooms
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.pair import Pair, compare_pairs
 from cvxrl.comparison.run import Run, broke_off
@@ -27,6 +28,8 @@ class Comparison:
         pairs: comparisons with the baseline.
         factors: recipe keys in which the groups differ.
         sensitivities: score against the varied key, per method.
+        headrooms: failures against the varied key, per method, where its values are positive.
+        headroom_pairs: comparisons of those with the baseline's.
         warnings: what a reader should know.
         problems: what could not be used; makes the exit code 2.
     """
@@ -37,6 +40,8 @@ class Comparison:
     pairs: list[Pair]
     factors: list[Factor]
     sensitivities: list[Sensitivity]
+    headrooms: list[Headroom]
+    headroom_pairs: list[HeadroomPair]
     warnings: list[str]
     problems: list[Problem]
 
@@ -44,14 +49,24 @@ class Comparison:
         """Summary of a group."""
         return next(s for s in self.summaries if s.label == label)
 
+    def headroom(self, method: str) -> Headroom:
+        """Headroom of a method."""
+        return next(h for h in self.headrooms if h.method == method)
 
-def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = ()) -> Comparison:
+
+def build(
+    runs: Sequence[Run],
+    options: Options,
+    problems: Sequence[Problem] = (),
+    best: Mapping[str, float] | None = None,
+) -> Comparison:
     """Compare runs.
 
     Args:
         runs: readable runs.
         options: what is asked.
         problems: what was found wrong before, such as unreadable runs; carried along.
+        best: values of the varied key that were chosen beforehand, by method; otherwise these runs choose.
 
     Raises:
         UserError: there is nothing to compare, or what there is differs in more than the declared factor.
@@ -73,13 +88,17 @@ def build(runs: Sequence[Run], options: Options, problems: Sequence[Problem] = (
         raise UserError(*found, *refused)
     options = replace(options, threshold=options.threshold_or_default)
     summaries = [summarise(group, options, options.threshold) for group in groups]
+    pairs = compare_pairs(_against_baseline(summaries, options), options)
+    rooms = headrooms(summaries, options, best) if options.vary else []
     return Comparison(
         options=options,
         groups=groups,
         summaries=summaries,
-        pairs=compare_pairs(_against_baseline(summaries, options), options),
+        pairs=pairs,
         factors=factors,
         sensitivities=sensitivities(summaries) if options.vary else [],
+        headrooms=rooms,
+        headroom_pairs=compare_headrooms(rooms, _baseline_method(summaries, options), options),
         warnings=[*warnings, *find_warnings(groups, summaries, options)],
         problems=[*found, *too_few_seeds(summaries, options)],
     )
@@ -109,6 +128,12 @@ def _unscored(groups: Sequence[Group], options: Options) -> list[Problem]:
     raise UserError(
         Problem(f"no run recorded `{options.metric}`", "--metric", remedy=f"{hint}recorded: {', '.join(known)}")
     )
+
+
+def _baseline_method(summaries: Sequence[GroupSummary], options: Options) -> str:
+    """The method that the baseline, a method or a group of one, belongs to; the first one without any."""
+    named = (s.method for s in summaries if options.baseline in (s.method, s.label))
+    return next(named, summaries[0].method)
 
 
 def _against_baseline(summaries: Sequence[GroupSummary], options: Options) -> list[tuple[GroupSummary, GroupSummary]]:

@@ -160,7 +160,7 @@ def _contradictions(study: Study) -> Iterator[str]:
             except UserError as error:
                 yield f"rules.{number}.when: {error.problems[0].message}; {error.problems[0].remedy.replace(';', ',')}"
                 continue
-            for name in gate.names:
+            for name in (*gate.names, *gate.swept):
                 if name not in study.labels:
                     yield f"rules.{number}.when: there is no {name}; there are {', '.join(study.labels)}"
 

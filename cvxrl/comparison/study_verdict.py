@@ -15,9 +15,6 @@ from cvxrl.comparison.study_stages import Choice, Setting
 from cvxrl.report.document import Table
 from cvxrl.report.format import number
 
-# Only runs at several values tell where a method breaks.
-_OF_THE_SWEEP = "headroom("
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -54,10 +51,11 @@ def judge_study(study: Study, chosen: dict[str, Choice], found: Sequence[tuple[S
     base = study.labels[0]
     plain = Options(confidence=study.confidence, baseline=base, allow_diff=True)
     best = build(at_best, plain)
-    sweep = build(every, Options(confidence=study.confidence, allow_diff=True, vary=study.vary))
+    values = {label: choice.value for label, choice in chosen.items()}
+    sweep = build(every, Options(confidence=study.confidence, allow_diff=True, vary=study.vary), best=values)
 
     def held(gate: Gate) -> Verdict:
-        return judge(gate, sweep if _OF_THE_SWEEP in gate.text else best)
+        return judge(gate, sweep if gate.swept else best)  # only runs at several values tell where a method breaks
 
     rules = [
         (rule.verdict, [held(gate) for gate in gates]) for rule, gates in zip(study.rules, study.gates, strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cvxrl.comparison.group import show_value
+from cvxrl.comparison.headroom_table import headroom_table
 from cvxrl.comparison.outcome import FAILURES
 from cvxrl.comparison.pair import FEWEST, Pair
 from cvxrl.comparison.result import Comparison
@@ -19,7 +20,7 @@ from cvxrl.report.format import NOTHING, count, fixed, number, p_value, share, s
 def all_tables(c: Comparison) -> list[Table]:
     """Every table that has something to say, in reading order."""
     made = [scores_table(c), pairs_table(c), runs_table(c), speed_table(c), stability_table(c)]
-    made += [sensitivity_table(c), factors_table(c)]
+    made += [sensitivity_table(c), headroom_table(c), factors_table(c)]
     return [table for table in made if table.rows]
 
 

@@ -193,12 +193,13 @@ class Page:
 
     def figure(self, shown: Shown) -> None:
         """A figure under its heading, as a picture inside the page, with its caption."""
-        from cvxrl.report.figure import to_svg  # tables alone need no plotting library
+        from cvxrl.report.figure import WIDTH, to_svg  # tables alone need no plotting library
 
+        share = min(1.0, shown.figure.get_figwidth() / WIDTH)
         data = base64.b64encode(to_svg(shown.figure)).decode()
         name, text = escape(shown.title), escape(shown.caption)
         self._parts.append(
-            f"<section>\n<h2>{name}</h2>\n<figure>\n<img alt='{name}: {text}' "
+            f"<section>\n<h2>{name}</h2>\n<figure>\n<img style='width:{share:.0%}' alt='{name}: {text}' "
             f"src='data:image/svg+xml;base64,{data}'>\n<figcaption>{text}</figcaption>\n</figure>\n</section>"
         )
 

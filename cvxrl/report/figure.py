@@ -47,11 +47,13 @@ class Shown:
         return self.title.lower().replace(" ", "_")
 
 
-def new_figure(rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[list[Axes]]]:
-    """Figure with a grid of axes; ``height`` and ``width`` (the page's) in inches."""
+def new_figure(
+    rows: int, columns: int, height: float, width: float = WIDTH, heights: Sequence[float] | None = None
+) -> tuple[Figure, list[list[Axes]]]:
+    """Figure with a grid of axes; ``height`` and ``width`` (the page's) in inches, ``heights`` of its rows in parts."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasSVG(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     axes = [list(row) for row in grid]
     for axis in (a for row in axes for a in row):
         axis.grid(alpha=0.25)
@@ -79,7 +81,8 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     if handles:
-        columns = max(1, _LEGEND_LETTERS // (max(map(len, handles)) + _HANDLE_LETTERS))
+        letters = _LEGEND_LETTERS * figure.get_figwidth() / WIDTH
+        columns = max(1, int(letters // (max(map(len, handles)) + _HANDLE_LETTERS)))
         figure.legend(
             list(handles.values()),
             list(handles),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from cvxrl.comparison.figures.curves import learning_curves, stability_curves
+from cvxrl.comparison.figures.headroom import failure_curves
 from cvxrl.comparison.figures.scores import improvement_intervals, location_intervals, performance_profiles
 from cvxrl.comparison.figures.sensitivity import sensitivity_curves
 from cvxrl.comparison.result import Comparison
@@ -24,6 +25,13 @@ GALLERY: list[tuple[str, Callable[[Comparison], Figure | None], str]] = [
     ("Scores", location_intervals, "Grey ticks: seeds. Bars: {percent} intervals."),
     ("Against the baseline", improvement_intervals, "Bars: {percent} intervals."),
     ("Sensitivity", sensitivity_curves, "Bars: {percent} intervals of the mean; red: failures, counted."),
+    (
+        "Failures and headroom",
+        failure_curves,
+        "Above: share of seeds that fail, exact {percent} intervals, fitted probit curves with pointwise {percent} "
+        "bands. Below: bars hold the value at which half fail; arrows: beyond the tried values. Headroom is the full "
+        "marker over the open one.",
+    ),
     (
         "Performance profile",
         performance_profiles,
