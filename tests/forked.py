@@ -49,7 +49,8 @@ def _run(arguments: Sequence[str], out: int, err: int, env: Mapping[str, str]) -
         os.setsid()
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 (closed with the process)
+        # A child of such a child must not close the descriptors with the streams that it replaces.
+        sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
         os.environ.clear()
         os.environ.update(env)
         sys.argv = ["cvxrl", *arguments]

@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples
+from cvxrl.rollout.prompts import encode_examples, reply_texts
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
@@ -63,14 +63,6 @@ def foreseeable_examples(recipe: Recipe, task: Task) -> list[Example]:
     if task.train_size is None:
         return step_examples(recipe, task, 1)
     return [task.train(i) for i in range(task.train_size)]
-
-
-def grade_episodes(
-    policy: Policy, grader: Grader, examples: Sequence[Example], episodes: Sequence[Episode], samples: int
-) -> list[Grade]:
-    """Grade every completion against its own prompt's example."""
-    texts = policy.decode([e.response_ids for e in episodes])
-    return grader.grade(texts, [example for example in examples for _ in range(samples)])
 
 
 @dataclass(frozen=True)
@@ -142,8 +134,9 @@ class RolloutCollector:
         keys = completion_keys(self.recipe.seed, "sampling", step, prompts=numbers, samples=spec.samples)
         sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p)
         episodes = self.generator.generate(prompts, keys, sampling)
-        grades = grade_episodes(self.policy, self.grader, examples, episodes, spec.samples)
         size = spec.samples
+        texts = reply_texts(self.policy, self.recipe.task, [e.response_ids for e in episodes])
+        grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
         return [
             _Group(example.id, episodes[i : i + size], grades[i : i + size])
             for example, i in zip(examples, range(0, len(episodes), size), strict=True)

@@ -11,12 +11,13 @@ from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.evaluator import provenance_of
+from cvxrl.evaluation.held_out import HeldOut
 from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import differences, digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
-from cvxrl.report.format import NO_ERROR, is_known, with_error
+from cvxrl.report.format import NO_ERROR, fixed, is_known, with_error
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
@@ -179,12 +180,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe: Recipe) -> list[Row]:
+def summary_rows(
+    records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe: Recipe, held_out: HeldOut | None
+) -> list[Row]:
     """Rows (name, start, end): accuracy with its standard error and n, and averages over the first and last steps."""
     rows: list[Row] = []
     evaluated = [r for r in records if r.get("eval/accuracy") is not None]
     if evaluated:
-        name = f"held-out accuracy, {recipe.eval.prompts} x {recipe.eval.samples} samples"
+        name = f"held-out accuracy, {held_out.size}" if held_out else "held-out accuracy"
         if not is_known(evaluated[-1].get("eval/stderr")):
             name += f"; {NO_ERROR}"
         rows.append((name, _accuracy(evaluated[0]), _accuracy(evaluated[-1])))
@@ -202,6 +205,10 @@ def summary_rows(records: Sequence[Mapping[str, float]], run_dir: RunDir, recipe
             ends = (_mean(part, key) for part in (steps[:window], steps[-window:]))
             first, last = (format(value, form) for value in ends)
             rows.append((name, first, last))
+    for key, name in (("reward/grader_errors", "in training"), ("eval/grader_errors", "held-out")):
+        shares = [r[key] for r in records if r.get(key) is not None]
+        if any(shares):
+            rows.append((f"grader errors {name}, up to {fixed(max(shares))}", fixed(shares[0]), fixed(shares[-1])))
     if steps:
         last_step = steps[-1]
         rows.append(("tokens trained on", "", f"{int(last_step['tokens/total']):,}"))

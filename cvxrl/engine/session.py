@@ -227,8 +227,10 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     for part, words in record.passes.items():
         if words.startswith(SLOW):
             session.sink.event(f"{part}: {words}")
-    for note in recipe.notes:
+    notes = [*recipe.notes, *([trainer.held_out.fewer] if trainer.held_out and trainer.held_out.fewer else [])]
+    for note in notes:
         session.sink.event(f"note: {note}")
+    trainer.grader.attend(session.sink.event, run_dir.grader_log)
     try:
         done = trainer.run(session.hooks(), stop)
         if done:
@@ -253,6 +255,7 @@ def _follow(session: Session, entry: Entry) -> TrainResult:
     trainer, run_dir = session.trainer, session.run_dir
     if entry == "resume":
         session.load()
+    trainer.grader.attend(lambda _: None, None)
     silent = Hooks(lambda _: None, lambda *_: None, lambda _: None)
     try:
         with StopRequest() as stop:
@@ -286,8 +289,8 @@ def _draw(session: Session) -> None:
 
 def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:
     """Write the final record, after everything else: once it says `finished`, nothing is missing. Show the summary."""
-    run_dir, recipe = session.run_dir, session.trainer.recipe
+    trainer, run_dir, recipe = session.trainer, session.run_dir, session.trainer.recipe
     records = read_records(run_dir.metrics)
     close_record(run_dir, record, status, records, divergence)
-    session.sink.finish(status, summary_rows(records, run_dir, recipe))
+    session.sink.finish(status, summary_rows(records, run_dir, recipe, trainer.held_out))
     return TrainResult(status, run_dir.path, last_values(records), divergence)

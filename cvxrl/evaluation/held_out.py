@@ -55,6 +55,17 @@ class HeldOut:
     recipe: Recipe
     evaluator: Evaluator
 
+    @property
+    def size(self) -> str:
+        """How many questions are asked, and how often each."""
+        return f"{len(self.evaluator.examples)} x {self.recipe.eval.samples} samples"
+
+    @property
+    def fewer(self) -> str:
+        """What to say where the task holds fewer questions than the recipe asks for; else nothing."""
+        asked, found = self.recipe.eval.prompts, len(self.evaluator.examples)
+        return f"eval.prompts is {asked}, the task holds {found} out: all {found} are asked" if found < asked else ""
+
     @classmethod
     def prepare(cls, recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader) -> HeldOut:
         """Encode the questions.

@@ -98,6 +98,7 @@ class Exam:
             done = folder.enter(self.settings, self.plan.entry)
             self._check_same_questions(done)
             asked = _missing(sampling, done)
+            self.evaluator.grader.attend(progress.note, folder.path / "grader.log")
             progress.start(self.plan.task.name, sampling.questions * sampling.samples, len(done))
             try:
                 for fresh in self.evaluator.ask(asked, progress.note):

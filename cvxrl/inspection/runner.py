@@ -85,6 +85,7 @@ def run_inspection(plan: InspectionPlan, progress: ProgressBar) -> InspectRecord
     if mistakes.problems:
         raise UserError(*mistakes.problems)
     task, grader = load_task(plan.recipe.task, plan.recipe.seed), load_grader(plan.recipe.task)
+    grader.attend(progress.note, None)
     try:
         return _run(plan, task, grader, progress)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,9 +75,13 @@ class Policy:
         """Token ids of each text; templates already hold their special tokens, so none are added."""
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
-    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each response, without special tokens."""
-        return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
+    def decode(self, responses: Sequence[Sequence[int]], kept: Collection[int] = ()) -> list[str]:
+        """Text of each response, without special tokens but those in ``kept``."""
+        if not kept:
+            return list(self.tokenizer.batch_decode([list(ids) for ids in responses], skip_special_tokens=True))
+        dropped = {*self.tokenizer.all_special_ids} - {*kept}
+        shown = [[i for i in ids if i not in dropped] for ids in responses]
+        return list(self.tokenizer.batch_decode(shown, skip_special_tokens=False))
 
     @cached_property
     def checked(self) -> Checked:

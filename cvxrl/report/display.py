@@ -30,10 +30,15 @@ _LIVE_ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("gradient norm", "grad/norm", short),
     ("loss", "loss", short),
     ("response length", "response/length", partial(fixed, decimals=1)),
+    ("grader errors", "reward/grader_errors", fixed),
+    ("grader errors, held-out", "eval/grader_errors", fixed),
     ("tokens/s", "time/tokens_per_s", whole),
 )
+# Shares of replies that a grader fails on: nothing to say where there are none.
+_ONLY_IF_ANY = ("reward/grader_errors", "eval/grader_errors")
 _PLAIN_PARTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("reward", "reward/mean", fixed),
+    ("grader errors", "reward/grader_errors", fixed),
     ("loss", "loss", short),
     ("entropy", "policy/entropy", fixed),
     ("kl", "policy/kl", scientific),
@@ -161,7 +166,7 @@ class LiveSink:
         table = Table(box=None, padding=(0, 2), show_header=False)
         for name, key, written in _LIVE_ROWS:
             values = self._history.get(key)
-            if values:
+            if values and (key not in _ONLY_IF_ANY or any(values)):
                 now = written(values[-1])
                 if key == "eval/accuracy":
                     now += f" (best {written(max(values))})"
@@ -199,7 +204,13 @@ def _print_summary(console: Console, status: str, rows: Sequence[Row]) -> None:
 
 def _short(record: Mapping[str, float]) -> list[str]:
     """Most telling numbers of a step, each with a short name."""
-    parts = [f"{name} {written(record[key])}" for name, key, written in _PLAIN_PARTS if record.get(key) is not None]
+    parts = [
+        f"{name} {written(record[key])}"
+        for name, key, written in _PLAIN_PARTS
+        if record.get(key) is not None and (key not in _ONLY_IF_ANY or record[key])
+    ]
     if record.get("eval/accuracy") is not None:
+        if record.get("eval/grader_errors"):
+            parts.append(f"held-out grader errors {fixed(record['eval/grader_errors'])}")
         parts.append(f"accuracy {with_error(record['eval/accuracy'], record.get('eval/stderr'), NO_ERROR)}")
     return parts

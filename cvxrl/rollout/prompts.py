@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.task import TaskSpec
+from cvxrl.recipe.task import CallableReward, TaskSpec
 from cvxrl.tasks import Example
+from cvxrl.tasks.extraction import looks_for
 
 _QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 
@@ -115,3 +116,19 @@ def row_prompts(counts: Sequence[int], device: torch.device) -> Tensor:
     """Index of the prompt of every row, [B]: ``counts[p]`` times p, for each p."""
     indices = torch.arange(len(counts), device=device)
     return indices.repeat_interleave(torch.tensor(counts, device=device))
+
+
+def reply_texts(policy: Policy, task: TaskSpec, responses: Sequence[Sequence[int]]) -> list[str]:
+    """Text of each response.
+
+    Tokenizers drop their special tokens from text, and `<answer>` can be one of them. What the extraction looks for
+    stays, and for a function of the user's every special token but those that begin, end and pad a sequence.
+    """
+    tokenizer = policy.tokenizer
+    frame = {*policy.end_ids, policy.pad_id, tokenizer.bos_token_id}
+    kept = {
+        int(number)
+        for number, text in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        if looks_for(task.extract, text) or (isinstance(task.reward, CallableReward) and number not in frame)
+    }
+    return policy.decode(responses, kept)

@@ -52,6 +52,11 @@ class RunDir:
         return self.path / "run.log"
 
     @property
+    def grader_log(self) -> Path:
+        """What processes that grade printed; there only if they did."""
+        return self.path / "grader.log"
+
+    @property
     def policy(self) -> Path:
         """Final policy, whole."""
         return self.path / "policy"

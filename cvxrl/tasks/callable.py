@@ -34,7 +34,7 @@ def load_rows(spec: CallableSource) -> Sequence[Example]:
     make = import_function(spec.function, _KEY)
     try:
         made = make(**spec.kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"`{spec.function}` failed: {blame(error)}"
         raise UserError(Problem(message, key=_KEY, remedy="fix the function or task.source.kwargs")) from error
     if not isinstance(made, Sequence) or isinstance(made, str | bytes):

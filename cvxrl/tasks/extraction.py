@@ -100,6 +100,19 @@ def extract(text: str, spec: ExtractSpec) -> str | None:
             return last_group(text, spec.pattern)
 
 
+def looks_for(spec: ExtractSpec, token: str) -> bool:
+    """Tell whether an extraction looks for this token, which a tokenizer may treat as special."""
+    match spec:
+        case TagExtract():
+            return token.strip() in (f"<{spec.tag}>", f"</{spec.tag}>")
+        case BoxedExtract():
+            return "\\boxed" in token
+        case RegexExtract():
+            return token in spec.pattern or re.escape(token) in spec.pattern
+        case _:
+            return False
+
+
 def canonical(answer: str, spec: ExtractSpec) -> str | None:
     """Write a right answer as the extraction writes a reply's, so that strings can be compared.
 
