@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples, reply_texts
+from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, without_end
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
@@ -132,10 +132,11 @@ class RolloutCollector:
         prompts = self._encode(examples)
         numbers = [round_ * spec.prompts + i for i in mine]
         keys = completion_keys(self.recipe.seed, "sampling", step, prompts=numbers, samples=spec.samples)
-        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p)
+        stop = end_of_reply(self.recipe.task, self.policy)[-1]
+        sampling = Sampling(spec.max_new_tokens, spec.temperature, spec.top_p, (stop,))
         episodes = self.generator.generate(prompts, keys, sampling)
         size = spec.samples
-        texts = reply_texts(self.policy, self.recipe.task, [e.response_ids for e in episodes])
+        texts = reply_texts(self.policy, self.recipe.task, without_end(episodes))
         grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
         return [
             _Group(example.id, episodes[i : i + size], grades[i : i + size])
@@ -216,7 +217,7 @@ def _range(advantages: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DemonstrationCollector:
-    """Encodes the task's responses, each followed by the end token."""
+    """Encodes the task's responses, each followed by what ends a reply."""
 
     recipe: Recipe
     policy: Policy
@@ -248,8 +249,8 @@ class DemonstrationCollector:
         """
         recipe, policy, size = self.recipe, self.policy, self.recipe.group_size
         texts = [text for example in examples for text in _responses(example, recipe)]
-        end = int(policy.tokenizer.eos_token_id)
-        responses = [[*ids, end] for ids in policy.encode(texts)]
+        end = end_of_reply(recipe.task, policy)
+        responses = [[*ids, *end] for ids in policy.encode(texts)]
         longest = [max(map(len, responses[i : i + size])) for i in range(0, len(responses), size)]
         return encode_examples(recipe.task, policy, examples, longest), responses
 

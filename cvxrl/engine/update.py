@@ -124,9 +124,9 @@ def training_mode(model: nn.Module, *, dropout: bool) -> Iterator[None]:
     """
     if dropout:
         model.train()
-    for module in model.modules():
-        if hasattr(module, "lora_dropout"):
-            module.lora_dropout.train()
+    for name, module in model.named_modules():
+        if name.endswith(".lora_dropout"):
+            module.train()
         if getattr(module, "gradient_checkpointing", False) and not dropout:
             _checkpoint(module)
     try:

@@ -16,7 +16,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtract, NoExtract
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.rollout.generator import Episode
-from cvxrl.rollout.prompts import reply_texts
+from cvxrl.rollout.prompts import reply_texts, without_end
 from cvxrl.tasks import Example, Grader
 from cvxrl.tasks.extraction import last_boxed
 
@@ -46,7 +46,7 @@ def judge(
     Returns:
         One sample per episode, in order, its time not yet known.
     """
-    texts = reply_texts(policy, task, [e.response_ids for e in episodes])
+    texts = reply_texts(policy, task, without_end(episodes))
     grades = grader.grade(texts, examples)
     return [
         Sample(

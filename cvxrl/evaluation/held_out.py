@@ -14,7 +14,7 @@ from cvxrl.evaluation.summary import summarize
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples
+from cvxrl.rollout.prompts import encode_examples, end_of_reply
 from cvxrl.runs.checkpoint import checkpoint_name
 from cvxrl.tasks import Grader, Task
 
@@ -81,7 +81,7 @@ class HeldOut:
             raise UserError(Problem("the task has no held-out examples", "eval.every", remedy=remedy))
         examples = [task.held_out(i) for i in range(count)]
         prompts = encode_examples(recipe.task, policy, examples, rollout.max_new_tokens)
-        how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p)
+        how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, (end_of_reply(recipe.task, policy)[-1],))
         evaluator = Evaluator(policy, generator, grader, recipe.task, examples, prompts, how, spec.seed, rollout.batch)
         return cls(recipe, evaluator)
 

@@ -18,7 +18,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.policy.usable import require_finite_weights
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
-from cvxrl.rollout.prompts import encode_examples
+from cvxrl.rollout.prompts import encode_examples, end_of_reply
 from cvxrl.runs.files import write_json
 from cvxrl.tasks import check_golds, load_grader, load_questions
 
@@ -64,7 +64,7 @@ class Exam:
             prompts = mistakes.attempt(encode_examples, spec, policy, examples, asked.max_new_tokens)
         if mistakes.problems or policy is None or examples is None or grader is None or prompts is None:
             raise renamed(UserError(*mistakes.problems), _OPTIONS)
-        how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
+        how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, (end_of_reply(spec, policy)[-1],))
         generator = LocalGenerator(policy, plan.engine)
         evaluator = Evaluator(policy, generator, grader, spec, examples, prompts, how, plan.seed, plan.rows)
         settings = Settings(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cvxrl.inspection.record import (
     CurvatureMetrics,
     GradientMetrics,
     LogitMetrics,
     ObjectiveMetrics,
+    Range,
     SharpnessMetrics,
     UpdateMetrics,
 )
@@ -18,21 +21,43 @@ JUMP = 0.1
 
 
 def headline(metrics: ObjectiveMetrics) -> str:
-    """One or two words: the worst thing that was found, in the order in which it hurts."""
+    """One or two words: the worst thing that was found, in the order in which it hurts.
+
+    A word is said only where the 95% interval over prompts clears its threshold, so that other rollouts of the same
+    checkpoint would say it too.
+    """
     off = metrics.displaced or metrics.logits
-    if metrics.update is not None and metrics.update.kl > JUMP:
+    if metrics.update is not None and _end(metrics.update.kl_interval, "low", metrics.update.kl) > JUMP:
         return "jumps"
-    if metrics.sharpness is not None and metrics.sharpness.room is not None and metrics.sharpness.room < 1:
+    if _overshoots(metrics):
         return "overshoots"
-    if off is not None and (off.away or 0.0) >= NOTABLE:
+    if off is not None and _end(off.intervals.get("away"), "low", off.away or 0.0) >= NOTABLE:
         return "pulls away"
-    if off is not None and (off.frozen or 0.0) >= NOTABLE:
+    if off is not None and _end(off.intervals.get("frozen"), "low", off.frozen or 0.0) >= NOTABLE:
         return "partly frozen"
-    if metrics.logits is not None and metrics.logits.convex is not None and metrics.logits.convex < 1:
-        return "not convex"
+    seen = metrics.logits
+    if seen is not None and seen.convex is not None:
+        convex = _end(seen.intervals.get("convex"), "high", seen.convex)
+        if convex <= 1 - NOTABLE:
+            return "not convex"
     if metrics.gradients is not None and metrics.gradients.norm == 0.0:
         return "no gradient"
     return "steady"
+
+
+def _end(interval: Range | None, name: Literal["low", "high"], value: float) -> float:
+    """An end of an interval, or the value itself in records that have none."""
+    if interval is None:
+        return value
+    return interval.low if name == "low" else interval.high
+
+
+def _overshoots(metrics: ObjectiveMetrics) -> bool:
+    """Whether the loss is back at its start before the step's end, and above it there beyond doubt."""
+    if metrics.sharpness is None or metrics.sharpness.room is None or metrics.sharpness.room >= 1:
+        return False
+    change = None if metrics.update is None else metrics.update.loss_change_interval
+    return change is None or change.low > 0
 
 
 def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: float | None) -> list[str]:
@@ -71,7 +96,13 @@ def _convexity(n: LogitMetrics, convex: float) -> str:
     if n.smallest is not None:
         bent += f"; smallest eigenvalue {n.smallest:.2g}{_of_tokens(n)}"
     tokens = "the tokens" if whole else f"{n.known:,} sampled tokens"
-    return f"convex in the logits of {_percent(convex)} of {tokens} ({bent})"
+    return f"convex in the logits of {_percent(convex)}{_range(n, 'convex')} of {tokens} ({bent})"
+
+
+def _range(n: LogitMetrics, name: str) -> str:
+    """The 95% interval over prompts of a share."""
+    interval = n.intervals.get(name)
+    return "" if interval is None else f" [{_percent(interval.low)}, {_percent(interval.high)}]"
 
 
 def _of_tokens(n: LogitMetrics) -> str:
@@ -86,7 +117,10 @@ def _of_tokens(n: LogitMetrics) -> str:
 def _direction(n: LogitMetrics, where: str) -> str:
     if not n.directed or n.away is None:
         return f"{where}: no token has a target other than where it is"
-    pulls = f"{_percent(n.away)} of the tokens pull away from their target" if n.away else "no token pulls away"
+    pulls = f"{_percent(n.away)}{_range(n, 'away')} of the tokens pull away from their target"
+    if not n.away:
+        # A convex loss with its minimum at the target cannot: that is the theorem, and seeing it is no evidence.
+        pulls = "no token pulls away" + (", as convexity implies" if n.convex == 1 else _range(n, "away"))
     frozen = "none is frozen"
     if n.frozen:
         names = {"clip": "by the clip", "improbable": "near p = 0", "certain": "near p = 1", "flat": "from the start"}

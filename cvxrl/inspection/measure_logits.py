@@ -11,9 +11,13 @@ from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.inspection.checkpoint import MeasuredObjective
-from cvxrl.inspection.record import LogitMetrics
+from cvxrl.inspection.record import LogitMetrics, Range
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.rollout.randomness import generator_for
+from cvxrl.stats.bootstrap import Interval
+from cvxrl.stats.clusters import share_interval
+
+CONFIDENCE = 0.95  # of what is said in words
 
 _COLUMNS = (
     "psd_N",
@@ -43,6 +47,7 @@ def measure_logits(
         tick: told how many sequences were done.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
+    prompts: list[Tensor] = []
     structure = ""
     recipe = objective.recipe
     for index, micro in enumerate(objective.passes(sequences)):
@@ -60,17 +65,30 @@ def measure_logits(
         structure = space.structure.kind
         for name in _COLUMNS:
             found[name].append(getattr(space, name))
+        prompts.append(torch.tensor(micro.groups).repeat_interleave(torch.tensor(micro.lengths)))
         tick(len(micro))
-    return summarize({name: torch.cat(parts) for name, parts in found.items()}, structure)
+    return summarize({name: torch.cat(parts) for name, parts in found.items()}, torch.cat(prompts), structure)
 
 
-def summarize(columns: dict[str, Tensor], structure: str) -> LogitMetrics:
-    """Shares and extremes of per-token columns; see `LogitMetrics`."""
+def summarize(columns: dict[str, Tensor], prompt_N: Tensor, structure: str) -> LogitMetrics:
+    """Shares and extremes of per-token columns; see `LogitMetrics`.
+
+    Args:
+        columns: one entry per token each.
+        prompt_N: number of the prompt that each token belongs to.
+        structure: how the Hessian was found.
+    """
     known_N, directed_N = columns["known_N"], columns["directed_N"]
     convex_N, concave_N = columns["psd_N"] & known_N, columns["nsd_N"] & known_N
     reason_N, cosine_N = columns["reason_N"], columns["cosine_N"]
     has_cosine_N = ~cosine_N.isnan()
     flat_N = convex_N & concave_N  # the Hessian is zero
+    shares = {
+        "convex": (convex_N, known_N & directed_N),
+        "away": (columns["away_N"], directed_N),
+        "frozen": (reason_N > 0, directed_N),
+    }
+    intervals = {name: _interval(chosen_N, of_N, prompt_N) for name, (chosen_N, of_N) in shares.items()}
     frozen_by = {name: _share(reason_N == i, directed_N) for i, name in enumerate(REASONS) if name}
     return LogitMetrics(
         tokens=known_N.numel(),
@@ -89,12 +107,26 @@ def summarize(columns: dict[str, Tensor], structure: str) -> LogitMetrics:
         frozen_by={name: share for name, share in frozen_by.items() if share is not None},
         distance=float(columns["distance_N"].mean()),
         gradient=float(columns["gradient_norm_N"].square().mean().sqrt()),
+        intervals={name: found for name, found in intervals.items() if found is not None},
     )
 
 
 def _share(chosen_N: Tensor, of_N: Tensor) -> float | None:
     count = int(of_N.sum())
     return int((chosen_N & of_N).sum()) / count if count else None
+
+
+def _interval(chosen_N: Tensor, of_N: Tensor, prompt_N: Tensor) -> Range | None:
+    """95% interval of a share over prompts."""
+    hits_C, counts_C = (
+        torch.bincount(prompt_N.cpu(), weights=w.cpu().double()).numpy() for w in (chosen_N & of_N, of_N)
+    )
+    return as_range(share_interval(hits_C, counts_C, CONFIDENCE))
+
+
+def as_range(interval: Interval | None) -> Range | None:
+    """An interval as the record has it."""
+    return None if interval is None else Range(low=interval.low, high=interval.high)
 
 
 def _extreme(values_N: Tensor, pick: Callable[[Tensor], Tensor]) -> float | None:

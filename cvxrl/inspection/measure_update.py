@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,11 +15,12 @@ from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
 from cvxrl.inspection.measure_gradients import finite_or_none, weighted_losses
-from cvxrl.inspection.measure_logits import measure_logits
-from cvxrl.inspection.record import SharpnessMetrics, UpdateMetrics
+from cvxrl.inspection.measure_logits import CONFIDENCE, as_range, measure_logits
+from cvxrl.inspection.record import Range, SharpnessMetrics, UpdateMetrics
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.schema import learning_rate, optimizer_steps
+from cvxrl.stats.clusters import ratio_interval
 
 _QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 # Forward passes of the line search.
@@ -115,13 +116,13 @@ def measure_update(
     """
     before, sequences = replace(distributions, advantages_N=advantages(objective)), loaded.remembered(objective)
     weights = {name: p.detach().clone() for name, p in loaded.trainable.items()}
-    loss_before = reduced_loss(objective, sequences)
+    losses_before = losses_by_prompt(objective, sequences)
     step = loaded.source.step or 0
     with loaded.restored():
         take_steps(objective, sequences, 1, step, tick)
         change = {name: p.detach() - weights[name] for name, p in loaded.trainable.items()}
         after = token_distributions(objective)
-        loss_after = reduced_loss(objective, sequences)
+        losses_after = losses_by_prompt(objective, sequences)
         logits = None if rules is None else measure_logits(objective, sequences, target, rules, tick)
     recipe = objective.recipe
     whole, by_module = update_ratio(change, weights)
@@ -130,9 +131,11 @@ def measure_update(
         learning_rate=learning_rate(recipe.optim, next_index(objective, step), optimizer_steps(recipe.train)),
         update_to_weight=finite_or_none(whole),
         by_module={name: finite_or_none(ratio) for name, ratio in by_module.items()},
-        loss_before=loss_before,
-        loss_after=loss_after,
+        loss_before=float(losses_before.sum()),
+        loss_after=float(losses_after.sum()),
         logits=logits,
+        kl_interval=_kl_interval(kl(before, after), sequences),
+        loss_change_interval=_sum_interval(losses_after - losses_before),
         **_compare(before, after),
     )
 
@@ -176,14 +179,40 @@ def measure_sharpness(
     )
 
 
-@torch.no_grad()
 def reduced_loss(objective: MeasuredObjective, sequences: Sequences) -> float:
     """The loss of an optimizer step over all sequences, at the policy as it now is."""
-    total = 0.0
+    return float(losses_by_prompt(objective, sequences).sum())
+
+
+@torch.no_grad()
+def losses_by_prompt(objective: MeasuredObjective, sequences: Sequences) -> Tensor:
+    """What the sequences of each prompt add to the loss of an optimizer step, [P], float64 on the CPU."""
+    number = {group: k for k, group in enumerate(dict.fromkeys(sequences.groups))}
+    total_P = torch.zeros(len(number), dtype=torch.float64)
     for micro in objective.passes(sequences):
         share_N, _ = weighted_losses(objective, micro)
-        total += float(share_N.double().sum())
-    return total
+        total_P.index_add_(0, _prompt_of_tokens(micro, number), share_N.double().cpu())
+    return total_P
+
+
+def _prompt_of_tokens(sequences: Sequences, number: Mapping[int, int]) -> Tensor:
+    """Number of the prompt of every response token, [N]."""
+    prompts = torch.tensor([number[group] for group in sequences.groups])
+    return prompts.repeat_interleave(torch.tensor(sequences.lengths))
+
+
+def _kl_interval(kl_N: Tensor, sequences: Sequences) -> Range | None:
+    """Interval over prompts of the mean KL per token."""
+    number = {group: k for k, group in enumerate(dict.fromkeys(sequences.groups))}
+    prompt_N = _prompt_of_tokens(sequences, number)
+    sums_P, counts_P = torch.bincount(prompt_N, weights=kl_N.double()), torch.bincount(prompt_N).double()
+    return as_range(ratio_interval(sums_P.numpy(), counts_P.numpy(), CONFIDENCE))
+
+
+def _sum_interval(parts_P: Tensor) -> Range | None:
+    """Interval over prompts of a sum of what each adds."""
+    mean = ratio_interval(parts_P.numpy(), torch.ones_like(parts_P).numpy(), CONFIDENCE)
+    return None if mean is None else Range(low=mean.low * len(parts_P), high=mean.high * len(parts_P))
 
 
 def _compare(before: TokenDistributions, after: TokenDistributions) -> dict[str, float | dict[str, float]]:

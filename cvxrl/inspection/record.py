@@ -18,6 +18,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Range(Strict):
+    """Both ends of a 95% interval over prompts."""
+
+    low: float
+    high: float
+
+
 class LogitMetrics(Strict):
     """One objective in the space of each token's logits (docs/gradients.md, section 1); shares are of ``directed``.
 
@@ -28,14 +35,14 @@ class LogitMetrics(Strict):
         convex, concave, indefinite: shares by the signs of the Hessian's eigenvalues; a Hessian of zeros is convex.
             None, as the other shares, where no token has a target.
         known: tokens whose signs are known; None in records of version 0.1.
-        smallest, largest: extreme eigenvalues over the tokens whose eigenvalues were computed; None where none were.
-        eigenvalue_tokens: how many those are; None in records of version 0.1.
+        smallest, largest: extreme eigenvalues over ``eigenvalue_tokens`` tokens, which records of version 0.1 lack.
         away: share whose descent direction points away from the target.
         cosine: mean cosine of descent direction and direction to the target.
         frozen: share whose gradient is gone though the target is not near.
         frozen_by: the same by reason.
         distance: mean total variation to the target.
         gradient: root mean square of the tokens' gradient norms.
+        intervals: of `convex`, `away` and `frozen`, where there are two prompts.
     """
 
     tokens: int
@@ -54,6 +61,7 @@ class LogitMetrics(Strict):
     frozen_by: dict[str, float]
     distance: float
     gradient: float
+    intervals: dict[str, Range] = {}
 
 
 class ProbabilityBand(Strict):
@@ -173,6 +181,7 @@ class UpdateMetrics(Strict):
         clipped: share of tokens whose gradient a clip at 1 -+ 0.2 would stop.
         ess_tokens, ess_sequences: effective sample size (sum w)^2 / sum w^2 as a share, of r and of its product.
         logits: the objective in logit space after the step, against the target from before it.
+        kl_interval, loss_change_interval: of `kl` and of `loss_after` - `loss_before`; None with a single prompt.
     """
 
     optimizer: str
@@ -191,6 +200,8 @@ class UpdateMetrics(Strict):
     ess_tokens: float
     ess_sequences: float
     logits: LogitMetrics | None
+    kl_interval: Range | None = None
+    loss_change_interval: Range | None = None
 
 
 class ObjectiveMetrics(Strict):

@@ -75,6 +75,16 @@ class Policy:
         """Token ids of each text; templates already hold their special tokens, so none are added."""
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
+    def openings(self, texts: Sequence[str], encoded: Sequence[list[int]]) -> list[list[int]]:
+        """Special tokens that the tokenizer itself puts before each text, such as one that begins a text.
+
+        Args:
+            texts: not yet holding them.
+            encoded: their token ids without special tokens; an empty one has no opening.
+        """
+        whole = self.tokenizer(list(texts))["input_ids"] if texts else []
+        return [_before(ids, list(full)) for ids, full in zip(encoded, whole, strict=True)]
+
     def decode(self, responses: Sequence[Sequence[int]], kept: Collection[int] = ()) -> list[str]:
         """Text of each response, without special tokens but those in ``kept``."""
         if not kept:
@@ -158,6 +168,13 @@ class Policy:
             load_adapter(self.model, directory)
         else:
             load_weights(self.model, directory)
+
+
+def _before(ids: list[int], full: list[int]) -> list[int]:
+    """What stands before ``ids`` in ``full``; nothing if they begin with it themselves."""
+    starts = range(len(full) - len(ids) + 1)
+    opening = full[: next((i for i in starts if full[i : i + len(ids)] == ids), 0)] if ids else []
+    return [] if ids[: len(opening)] == opening else opening
 
 
 class _WithoutAdapter(Policy):

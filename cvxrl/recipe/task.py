@@ -237,6 +237,11 @@ class TaskSpec(Section):
         description="How a prompt is put to the policy: as it is; through the tokenizer's chat template; as "
         "`Question: ... Answer:`; or in the fixed ChatML text that Qwen-Math models were evaluated with.",
     )
+    special_tokens: bool = Field(
+        True,
+        description="Whether the templates `none` and `question-answer` begin with what the tokenizer itself puts "
+        "before a text, such as a token that begins it. The other two write their own.",
+    )
     system: str | None = Field(None, description="System message (`chat` and `qwen-math` only).")
     instruction: str = Field("", description="Line added below every prompt, inside the template.")
     extract: ExtractSpec = Field(NoExtract(), description="What of a reply is graded.")

@@ -20,11 +20,13 @@ class Sampling:
         max_new_tokens: longest completion.
         temperature: the logits are divided by it; 0 takes the most probable token.
         top_p: nucleus mass; the reported log-probabilities are those of the truncated, renormalised distribution.
+        stop_ids: tokens that end a completion, beside the policy's own: those that end a turn of the template.
     """
 
     max_new_tokens: int
     temperature: float
     top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _decode(
     """
     device, (longest, num_rows) = policy.device, numbers_TB.shape
     numbers_TB = numbers_TB.to(device)
-    end_ids = torch.tensor(policy.end_ids, device=device)
+    end_ids = torch.tensor(sorted({*policy.end_ids, *sampling.stop_ids}), device=device)
     tokens = torch.full((longest, num_rows), policy.pad_id, dtype=torch.long, device=device)
     logprobs = torch.zeros((longest, num_rows), device=device)
     counts = torch.full((num_rows,), longest, dtype=torch.long, device=device)

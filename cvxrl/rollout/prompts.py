@@ -11,9 +11,11 @@ from torch import Tensor
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.task import CallableReward, TaskSpec
+from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example
 from cvxrl.tasks.extraction import looks_for
 
+_REPLY = "This is the reply."
 _QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 
 
@@ -51,17 +53,53 @@ def _chat(text: str, system: str | None, tokenizer: Any) -> str:
                 remedy="set task.template to none or question-answer, or use an instruction-tuned policy",
             )
         )
-    messages = [{"role": "user", "content": text}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
     try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template(_turns(system, text), tokenize=False, add_generation_prompt=True)
     except Exception as error:
         # Templates are programs; several refuse system messages by raising an error of the template engine.
         message = f"the tokenizer's chat template refuses the messages: {error}"
         remedy = "remove task.system, or choose another template"
         raise UserError(Problem(message, key="task.template", remedy=remedy)) from error
     return str(rendered)
+
+
+def _turns(system: str | None, *said: str) -> list[dict[str, str]]:
+    """Messages of a conversation that the user begins."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return first + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+
+
+def end_of_reply(spec: TaskSpec, policy: Policy) -> list[int]:
+    """Token ids behind a reply: what the template writes there, as far as the token that ends the turn.
+
+    That is the end token where the template writes nothing behind a reply, or no token of its own.
+    """
+    tokenizer = policy.tokenizer
+    written = _after_reply(spec, tokenizer)
+    ids = policy.encode([written])[0] if written else []
+    special = {
+        *policy.end_ids,
+        *getattr(tokenizer, "all_special_ids", ()),
+        *getattr(tokenizer, "added_tokens_decoder", ()),
+    }
+    # Spelt out there, for a special token may also stand for what the tokenizer does not know.
+    ends = (i for i, id_ in enumerate(ids) if id_ in special and tokenizer.convert_ids_to_tokens(id_) in written)
+    stop = next(ends, None)
+    return [int(tokenizer.eos_token_id)] if stop is None else ids[: stop + 1]
+
+
+def _after_reply(spec: TaskSpec, tokenizer: Any) -> str:
+    """Text that the template writes behind an assistant's message."""
+    if spec.template == "qwen-math":
+        return "<|im_end|>\n"
+    if spec.template != "chat":
+        return ""
+    turns = _turns(spec.system, "Question?", _REPLY)
+    try:
+        written = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # a template that has only questions in mind; see `_chat`
+        return ""
+    return written.rpartition(_REPLY)[2] if _REPLY in written else ""
 
 
 def encode_examples(
@@ -79,7 +117,10 @@ def encode_examples(
         UserError: a prompt is empty; prompt and response would not fit the model's context, or would be of lengths
             between which the model gives tokens other probabilities (`policy.checked`).
     """
-    prompts = policy.encode([render(e.prompt, task, policy.tokenizer) for e in examples])
+    texts = [render(e.prompt, task, policy.tokenizer) for e in examples]
+    prompts = policy.encode(texts)
+    if task.special_tokens and task.template in ("none", "question-answer"):
+        prompts = [[*opening, *ids] for opening, ids in zip(policy.openings(texts, prompts), prompts, strict=True)]
     room = [response_tokens] * len(prompts) if isinstance(response_tokens, int) else response_tokens
     for example, ids, needed in zip(examples, prompts, room, strict=True):
         if not ids:
@@ -102,6 +143,11 @@ def read_lengths(prompts: Sequence[list[int]], response_tokens: int | Sequence[i
     """Tokens of the shortest prompt, and of the longest sequence but for its last token, which predicts nothing."""
     room = [response_tokens] * len(prompts) if isinstance(response_tokens, int) else response_tokens
     return min(map(len, prompts)), max(len(ids) + needed - 1 for ids, needed in zip(prompts, room, strict=True))
+
+
+def without_end(episodes: Sequence[Episode]) -> list[list[int]]:
+    """Every response without the token that ends it."""
+    return [e.response_ids if e.truncated else e.response_ids[:-1] for e in episodes]
 
 
 def padded_prompts(prompts: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

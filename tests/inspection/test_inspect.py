@@ -27,7 +27,7 @@ from cvxrl.inspection.measure_update import effective_share, take_steps
 from cvxrl.inspection.objectives import select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.plan import make_plan
-from cvxrl.inspection.record import InspectRecord, LogitMetrics, ObjectiveMetrics, SharpnessMetrics
+from cvxrl.inspection.record import InspectRecord, LogitMetrics, ObjectiveMetrics, SharpnessMetrics, UpdateMetrics
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
@@ -275,6 +275,8 @@ def test_planted_defects_change_the_verdict(
     sound = verdict_of(cvxrl, run, tmp_path)
     assert sound["logits"]["convex"] == 1 and sound["logits"]["away"] == sound["displaced"]["away"] == 0
     assert not sound["verdict"][0].startswith(("pulls", "not"))
+    assert set(sound["logits"]["intervals"]) == {"convex", "away", "frozen"}
+    assert sound["logits"]["intervals"]["away"]["high"] > 0  # none of a few prompts is not none of all
 
     def flipped(batch: TokenBatch, spec: Any) -> ObjectiveOutput:
         return ObjectiveOutput(-lco_kld(batch, spec).loss_N)
@@ -303,6 +305,13 @@ def logits(**changes: Any) -> LogitMetrics:
     return LogitMetrics.model_validate(plain | changes)
 
 
+def update(**changes: Any) -> UpdateMetrics:
+    plain = dict.fromkeys(("learning_rate", "loss_before", "loss_after", "surrogate", "kl", "kl_max"), 0.0)
+    plain |= dict.fromkeys(("entropy_before", "entropy_after", "clipped", "ess_tokens", "ess_sequences"), 0.0)
+    rest = {"optimizer": "fresh", "update_to_weight": None, "by_module": {}, "ratio": {"max": 1.0}, "logits": None}
+    return UpdateMetrics.model_validate(plain | rest | changes)
+
+
 def numbers(**parts: Any) -> ObjectiveMetrics:
     return ObjectiveMetrics(label="x", own=False, equation="L", **parts)
 
@@ -323,6 +332,41 @@ def numbers(**parts: Any) -> ObjectiveMetrics:
 )
 def test_headlines(parts: dict[str, Any], expected: str) -> None:
     assert headline(numbers(**parts)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "sure", "unsure", "word"),
+    [
+        ("away", (0.06, 0.2), (0.01, 0.2), "pulls away"),
+        ("frozen", (0.06, 0.2), (0.01, 0.2), "partly frozen"),
+        ("convex", (0.8, 0.94), (0.8, 0.99), "not convex"),
+    ],
+)
+def test_a_word_is_said_where_other_rollouts_would_say_it_too(
+    name: str, sure: tuple[float, float], unsure: tuple[float, float], word: str
+) -> None:
+    share = {"away": 0.1, "frozen": 0.1, "convex": 0.9}[name]
+    for (low, high), expected in ((sure, word), (unsure, "steady")):
+        seen = logits(**{name: share}, intervals={name: {"low": low, "high": high}})
+        assert headline(numbers(logits=seen)) == expected
+        assert name == "frozen" or f"{high:.0%}]" in " ".join(findings(numbers(logits=seen), 4, "x", None))
+
+
+def test_jumps_and_overshoots_need_an_interval_that_clears_them_too() -> None:
+    for interval, expected in (((0.11, 0.3), "jumps"), ((0.05, 0.3), "steady")):
+        moved = update(kl=0.2, kl_interval=dict(zip(("low", "high"), interval, strict=True)))
+        assert headline(numbers(update=moved)) == expected
+    short = SharpnessMetrics(room=0.5, searched=1.0, critical=None, passes=9)
+    for interval, expected in (((0.01, 0.3), "overshoots"), ((-0.01, 0.3), "steady")):
+        moved = update(loss_change_interval=dict(zip(("low", "high"), interval, strict=True)))
+        assert headline(numbers(update=moved, sharpness=short)) == expected
+
+
+def test_what_convexity_implies_is_not_told_as_evidence() -> None:
+    told = " ".join(findings(numbers(logits=logits(convex=1.0, away=0.0)), 4, "x", None))
+    assert "no token pulls away, as convexity implies" in told
+    bent = logits(convex=0.9, away=0.0, intervals={"away": {"low": 0.0, "high": 0.2}})
+    assert "no token pulls away [0%, 20%]" in " ".join(findings(numbers(logits=bent), 4, "x", None))
 
 
 def test_sentences_hold_the_numbers() -> None:
@@ -376,7 +420,7 @@ def test_a_batch_without_a_target_is_not_called_unconvex() -> None:
     for name in ("min_eigenvalue_N", "max_eigenvalue_N", "cosine_N"):
         columns[name] = torch.full((3,), torch.nan)
     columns |= {"gradient_norm_N": torch.zeros(3), "distance_N": torch.zeros(3)}
-    empty = summarize(columns, "odds")
+    empty = summarize(columns, torch.zeros(3, dtype=torch.long), "odds")
     assert (empty.convex, empty.away, empty.frozen, empty.smallest, empty.frozen_by) == (None, None, None, None, {})
     assert findings(numbers(logits=empty), 4, "x", None) == [
         "steady",

@@ -15,6 +15,7 @@ from cvxrl.stats.bootstrap import (
     resample,
     small_sample_stretch,
 )
+from cvxrl.stats.clusters import ratio_interval, share_interval
 from cvxrl.stats.difference import mean_difference, needed_seeds
 from cvxrl.stats.improvement import (
     bootstrap_improvement_interval,
@@ -177,6 +178,35 @@ def test_seeds_needed_are_those_for_the_largest_difference_left() -> None:
     largest, one_seed = max(-interval.low, interval.high), found.error * 5**0.5
     assert least == max(6, int(np.ceil(((1.959964 + 0.841621) * one_seed / largest) ** 2)))
     assert needed_seeds(mean_difference(seeds(1, 1), seeds(1, 1)), 2, 0.95, 0.8) is None
+
+
+def test_a_share_over_clusters_has_the_error_of_the_clusters() -> None:
+    counts = np.full(4, 100.0)
+    apart = share_interval(np.array([0.0, 100.0, 0.0, 100.0]), counts, 0.95)
+    alike = share_interval(np.array([50.0, 51.0, 49.0, 50.0]), counts, 0.95)
+    assert apart is not None and alike is not None
+    assert (apart.low, apart.high) == (0.0, 1.0) and alike.high - alike.low < 0.03
+    mean = ratio_interval(np.array([10.0, 30.0]), np.array([10.0, 10.0]), 0.95)
+    assert mean is not None and mean.high - 2 == pytest.approx(12.7062 * (2 * 2 * 10**2) ** 0.5 / 20, rel=1e-4)
+    assert share_interval(np.array([3.0, 0.0]), np.array([9.0, 0.0]), 0.95) is None  # one cluster has tokens
+
+
+def test_a_share_of_none_or_all_tokens_is_as_unsure_as_its_clusters_are_few() -> None:
+    counts = np.full(5, 100.0)
+    none, all_ = share_interval(np.zeros(5), counts, 0.95), share_interval(counts, counts, 0.95)
+    assert none is not None and none.low == 0 and none.high == pytest.approx(0.5218, abs=1e-4)
+    assert all_ is not None and all_.high == 1 and all_.low == pytest.approx(0.4782, abs=1e-4)
+
+
+def test_an_interval_over_clusters_holds_the_truth() -> None:
+    generator, hits, trials = np.random.default_rng(6), 0, 1000
+    for _ in range(trials):
+        counts = generator.integers(20, 60, 16).astype(float)
+        found = share_interval(
+            generator.binomial(counts.astype(int), generator.beta(2, 8, 16)).astype(float), counts, 0.95
+        )
+        hits += found is not None and found.low <= 0.2 <= found.high
+    assert 0.91 < hits / trials < 0.98
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,22 @@ CHANGED: dict[str, str] = {
     "inspect-*/*.curvature.*est*": "Lanczos sums in float64; an eigenvalue's error holds its products' rounding",
     "inspect-*/*.logits.*est": "extreme eigenvalues are of all tokens, not of 256 of each micro-batch",
     "inspect-*/*.displaced.*est": "likewise",
+    "inspect-*/*.verdict.[023]": "words wait for an interval over prompts, and sentences print it",
+    "inspect-*/*.gradients.noise_scale.*": "last bits: Student's t of SciPy",
+    "compare*/schema_version": "conclusions are others: docs/statistics.md",
+    "compare*/options.collapse": "a fall is from 0.8 of the best level on, and beyond the evaluations' error",
+    "compare*/methods.*.collapsed": "failures, in four kinds",
+    "compare*/methods.*.diverged": "likewise",
+    "compare*/methods.*.score.collapse*": "likewise",
+    "compare*/methods.*.intervals.*": "never narrower than the evaluations' error; last bits: Student's t of SciPy",
+    "compare*/methods.*.stability.grad_p99": "the largest ratio to the running median, and a share of norms above it",
+    "compare*/methods.*.stability.spikes": "likewise",
+    "compare*/comparisons.*.difference*": "of the means of all seeds, by Student's t, all comparisons together",
+    "compare*/comparisons.*.improvement_interval.*": "all comparisons together",
+    "compare*/comparisons.*.p_*": "of that difference",
+    "compare*/comparisons.*.sign_flip_p_value": "one test",
+    "compare*/comparisons.*.seeds_needed": "the fewest that the interval allows",
+    "compare/warnings.[12]": "other words",
     "inspect-*/*.verdict.1": "the sentence says of how many tokens the smallest eigenvalue is",
     "inspect-*/notes*": "no note on drawn tokens where all were looked at",
     "*/checkpoint.recipe": "fields that cannot change a result are outside the digest of a recipe",
@@ -40,7 +56,8 @@ GATE = "P(tiny_lco_kld > tiny_grpo) > 0.1"
 LOOK = ("--parts", "logits,gradients,update,sharpness", "--drift", "2")
 # Document -> command that gave it, in the folder of the runs. All read what is stored, or draw nothing.
 DOCUMENTS = {
-    "compare": ("compare", *RUNS, "--allow-diff", "--json"),
+    # The threshold that 0.1 took by itself, from the best of these runs.
+    "compare": ("compare", *RUNS, "--allow-diff", "--threshold", "0.314999994635582", "--json"),
     "compare-reward": (
         *("compare", *RUNS[:2], "--metric", "reward/mean", "--window", "3", "--baseline", "tiny_lco_kld"),
         *("--threshold", "0.3", "--confidence", "0.9", "--require", GATE, "--json"),
