@@ -48,7 +48,7 @@ class Output:
         typer.Option(
             parser=writable_folder,
             metavar="FOLDER",
-            help="Write each figure as SVG and PNG.",
+            help="Write each figure as PNG, SVG and PDF.",
             rich_help_panel=_WRITE,
         ),
     ] = None

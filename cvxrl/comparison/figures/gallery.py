@@ -12,7 +12,7 @@ from cvxrl.comparison.figures.maps import failure_maps, score_maps
 from cvxrl.comparison.figures.scores import improvement_intervals, location_intervals, performance_profiles
 from cvxrl.comparison.figures.sensitivity import sensitivity_curves
 from cvxrl.comparison.result import Comparison
-from cvxrl.report.figure import Shown, to_png, to_svg
+from cvxrl.report.figure import FORMATS, Shown, to_file
 
 # Title, function and caption. A function returns None where the comparison has nothing for it to show. A caption may
 # name the {metric}, the {percent} of intervals, and that values of a varied key are {pooled}.
@@ -51,7 +51,8 @@ GALLERY: list[tuple[str, Callable[[Comparison], Figure | None], str]] = [
     (
         "Stability over training",
         stability_curves,
-        "Median over the seeds still running, thin lines for seeds; log axes. The line of a diverged run ends.",
+        "Median over the seeds still running and over a few steps; up to two methods, thin lines for seeds; log axes. "
+        "The line of a diverged run ends.",
     ),
 ]
 
@@ -70,9 +71,8 @@ def all_figures(c: Comparison) -> list[Shown]:
 
 
 def figure_files(c: Comparison) -> dict[str, bytes]:
-    """File name -> content: each figure as SVG, to print, and as PNG, to look at."""
-    files = {}
+    """File name -> content: each figure as PNG, to look at, and as SVG and PDF, to print."""
+    files: dict[str, bytes] = {}
     for shown in all_figures(c):
-        files[f"{shown.slug}.svg"] = to_svg(shown.figure)
-        files[f"{shown.slug}.png"] = to_png(shown.figure)
+        files |= {f"{shown.slug}{suffix}": to_file(shown.figure, suffix) for suffix in FORMATS}
     return files

@@ -16,7 +16,7 @@ from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.run import Array, Series
 from cvxrl.comparison.score import curve
 from cvxrl.comparison.summary import GroupSummary
-from cvxrl.report.figure import MARKERS, method_style
+from cvxrl.report.figure import MARKERS, line_width, method_style
 
 _MOST_POINTS = 500  # of a line; more cannot be told apart, and make a page of many megabytes
 
@@ -29,6 +29,7 @@ class Strand:
         name: what the legend calls it.
         group, summary: its runs and numbers.
         colour, dash, marker: told apart also without colour.
+        width: of its line; narrower than those below it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Strand:
     colour: Any
     dash: str
     marker: str
+    width: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def panels(c: Comparison) -> list[Panel]:
         place = values.index(last) if last in values else 0
         shade = shades(0.9 * place / max(1, len(values) - 1))
         name = f"{c.options.vary[-1]} = {show_value(last)}"
-        strand = Strand(name, group, summary, shade, "-", MARKERS[place % len(MARKERS)])
+        strand = Strand(name, group, summary, shade, "-", MARKERS[place % len(MARKERS)], line_width(place))
         where = [f"{key} = {show_value(value)}" for key, value in zip(c.options.vary, first, strict=False)]
         made.setdefault(", ".join([summary.method, *where]), []).append(strand)
     return [Panel(title, strands) for title, strands in made.items()]
@@ -87,9 +89,9 @@ def stack(series: Sequence[Series]) -> tuple[Array, Array]:
     return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T, np.nan, np.nan) for s in found])
 
 
-def thin(step_T: Array, value_NT: Array, how: Callable[..., Array]) -> tuple[Array, Array]:
-    """At most `_MOST_POINTS` points of a long run: each is ``how`` (such as np.nanmax) of a bin, at the bin's end."""
-    size = -(-len(step_T) // _MOST_POINTS)
+def thin(step_T: Array, value_NT: Array, how: Callable[..., Array], most: int = _MOST_POINTS) -> tuple[Array, Array]:
+    """At most ``most`` points of a long run: each is ``how`` (such as np.nanmax) of a bin, at the bin's end."""
+    size = -(-len(step_T) // most)
     if size <= 1:
         return step_T, value_NT
     starts = np.arange(0, len(step_T), size)
@@ -101,4 +103,4 @@ def thin(step_T: Array, value_NT: Array, how: Callable[..., Array]) -> tuple[Arr
 
 
 def _strand(name: str, group: Group, summary: GroupSummary, index: int) -> Strand:
-    return Strand(name, group, summary, *method_style(index))
+    return Strand(name, group, summary, *method_style(index), line_width(index))
