@@ -78,7 +78,7 @@ def measure(
     curve = None
     for truth in pair[::-1]:
         fails, score = simulate(truth, place, seeds, alike, rng)
-        curve = fit_failures(values, fails.sum(axis=0).tolist(), [seeds] * len(place))
+        curve = fit_failures(values, [dict(enumerate(fails[:, v].tolist())) for v in range(len(place))])
         by_seed = [dict(enumerate(score[:, v])) for v in range(len(place))]
         best = best_draws(values, by_seed, [ERROR] * len(place), rng, confidence=CONFIDENCE, resamples=RESAMPLES)
         draws.insert(0, headroom_draws(curve, best, rng))

@@ -10,7 +10,7 @@ import torch
 
 from cvxrl.policy.load import build_tokenizer
 
-ALPHABET = "0123456789+=;? AaBbCcDdEeFfGgHhIiJjKkLlMm:.,"
+ALPHABET = "0123456789+=;? AaBbCcDdEeFfGgHhIiJjKkLlMm:.,Qustonwr\n"
 VOCABULARY = 64
 MOST_PARAMETERS = 3_000_000
 # Settings by whatever name a family gives them; a family takes those that it has.
@@ -53,8 +53,24 @@ def families() -> list[str]:
     return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
+class CannotBuildError(Exception):
+    """Why a family needs more than the usual settings."""
+
+
 def tiny_family(kind: str, seed: int = 0, **settings: Any) -> Any:
     """A random model of a family in evaluation mode, or None if it needs more than the usual settings."""
+    try:
+        return build_family(kind, seed, **settings)
+    except CannotBuildError:
+        return None
+
+
+def build_family(kind: str, seed: int = 0, **settings: Any) -> Any:
+    """As `tiny_family`.
+
+    Raises:
+        CannotBuildError: with the reason.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -64,10 +80,11 @@ def tiny_family(kind: str, seed: int = 0, **settings: Any) -> Any:
         config = made(**{k: v for k, v in _SIZES.items() if k in known} | _OWN.get(kind, {}) | settings)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except Exception:  # sizes that a family forbids have as many types of error as there are families
-        return None
-    if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
-        return None
+    except Exception as error:  # sizes that a family forbids have as many types of error as there are families
+        raise CannotBuildError(" ".join(f"{type(error).__name__}: {error}".split())[:110]) from error
+    size = sum(p.numel() for p in model.parameters())
+    if size > MOST_PARAMETERS:
+        raise CannotBuildError(f"{size:,} parameters even so")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config).eval()

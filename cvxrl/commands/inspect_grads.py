@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cvxrl.inspection.plan import InspectionPlan
     from cvxrl.inspection.record import InspectRecord
 
-_FIGURES = (".png", ".svg")
+_FIGURES = (".png", ".svg", ".pdf")
 
 
 class InspectCommand(Command):
@@ -81,10 +81,9 @@ def _write(record: InspectRecord, file: Path, output: InspectOutput) -> None:
     plot, html = output.plot, output.html
     if plot is not None:
         from cvxrl.inspection.figures import main_figure
-        from cvxrl.report.figure import to_png, to_svg
+        from cvxrl.report.figure import to_file
 
-        figure = main_figure(record).figure
-        write_bytes(plot, to_svg(figure) if plot.suffix == ".svg" else to_png(figure))
+        write_bytes(plot, to_file(main_figure(record).figure, plot.suffix))
     if html is not None:
         from cvxrl.inspection.figures import make_page
 
@@ -97,4 +96,8 @@ def _write(record: InspectRecord, file: Path, output: InspectOutput) -> None:
 def _figure_problems(plot: Path | None) -> list[Problem]:
     if plot is None or plot.suffix in _FIGURES:
         return []
-    return [Problem(f"`{plot}` is neither a PNG nor an SVG file", "--plot", remedy="end its name in .png or .svg")]
+    return [
+        Problem(
+            f"`{plot}` is neither a PNG, an SVG nor a PDF file", "--plot", remedy="end its name in .png, .svg or .pdf"
+        )
+    ]

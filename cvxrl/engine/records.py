@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cvxrl.engine.divergence import DivergedError
+from cvxrl.engine.self_check import SelfCheckError
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.evaluator import provenance_of
@@ -142,9 +143,10 @@ def close_record(
 
 
 def record_failure(run_dir: RunDir, record: RunRecord, error: BaseException) -> None:
-    """Write why the run failed, unless the disk that failed it is the one to write to."""
+    """Write why the run failed, or which check interrupted it, unless the disk that failed is the one to write to."""
     text = redact(f"{type(error).__name__}: {error}")[:_FAILURE_LENGTH]
-    failed = record.model_copy(update={"status": "failed", "ended": now(), "failure": text})
+    status = "interrupted" if isinstance(error, SelfCheckError) else "failed"
+    failed = record.model_copy(update={"status": status, "ended": now(), "failure": text})
     with contextlib.suppress(StorageError):
         write_json(run_dir.record, failed.model_dump())
 

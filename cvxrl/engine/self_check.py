@@ -1,6 +1,7 @@
 """Whether sampler, trainer and the model's own forward pass give a step's tokens the same probabilities.
 
-A mismatch is no property of the method, so it is no divergence: the run fails and says which field lets it go on.
+A mismatch is no property of the method, so it is neither a divergence nor a failure that a comparison counts: the run
+is interrupted and says which field lets it go on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from cvxrl.recipe.schema import Recipe
 
 # Sequences of a step that are read again at other batch sizes, and those that are looked at in later steps.
 _FEW, _LATER = 32, 8
+
+
+class SelfCheckError(UserError):
+    """Two sides that must agree do not; parameters are those before the step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) 
         log-probabilities and those of the model's own forward pass, on the shortest and the longest sequence.
 
     Raises:
-        UserError: they differ by more than `train.ratio_tolerance`, or than rounding explains if it is not set.
+        SelfCheckError: they differ by more than `train.ratio_tolerance`, or than rounding explains if it is not set.
     """
     every = recipe.train.check_every
     if step != 1 and not (every and step % every == 0):
@@ -131,4 +136,4 @@ def _require(reader: Reader, recipe: Recipe, step: int, found: Mismatch, sides: 
         f"set train.ratio_tolerance above {found.ratio:.1e} to train all the same, every ratio wrong by that; or try "
         "`rollout.engine: transformers`, `train.precision: fp32`, shorter responses"
     )
-    raise UserError(Problem(message, "train.ratio_tolerance", remedy=remedy))
+    raise SelfCheckError(Problem(message, "train.ratio_tolerance", remedy=remedy))

@@ -21,6 +21,7 @@ from cvxrl.report.figure import (
     VERMILION,
     Shown,
     legend,
+    line_width,
     method_style,
     new_figure,
     not_measured,
@@ -28,7 +29,7 @@ from cvxrl.report.figure import (
 )
 from cvxrl.report.format import percent, short
 
-_COLUMNS = 3
+_COLUMNS = 2
 
 
 def main_figure(record: InspectRecord) -> Shown:
@@ -56,12 +57,12 @@ class _Line:
 
 _OVER_TRAINING = (
     _Line("right (sampled)", policy=lambda s: s.correct, from_zero=True),
-    _Line("probability of the sampled token", policy=lambda s: s.probability),
-    _Line("entropy [nats per token]", policy=lambda s: s.entropy),
-    _Line("gradient norm, mean of q, k, v", objective=lambda o: o.gradients.qkv if o.gradients else None, log=True),
-    _Line("KL of the next step [nats per token]", objective=lambda o: o.update.kl if o.update else None, log=True),
+    _Line("p(sampled token)", policy=lambda s: s.probability),
+    _Line("entropy [nats]", policy=lambda s: s.entropy),
+    _Line("gradient norm, q k v", objective=lambda o: o.gradients.qkv if o.gradients else None, log=True),
+    _Line("KL of next step [nats]", objective=lambda o: o.update.kl if o.update else None, log=True),
     _Line(
-        "room: how often the step fits",
+        "room for the step",
         objective=lambda o: (o.sharpness.room or o.sharpness.searched) if o.sharpness else None,
         log=True,
         mark=1.0,
@@ -70,7 +71,7 @@ _OVER_TRAINING = (
 
 
 def _trajectory(record: InspectRecord) -> Shown:
-    figure, grid = new_figure(2, _COLUMNS, 5.6)
+    figure, grid = new_figure(3, _COLUMNS, 6.6)
     axes = [axis for row in grid for axis in row]
     labels = [o.label for o in record.snapshots[-1].objectives]
     steps = [float(s.step or 0) for s in record.snapshots]
@@ -90,13 +91,15 @@ def _trajectory(record: InspectRecord) -> Shown:
                 linestyle=dash,
                 marker="o",
                 markersize=0.6 * _size(index),
+                linewidth=line_width(index),
                 label=label,
             )
         _finish(axis, line)
     legend(figure, axes)
     caption = (
         f"Checkpoints of {record.recipe}; every objective is measured on the same frozen rollouts of each checkpoint. "
-        "Below the grey line a step of the optimizer overshoots along its own direction; at the top the search ended."
+        "gradient norm: mean over query, key and value projections. room: how often the optimizer's next step fits "
+        "before the loss is back at its start; below the grey line it overshoots, at the top the search ended."
     )
     return Shown("Over training", figure, caption)
 
@@ -113,18 +116,19 @@ def _finish(axis: Axes, line: _Line) -> None:
     if line.log and bool((drawn > 0).any()):
         axis.set_yscale("log")
     if line.from_zero:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * float(np.nanmax(drawn)) or 1.0)
 
 
 def _single(record: InspectRecord) -> Shown:
     checkpoint = record.snapshots[-1]
-    figure, grid = new_figure(2, 2, 6.4)
-    (signs, pulls), (bands, layers) = grid
-    _signs(signs, checkpoint)
-    _pulls(pulls, checkpoint)
-    _bands(bands, checkpoint)
-    _layers(layers, checkpoint)
-    legend(figure, [bands, layers])
+    panels = [draw for measured, draw in _PANELS if any(measured(o) for o in checkpoint.objectives)]
+    figure, grid = new_figure(max(1, len(panels)), 1, 0.6 + 2.1 * max(1, len(panels)))
+    for draw, (axis,) in zip(panels, grid, strict=False):
+        draw(axis, checkpoint)
+    if not panels:
+        not_measured(grid[0][0])
+    by_objective = [axis for draw, (axis,) in zip(panels, grid, strict=False) if draw in (_bands, _layers)]
+    legend(figure, by_objective)
     where = "" if checkpoint.step is None else f" after {checkpoint.step} steps"
     moved = ""
     if checkpoint.displaced_kl is not None:
@@ -143,8 +147,10 @@ def _signs(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     for name, colour in (("convex", GREEN), ("indefinite", ORANGE), ("concave", VERMILION)):
         width = np.array([getattr(o.logits, name) for o in shown])
         bars = axis.barh(range(len(shown)), width, left=left, color=colour, height=0.6)
-        labels = [f"{name} {percent(w, 0)}" if w > 0.2 else "" for w in width]
-        axis.bar_label(bars, labels, label_type="center", fontsize="small", color="white")
+        labels = [f"{name} {percent(w, 0)}" if w > 0.25 else "" for w in width]
+        axis.bar_label(
+            bars, labels, label_type="center", fontsize="small", color=BLACK if name == "indefinite" else "w"
+        )
         left += width
     _rows(axis, shown)
     axis.set_xlim(0, 1)
@@ -168,9 +174,9 @@ def _pulls(axis: Axes, checkpoint: CheckpointMetrics) -> None:
                     edgecolor="white",
                 )
     if shown:
-        axis.barh(0, 0, color=VERMILION, label="pulls away from the target")
-        axis.barh(0, 0, color=SKY, label="gradient gone far from the target")
-        axis.legend(fontsize="small", frameon=False, loc="best")
+        axis.barh(0, 0, color=VERMILION, label="pulls away")
+        axis.barh(0, 0, color=SKY, label="gradient gone, target far")
+        axis.legend(fontsize="small", frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     _rows(axis, shown)
     axis.set_xlim(left=0)
     axis.set_xlabel("share of tokens that have a target")
@@ -215,6 +221,15 @@ def _layers(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     axis.set_yscale("log")
     axis.set_xlabel("layer")
     axis.set_ylabel("gradient norm", fontsize="small")
+
+
+# Panels of the figure, each with what it needs of an objective: what was not measured takes no room.
+_PANELS: tuple[tuple[Callable[[ObjectiveMetrics], object], Callable[[Axes, CheckpointMetrics], None]], ...] = (
+    (lambda o: o.logits is not None and o.logits.convex is not None, _signs),
+    (lambda o: o.logits is not None and o.logits.away is not None, _pulls),
+    (lambda o: o.gradients is not None and o.gradients.bands, _bands),
+    (lambda o: o.gradients is not None, _layers),
+)
 
 
 def _size(index: int) -> float:

@@ -136,7 +136,7 @@ class InspectOutput:
     """What is written beside INSPECT.json."""
 
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a figure (.png, .svg).", rich_help_panel=_WRITE)
+        Path | None, typer.Option(metavar="FILE", help="Write a figure (.png, .svg, .pdf).", rich_help_panel=_WRITE)
     ] = None
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one self-contained page.", rich_help_panel=_WRITE)

@@ -36,19 +36,19 @@ def trajectory(record: InspectRecord) -> Table:
             first = number == 0
             rows.append(
                 [
-                    str(checkpoint.step) if first else "",
+                    str(checkpoint.step),
+                    o.label,
+                    headline(o),
                     share(checkpoint.correct) if first else "",
                     fixed(checkpoint.entropy) if first else "",
                     fixed(checkpoint.probability) if first else "",
-                    o.label,
                     short(g.qkv if g else None),
                     share(off.away if off else None),
-                    short(u.kl if u else None),
+                    scientific(u.kl if u else None),
                     _room(s),
-                    headline(o),
                 ]
             )
-    columns = ("step", "right", "entropy", "p(a)", "<objective", "grad qkv", "away", "step KL", "room", "<finding")
+    columns = ("<step", "<objective", "<finding", "right", "entropy", "p(a)", "grad qkv", "away", "step KL", "room")
     note = (
         "p(a): mean probability of the sampled tokens. grad qkv: mean norm over query, key and value projections. "
         "away: tokens whose descent direction points away from their target"

@@ -67,6 +67,6 @@ def _centred(logits: Tensor) -> Tensor:
     # Families hide tokens (padding of the vocabulary) at -inf or the lowest number: those must be the same, and that is
     # all that can be compared.
     x = logits.detach().double().clamp(min=-1e4)
-    seen = x > -1e4
+    seen = ~(x <= -1e4)  # nan is seen
     mean = (x * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
     return torch.where(seen, x - mean, torch.zeros_like(x))

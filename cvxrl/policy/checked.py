@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.agreement import logit_tolerance
 from cvxrl.policy.plain import is_plain
-from cvxrl.policy.probe import Probe, apart_behind_prompt, head_agrees, own_logits, require_one_probability, undisturbed
+from cvxrl.policy.probe import (
+    Probe,
+    Vocabulary,
+    apart_behind_prompt,
+    head_agrees,
+    own_logits,
+    require_one_probability,
+    undisturbed,
+)
 from cvxrl.policy.rows import can_share_prompts
 from cvxrl.policy.ways import Ways, compare_ways
 
@@ -26,21 +33,21 @@ class Checked:
 
     Attributes:
         model: the policy's.
-        vocabulary: ids of ordinary tokens, which probes are made of.
+        vocabulary: what probes are made of.
         ways: those that agree.
         shortest, longest: tokens of the shortest prefix and the longest sequence of the run that were looked at.
         decoders: for `rollout`, which remembers here what it samples through.
     """
 
     model: PreTrainedModel
-    vocabulary: Sequence[int]
+    vocabulary: Vocabulary
     ways: Ways
     shortest: int | None = None
     longest: int = 0
     decoders: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, vocabulary: Sequence[int]) -> Checked:
+    def of(cls, model: PreTrainedModel, vocabulary: Vocabulary) -> Checked:
         """Try the short ways on a few tokens.
 
         Raises:

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from cvxrl.policy.adapter import has_adapter, load_adapter, save_adapter, without_adapter
 from cvxrl.policy.checked import Checked
+from cvxrl.policy.probe import Vocabulary
 from cvxrl.policy.rows import logit_rows
 from cvxrl.policy.saved import load_weights, save_weights
 from cvxrl.policy.ways import Ways, hidden_states
@@ -105,7 +106,8 @@ class Policy:
         rows = int(getattr(embedding, "num_embeddings", 0)) or int(self.model.config.get_text_config().vocab_size)
         known = min(rows, len(self.tokenizer)) if hasattr(self.tokenizer, "__len__") else rows
         with self.activated():
-            return Checked.of(self.model, [i for i in range(known) if i not in special] or [0])
+            ordinary = [i for i in range(known) if i not in special] or [0]
+            return Checked.of(self.model, Vocabulary(ordinary, [i for i in (self.pad_id, *self.end_ids) if i < rows]))
 
     @property
     def ways(self) -> Ways:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,19 @@ _PLACES = 48
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """Tokens that probes are made of.
+
+    Attributes:
+        ordinary: ids that stand for text.
+        special: ids of padding and of ends.
+    """
+
+    ordinary: Sequence[int]
+    special: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Probe:
     """Random sequences; the first and the last have the same prompt.
 
@@ -38,19 +52,26 @@ class Probe:
     places: Tensor
 
     @classmethod
-    def random(cls, vocabulary: Sequence[int], prompts: Sequence[int], responses: Sequence[int]) -> Probe:
-        """Sequences of these lengths; the same every time, and no other random numbers are touched."""
+    def random(cls, vocabulary: Vocabulary, prompts: Sequence[int], responses: Sequence[int]) -> Probe:
+        """Sequences of these lengths; the same every time, and no other random numbers are touched.
+
+        Responses of more than two tokens begin with a special one: a policy may sample those too, and some families
+        take them for padding wherever they are.
+        """
         generator = torch.Generator().manual_seed(0)
 
         def draw(length: int) -> list[int]:
-            chosen = torch.randint(len(vocabulary), (length,), generator=generator).tolist()
-            return [vocabulary[i] for i in chosen]
+            chosen = torch.randint(len(vocabulary.ordinary), (length,), generator=generator).tolist()
+            return [vocabulary.ordinary[i] for i in chosen]
 
         drawn = [draw(n) for n in prompts]
         drawn[-1] = drawn[0]
         ends = torch.tensor(responses).cumsum(0).tolist()
         inside = [torch.arange(start, end)[_spread(end - start)] for start, end in zip([0, *ends], ends, strict=False)]
-        return cls(drawn, [draw(n) for n in responses], torch.cat(inside))
+        said = [draw(n) for n in responses]
+        for response, token in zip((r for r in said if len(r) > 2), cycle(vocabulary.special), strict=False):
+            response[0] = token
+        return cls(drawn, said, torch.cat(inside))
 
 
 def _spread(length: int) -> Tensor:

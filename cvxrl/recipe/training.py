@@ -32,9 +32,9 @@ class RolloutSpec(Section):
     engine: Literal["auto", "static", "transformers"] = Field(
         "auto",
         description="What computes the logits while sampling, in training and evaluation: `transformers` is the "
-        "model's own forward pass; `auto` writes it out with fewer operations for Llama, Qwen2 and Qwen3 models and is "
-        "`transformers` for all others; `static` writes it out with operations of fixed shape, which CUDA replays as a "
-        "graph (no gain on a CPU; other models are refused). Equal up to rounding.",
+        "model's own forward pass; `auto` writes it out with fewer operations for plain decoders (Llama, Qwen and "
+        "their kin) and is `transformers` for all others; `static` writes it out with operations of fixed shape, which "
+        "CUDA replays as a graph (no gain on a CPU; other models are refused). Equal up to rounding.",
     )
     rounds: PositiveInt = Field(
         1,

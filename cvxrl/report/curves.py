@@ -14,7 +14,7 @@ from cvxrl.runs.files import write_bytes
 
 Records = Sequence[Mapping[str, float]]
 
-_SIZE = (11.0, 6.0)  # inches
+_HEIGHT = 6.6  # inches
 _Z95 = 1.96
 _SMOOTHING = 9  # steps in the centred moving average
 
@@ -27,15 +27,14 @@ def plot_curves(records: Records, path: Path, title: str) -> None:
         path: PNG to write, whole or not at all.
         title: heading of the figure.
     """
-    width, height = _SIZE
-    figure, grid = new_figure(2, 3, height, width)
+    figure, grid = new_figure(3, 2, _HEIGHT)
     figure.suptitle(title)
     panels = [axis for row in grid for axis in row]
     for axis in panels:
         step_axis(axis)
     _scores(panels[0], records)
-    _line(panels[1], records, "policy/entropy", "entropy [nats per token]", BLUE)
-    _line(panels[2], records, "policy/kl", "KL(before || after step) [nats]", BLUE, log=True)
+    _line(panels[1], records, "policy/entropy", "entropy [nats]", BLUE)
+    _line(panels[2], records, "policy/kl", "KL per step [nats]", BLUE, log=True)
     _gradients(panels[3], records)
     _lengths(panels[4], records)
     _line(panels[5], records, "loss", "loss", BLUE)
@@ -59,7 +58,7 @@ def _scores(axis: Axes, records: Records) -> None:
         axis.errorbar(
             [r["step"] for r in evaluated],
             [r["eval/accuracy"] for r in evaluated],
-            yerr=errors,
+            yerr=_within(evaluated, errors),
             fmt="o",
             markersize=4,
             capsize=3,
@@ -69,6 +68,13 @@ def _scores(axis: Axes, records: Records) -> None:
     if steps or evaluated:
         axis.legend(frameon=False, loc="lower right", fontsize="small")
     axis.set_ylabel("reward, accuracy")
+
+
+def _within(evaluated: Records, errors: Sequence[float]) -> list[list[float]]:
+    """Lengths of the bars below and above, which end where an accuracy can: at 0 and 1."""
+    values = [r["eval/accuracy"] for r in evaluated]
+    pairs = list(zip(values, errors, strict=True))
+    return [[min(e, v) if e == e else e for v, e in pairs], [min(e, 1.0 - v) if e == e else e for v, e in pairs]]
 
 
 def _gradients(axis: Axes, records: Records) -> None:
@@ -93,7 +99,7 @@ def _gradients(axis: Axes, records: Records) -> None:
 
 def _lengths(axis: Axes, records: Records) -> None:
     """Mean response length, and on the right the share that hit the length limit."""
-    _line(axis, records, "response/length", "response length [tokens]", BLUE)
+    _line(axis, records, "response/length", "length [tokens]", BLUE)
     steps, shares = _series(records, "response/truncated")
     if not any(shares):
         if steps:
@@ -102,7 +108,7 @@ def _lengths(axis: Axes, records: Records) -> None:
     right = axis.twinx()
     right.plot(steps, [100 * share for share in shares], color=VERMILION, linewidth=0.8)
     right.set_ylim(0, min(100.0, max(5.0, 110 * max(shares))))  # a rare cut should look rare
-    right.set_ylabel("cut at the length limit [%]", color=VERMILION)
+    right.set_ylabel("cut at the limit [%]", color=VERMILION)
     right.tick_params(axis="y", colors=VERMILION)
     right.spines["top"].set_visible(False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, TextIO
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # columns, of a terminal as of a pipe
 _NAME_WIDTH = 30
+_SENTENCE = 30  # letters from which on a cell is taken for one
 _ENDLESS = 10_000  # columns; a measurement is cut off at the console's width otherwise
 # The policy forbids the browser to load anything; should a link slip in, it stays dead.
 _HEAD = """<!doctype html>
@@ -29,7 +30,7 @@ _HEAD = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 0 auto;
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 0 auto;
   padding: 1.5rem 1rem 4rem; }}
 h1 {{ font-size: 1.6rem; margin: 0 0 .5rem; }}
 h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
@@ -37,10 +38,13 @@ pre {{ background: #f4f4f4; padding: .6rem .8rem; overflow-x: auto; font-size: .
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .9rem .25rem 0; vertical-align: top; text-align: right; white-space: nowrap; }}
-th {{ border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom; }}
+th {{ box-shadow: inset 0 -1px #888; font-weight: 600; vertical-align: bottom; }}
 th.left, td.left {{ text-align: left; }}
-td.left:last-child {{ white-space: normal; min-width: 10rem; }}
-img {{ width: 100%; height: auto; display: block; }}
+td.left:nth-child(n+2) {{ white-space: normal; min-width: 7rem; }}
+th:first-child, td:first-child {{ position: sticky; left: 0; background: #fff; }}
+p, ul, figcaption {{ max-width: 48rem; }}
+img {{ width: 100%; max-width: 46rem; height: auto; display: block; }}
+@media (max-width: 40rem) {{ table {{ font-size: .8rem; }} th, td {{ padding-right: .6rem; }} }}
 figure {{ margin: 0; }}
 figcaption, .note {{ color: #555; font-size: .85rem; }}
 .warning {{ border-left: 4px solid #E69F00; padding-left: .7rem; margin: .4rem 0; }}
@@ -78,29 +82,59 @@ class Table:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Write to a console: ruled on a terminal, bare in a pipe; a wide table sits closer before it breaks words."""
-    shown = _rich(table, console.is_terminal, gap=2)
-    natural = console.measure(shown, options=console.options.update(width=_ENDLESS)).maximum
-    if natural > console.width:
-        shown = _rich(table, console.is_terminal, gap=1)
+    """Write to a console: ruled on a terminal, bare in a pipe.
+
+    A wide table sits closer, then its texts wrap between words, then its columns are dealt out to blocks below one
+    another that begin with the same names. No number and no word that fits a line is ever broken.
+    """
     console.print(Text(table.title, style="bold"))
-    console.print(shown)
+    blocks = list(_blocks(table, console.width))
+    for number, block in enumerate(blocks):
+        shown = _rich(block, console.is_terminal, gap=2)
+        if console.measure(shown, options=console.options.update(width=_ENDLESS)).maximum > console.width:
+            shown = _rich(block, console.is_terminal, gap=1)
+        console.print(shown)
+        if number + 1 < len(blocks):
+            console.print()
     if table.note:
         console.print(Text(table.note, style="dim"))
     console.print()
 
 
+def _blocks(table: Table, width: int) -> Iterator[Table]:
+    """The table, or its columns in groups that fit a line each, behind the columns that name the rows."""
+    needed = [_narrowest(table, index) + 1 for index in range(len(table.columns))]
+    names = next((i for i in range(len(table.columns)) if not table.left(i)), len(table.columns)) or 1
+    room = width - sum(needed[:names]) + 1
+    chosen: list[int] = []
+    for index in range(names, len(table.columns)):
+        if chosen and sum(needed[i] for i in chosen) + needed[index] > room:
+            yield _columns(table, [*range(names), *chosen])
+            chosen = []
+        chosen.append(index)
+    yield _columns(table, [*range(names), *chosen])
+
+
+def _narrowest(table: Table, index: int) -> int:
+    """Letters that a column cannot do without: a number's, or those of the longest word of a text."""
+    cells = [table.names[index], *(row[index] for row in table.rows)]
+    whole = index == 0 or not table.left(index)
+    return max(len(part) for cell in cells for part in ([cell] if whole else cell.split() or [""]))
+
+
+def _columns(table: Table, chosen: Sequence[int]) -> Table:
+    rows = [[row[i] for i in chosen] for row in table.rows]
+    return Table(table.title, [table.columns[i] for i in chosen], rows, table.note)
+
+
 def _rich(table: Table, ruled: bool, gap: int) -> RichTable:
     shown = RichTable(box=box.SIMPLE_HEAD if ruled else None, padding=(0, gap, 0, 0), pad_edge=False)
     for index, name in enumerate(table.names):
-        cells = [row[index] for row in table.rows]
-        shown.add_column(
-            Text(name),
-            justify="left" if table.left(index) else "right",
-            overflow="fold",
-            # Names of methods stay whole while they leave room for the numbers.
-            no_wrap=index == 0 and max(map(len, cells), default=0) <= _NAME_WIDTH,
+        whole = not table.left(index) or (
+            index == 0 and max((len(row[index]) for row in table.rows), default=0) <= _NAME_WIDTH
         )
+        # Names of methods stay whole while they leave room for the numbers, and numbers always do.
+        shown.add_column(Text(name), justify="left" if table.left(index) else "right", overflow="fold", no_wrap=whole)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
@@ -148,6 +182,7 @@ def to_markdown(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """An HTML section with a heading, the table and its note."""
+    table = _answer_first(table)
     kinds = ["left" if table.left(i) else "right" for i in range(len(table.columns))]
     head = "".join(f'<th scope="col" class="{k}">{_html_cell(n)}</th>' for k, n in zip(kinds, table.names, strict=True))
     body = "\n".join(
@@ -159,6 +194,14 @@ def to_html(table: Table) -> str:
         f"<section>\n<h2>{escape(table.title)}</h2>\n<div class='scroll'><table>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table></div>{note}\n</section>"
     )
+
+
+def _answer_first(table: Table) -> Table:
+    """A last column of sentences, such as a verdict, beside the names: a phone shows no more than that."""
+    last = len(table.columns) - 1
+    if last < 2 or not table.left(last) or max((len(row[last]) for row in table.rows), default=0) < _SENTENCE:
+        return table
+    return _columns(table, [0, last, *range(1, last)])
 
 
 class Page:

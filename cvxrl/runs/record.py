@@ -79,7 +79,7 @@ class RunRecord(BaseModel):
         result: final numbers, e.g. `eval/accuracy`.
         best_checkpoint: the one with the highest held-out accuracy, relative to the run directory, or None.
         divergence: set when the status is `diverged`.
-        failure: set when the status is `failed`: why, in one line.
+        failure: why, in one line, when the status is `failed`, or a check of the package itself interrupted the run.
         passes: how logits are computed, in words: in the `update`, and in `sampling` where the policy samples.
     """
 
@@ -131,12 +131,12 @@ def read_run_record(path: Path) -> RunRecord:
 
 
 def _without_failed_check(record: RunRecord) -> RunRecord:
-    """A run that did not pass a check of the package itself failed; version 0.1 said that it diverged."""
+    """A run that did not pass a check of the package itself is unfinished; version 0.1 said that it diverged."""
     divergence = record.divergence
     if divergence is None or divergence.tensor != _CHECK:
         return record
     return record.model_copy(
-        update={"status": "failed", "divergence": None, "failure": f"{_CHECK}: {divergence.detail}"}
+        update={"status": "interrupted", "divergence": None, "failure": f"{_CHECK}: {divergence.detail}"}
     )
 
 

@@ -143,6 +143,22 @@ def test_long_runs_are_thinned_and_keep_their_spikes() -> None:
     assert len(thin(steps[:500], values[:, :500], np.nanmax)[0]) == 500
 
 
+def test_a_curve_is_seen_below_one_that_covers_it(tmp_path: Path) -> None:
+    for recipe in (GRPO, "math_reinforce", LCO):
+        make_seeds(tmp_path, recipe, [0.7, 0.8])
+    for figure in (learning_curves(compare(tmp_path)), stability_curves(compare(tmp_path))):
+        for axis in figure.axes:
+            named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
+            widths = [line.get_linewidth() for line in named]
+            assert len(widths) == 3 and widths == sorted(set(widths), reverse=True)
+
+
+def test_seeds_of_many_methods_are_not_drawn_one_over_another(two: Comparison, tmp_path: Path) -> None:
+    make_seeds(tmp_path / "more", "math_reinforce", [0.7, 0.8])
+    counts = [len(stability_curves(c).axes[1].lines) for c in (two, compare(tmp_path))]
+    assert counts[0] > 2 and counts[1] == 3
+
+
 def test_profiles_are_staircases(two: Comparison) -> None:
     (axis,) = performance_profiles(two).axes
     line = axis.lines[0]

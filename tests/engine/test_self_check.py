@@ -13,6 +13,8 @@ from helpers import SilentSink, tiny
 from made_runs import make_run
 
 from cvxrl.cli import main
+from cvxrl.comparison.run import is_scored
+from cvxrl.comparison.run_directory import RunDirectories
 from cvxrl.engine import self_check as module
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.session import run_training
@@ -33,7 +35,11 @@ def test_a_failed_check_is_no_divergence(tmp_path: Path) -> None:
         run_training(recipe, run_dir, SilentSink(), "new")
     (problem,) = caught.value.problems
     assert problem.key == "train.ratio_tolerance" and "set train.ratio_tolerance above" in problem.remedy
-    assert run_dir.read_record().status == "failed" and run_dir.read_record().divergence is None
+    record = run_dir.read_record()
+    assert (record.status, record.divergence) == ("interrupted", None) and "ratio_tolerance" in (record.failure or "")
+    # Neither a score of 0 nor a failure of the method.
+    run = RunDirectories().read(run_dir.path)
+    assert not is_scored(run)
 
 
 def test_a_failed_check_of_version_01_is_not_scored(tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_a_failed_check_of_version_01_is_not_scored(tmp_path: Path) -> None:
     values["divergence"] |= {"tensor": "on-policy ratio", "detail": "differs from 1 by 1.10e-05"}
     (path / "run.json").write_text(json.dumps(values))
     record = RunDir(path).read_record()
-    assert (record.status, record.divergence) == ("failed", None)
+    assert (record.status, record.divergence) == ("interrupted", None)
     assert record.failure is not None and "1.10e-05" in record.failure
 
 

@@ -20,6 +20,7 @@ from cvxrl.engine.credit import with_group_advantages
 from cvxrl.engine.session import run_training
 from cvxrl.gradients.gram import Gram, mean_pairwise_cosine
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, load_checkpoint
+from cvxrl.inspection.figures import all_figures
 from cvxrl.inspection.findings import findings, headline
 from cvxrl.inspection.measure_gradients import measure_bands, measure_gradients, split_gradient
 from cvxrl.inspection.measure_logits import summarize
@@ -27,7 +28,14 @@ from cvxrl.inspection.measure_update import effective_share, take_steps
 from cvxrl.inspection.objectives import select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.plan import make_plan
-from cvxrl.inspection.record import InspectRecord, LogitMetrics, ObjectiveMetrics, SharpnessMetrics, UpdateMetrics
+from cvxrl.inspection.record import (
+    InspectRecord,
+    LogitMetrics,
+    ObjectiveMetrics,
+    SharpnessMetrics,
+    UpdateMetrics,
+    read_record,
+)
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
@@ -426,6 +434,15 @@ def test_a_batch_without_a_target_is_not_called_unconvex() -> None:
         "steady",
         "where it was sampled: no token has a target other than where it is",
     ]
+
+
+def test_a_panel_without_data_takes_no_room(run: Path, cvxrl: Any, tmp_path: Path) -> None:
+    plot = tmp_path / "figure.pdf"
+    arguments = ("--step", "1", "--parts", "gradients", "--objectives", "grpo", "--out", tmp_path, "--plot", plot)
+    assert cvxrl("inspect-grads", run, *arguments).code == 0
+    assert plot.read_bytes().startswith(b"%PDF")
+    (shown,) = all_figures(read_record(tmp_path / "INSPECT.json"))
+    assert len(shown.figure.axes) == 1
 
 
 def test_effective_share_by_hand() -> None:

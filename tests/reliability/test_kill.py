@@ -135,7 +135,7 @@ def test_a_kill_in_the_middle_of(moment: str, fork_server: ForkServer, adapted: 
     assert fork_server.run(ADAPTER.arguments(tmp_path), log, {"watch": str(folder / where), **fault}) == KILLED
     assert list(folder.rglob(f"{Path(where).name}*")) or "checksums" in where, "it was not the moment meant"
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    assert fork_server.run(ADAPTER.arguments(tmp_path, "resume"), log) == 0, log.read_text()
+    assert fork_server.run(ADAPTER.arguments(tmp_path, entry_for(folder)), log) == 0, log.read_text()
     assert_same_run(adapted, folder)
 
 

@@ -58,7 +58,7 @@ def test_a_picture_whatever_the_records(records: list[dict[str, float]], tmp_pat
     plot_curves(records, path, "run [x] $1")
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", data[16:24]) == (1650, 900)
+    assert struct.unpack(">II", data[16:24]) == (1500, 1980)
     assert [p.name for p in path.parent.iterdir()] == ["curves.png"]
 
 
@@ -91,6 +91,13 @@ def test_error_bars_are_95_percent_intervals(axis: Axes) -> None:
     (bar,) = axis.containers[0].lines[2]  # type: ignore[attr-defined]
     (low, high) = bar.get_segments()[0][:, 1]
     assert low == pytest.approx(0.4 - 1.96 * 0.05) and high == pytest.approx(0.4 + 1.96 * 0.05)
+
+
+@pytest.mark.parametrize(("accuracy", "ends"), [(0.01, (0.0, 0.108)), (0.97, (0.872, 1.0)), (0.0, (0.0, 0.098))])
+def test_error_bars_end_where_an_accuracy_does(axis: Axes, accuracy: float, ends: tuple[float, float]) -> None:
+    curves._scores(axis, [{"step": 0.0, "eval/accuracy": accuracy, "eval/stderr": 0.05}])
+    (bar,) = axis.containers[0].lines[2]  # type: ignore[attr-defined]
+    assert tuple(bar.get_segments()[0][:, 1]) == pytest.approx(ends)
 
 
 def test_gradient_panel_shows_both_norms_only_where_clipping_acted(axis: Axes) -> None:

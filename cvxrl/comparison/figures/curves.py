@@ -13,17 +13,19 @@ from cvxrl.comparison.options import Options
 from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.run import Array
 from cvxrl.comparison.summary import generator
-from cvxrl.report.figure import legend, new_figure, not_measured, same_scale, step_axis
+from cvxrl.report.figure import WIDTH, legend, new_figure, not_measured, same_scale, step_axis
 from cvxrl.stats.aggregate import mean
 from cvxrl.stats.bootstrap import bootstrap_interval
 
 _RESAMPLES = 1000  # per point of a band; a band needs less precision than a printed interval
 _COLUMNS = 2
+_MEDIANS = 25  # points of a median's line: fluctuations from step to step would hide the lines of other methods
+_WITH_SEEDS = 2  # methods beside which the lines of single seeds can still be told apart
 # (metric, axis label)
 _STABILITY = (
-    ("grad/norm", "gradient norm before clipping"),
-    ("policy/kl", "KL(before || after step) [nats]"),
-    ("policy/entropy", "entropy [nats per token]"),
+    ("grad/norm", "gradient norm"),
+    ("policy/kl", "KL per step [nats]"),
+    ("policy/entropy", "entropy [nats]"),
 )
 
 
@@ -32,7 +34,7 @@ def learning_curves(c: Comparison) -> Figure:
     shown = panels(c)
     columns = 1 if len(shown) == 1 else _COLUMNS
     rows = -(-len(shown) // columns)
-    figure, grid = new_figure(rows, columns, 1.0 + 3.2 * rows)
+    figure, grid = new_figure(rows, columns, 0.8 + (2.6 if columns == 1 else 2.1) * rows)
     axes = [axis for row in grid for axis in row]
     for axis, panel in zip(axes, shown, strict=False):
         step_axis(axis)
@@ -48,15 +50,16 @@ def learning_curves(c: Comparison) -> Figure:
 def stability_curves(c: Comparison) -> Figure:
     """Median over seeds with thin seed lines; one row per method where a key is varied."""
     shown = panels(c)
-    figure, grid = new_figure(len(shown), len(_STABILITY), 0.9 + 2.7 * len(shown))
-    for panel, axes in zip(shown, grid, strict=True):
+    across = 1 if len(shown) == 1 else len(shown)
+    figure, grid = new_figure(len(_STABILITY), across, 0.8 + 1.9 * len(_STABILITY), max(WIDTH, 2.2 * across))
+    for panel, axes in zip(shown, zip(*grid, strict=True), strict=True):
         for axis, (key, name) in zip(axes, _STABILITY, strict=True):
             step_axis(axis)
             _draw_medians(axis, panel, key)
             axis.set_ylabel(name, fontsize="small")
         axes[0].set_title(panel.title, loc="left", fontsize="medium")
-    for column in zip(*grid, strict=True):
-        same_scale(column)
+    for row in grid:
+        same_scale(row)
     legend(figure, [axis for axes in grid for axis in axes])
     return figure
 
@@ -79,7 +82,7 @@ def _draw_scores(axis: Axes, panel: Panel, options: Options) -> None:
             value_NT.mean(axis=0),
             color=strand.colour,
             linestyle=strand.dash,
-            linewidth=1.8,
+            linewidth=strand.width,
             marker=strand.marker if len(step_T) <= 30 else "",
             markersize=4,
             label=f"{strand.name} ({len(value_NT)} seeds)" if not panel.title else strand.name,
@@ -119,13 +122,20 @@ def _draw_medians(axis: Axes, panel: Panel, key: str) -> None:
         value_NT = np.where(value_NT > 0, value_NT, np.nan)  # a log axis has no place for the others
         positive = positive or bool(np.isfinite(value_NT).any())
         # The largest of each bin: thinning a long run must not hide its spikes.
-        thin_T, peak_NT = thin(step_T, value_NT, np.nanmax)
-        axis.plot(thin_T, peak_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
+        if len(panel.strands) <= _WITH_SEEDS:
+            thin_T, peak_NT = thin(step_T, value_NT, np.nanmax)
+            axis.plot(thin_T, peak_NT.T, color=strand.colour, linewidth=0.4, alpha=0.25)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a step without a positive value has no median
             middle = np.nanmedian(value_NT, axis=0)  # of the runs that have not diverged yet
-        thin_T, middle_1T = thin(step_T, middle[None], np.nanmedian)
-        axis.plot(thin_T, middle_1T[0], color=strand.colour, linestyle=strand.dash, linewidth=1.4, label=strand.name)
+        thin_T, middle_1T = thin(step_T, middle[None], np.nanmedian, _MEDIANS)
+        axis.plot(
+            *(thin_T, middle_1T[0]),
+            color=strand.colour,
+            linestyle=strand.dash,
+            linewidth=strand.width,
+            label=strand.name,
+        )
     if positive:
         axis.set_yscale("log")
     if not axis.lines:

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from cvxrl.comparison.figures.curves import learning_curves, stability_curves
 from cvxrl.comparison.figures.headroom import failure_curves
+from cvxrl.comparison.figures.maps import failure_maps, score_maps
 from cvxrl.comparison.figures.scores import improvement_intervals, location_intervals, performance_profiles
 from cvxrl.comparison.figures.sensitivity import sensitivity_curves
 from cvxrl.comparison.result import Comparison
-from cvxrl.report.figure import Shown, to_png, to_svg
+from cvxrl.report.figure import FORMATS, Shown, to_file
 
 # Title, function and caption. A function returns None where the comparison has nothing for it to show. A caption may
 # name the {metric}, the {percent} of intervals, and that values of a varied key are {pooled}.
@@ -25,6 +26,16 @@ GALLERY: list[tuple[str, Callable[[Comparison], Figure | None], str]] = [
     ("Scores", location_intervals, "Grey ticks: seeds. Bars: {percent} intervals."),
     ("Against the baseline", improvement_intervals, "Bars: {percent} intervals."),
     ("Sensitivity", sensitivity_curves, "Bars: {percent} intervals of the mean; red: failures, counted."),
+    (
+        "Score maps",
+        score_maps,
+        "Mean {metric} over the seeds (n); a red corner and ! mark failed runs among them. Hatched: not run.",
+    ),
+    (
+        "Failure maps",
+        failure_maps,
+        "Failed runs of all that ended, with the exact {percent} interval of their share. Hatched: not run.",
+    ),
     (
         "Failures and headroom",
         failure_curves,
@@ -40,7 +51,8 @@ GALLERY: list[tuple[str, Callable[[Comparison], Figure | None], str]] = [
     (
         "Stability over training",
         stability_curves,
-        "Median over the seeds still running, thin lines for seeds; log axes. The line of a diverged run ends.",
+        "Median over the seeds still running and over a few steps; up to two methods, thin lines for seeds; log axes. "
+        "The line of a diverged run ends.",
     ),
 ]
 
@@ -52,16 +64,15 @@ def all_figures(c: Comparison) -> list[Shown]:
     words = {
         "metric": c.options.metric,
         "percent": f"{c.options.confidence:.0%}",
-        "pooled": f"; the runs of all values of {c.options.vary} together" if c.options.vary else "",
+        "pooled": f"; the runs of all values of {c.options.varied} together" if c.options.vary else "",
     }
     drawn = ((title, draw(c), caption.format(**words)) for title, draw, caption in GALLERY)
     return [Shown(title, figure, caption) for title, figure, caption in drawn if figure is not None]
 
 
 def figure_files(c: Comparison) -> dict[str, bytes]:
-    """File name -> content: each figure as SVG, to print, and as PNG, to look at."""
-    files = {}
+    """File name -> content: each figure as PNG, to look at, and as SVG and PDF, to print."""
+    files: dict[str, bytes] = {}
     for shown in all_figures(c):
-        files[f"{shown.slug}.svg"] = to_svg(shown.figure)
-        files[f"{shown.slug}.png"] = to_png(shown.figure)
+        files |= {f"{shown.slug}{suffix}": to_file(shown.figure, suffix) for suffix in FORMATS}
     return files

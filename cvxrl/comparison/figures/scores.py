@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cvxrl.comparison.figures.strands import Strand, panels
 from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.summary import generator
-from cvxrl.report.figure import GREY, legend, method_style, new_figure
+from cvxrl.report.figure import GREY, legend, line_width, method_style, new_figure
 from cvxrl.stats.bootstrap import Interval, performance_profile
 
 _LOCATIONS = (("mean", "mean"), ("median", "median"), ("iqm", "interquartile mean"))
@@ -21,16 +21,16 @@ _RESAMPLES = 2000  # of a profile's band
 def location_intervals(c: Comparison) -> Figure:
     """Mean, median and IQM with their intervals over the seeds' scores, one row per group."""
     strands = [s for panel in panels(c) for s in panel.strands]
-    figure, grid = new_figure(1, len(_LOCATIONS), 1.2 + 0.34 * len(strands))
-    for index, (axis, (name, title)) in enumerate(zip(grid[0], _LOCATIONS, strict=True)):
+    figure, grid = new_figure(len(_LOCATIONS), 1, len(_LOCATIONS) * (0.75 + 0.24 * len(strands)))
+    for (axis,), (name, title) in zip(grid, _LOCATIONS, strict=True):
         for row, strand in enumerate(strands):
             axis.plot(strand.summary.scores, [row] * len(strand.summary.scores), "|", color=GREY, markersize=7)
             value = getattr(strand.summary, name)
             if value is not None:
                 _interval(axis, row, value, strand.summary.intervals.get(name), strand.colour, strand.marker)
-        _rows(axis, [s.summary.label for s in strands] if index == 0 else None, len(strands))
-        axis.set_title(title, fontsize="medium")
-        axis.set_xlabel(c.options.metric)
+        _rows(axis, [s.summary.label for s in strands], len(strands))
+        axis.set_title(title, fontsize="medium", loc="left")
+    grid[-1][0].set_xlabel(c.options.metric)
     return figure
 
 
@@ -40,13 +40,14 @@ def improvement_intervals(c: Comparison) -> Figure | None:
     if not pairs:
         return None
     strands = {s.summary.label: s for panel in panels(c) for s in panel.strands}
-    figure, (axes,) = new_figure(1, 2, 1.2 + 0.34 * len(pairs))
+    figure, grid = new_figure(2, 1, 2 * (0.85 + 0.24 * len(pairs)))
+    axes = [row[0] for row in grid]
     for row, pair in enumerate(pairs):
         strand: Strand = strands[pair.label]
         _interval(axes[0], row, pair.improvement or 0.0, pair.improvement_interval, strand.colour, strand.marker)
         _interval(axes[1], row, pair.difference or 0.0, pair.difference_interval, strand.colour, strand.marker)
     against = {p.baseline for p in pairs}
-    base = f"than {against.pop()}" if len(against) == 1 else f"than the baseline at the same {c.options.vary}"
+    base = f"than {against.pop()}" if len(against) == 1 else f"than the baseline at the same {c.options.varied}"
     word = "better" if c.options.higher_is_better else "higher"
     for axis, middle, text in (
         (axes[0], 0.5, f"P(a run is {word} {base})"),
@@ -56,13 +57,13 @@ def improvement_intervals(c: Comparison) -> Figure | None:
         axis.set_xlabel(text)
     axes[0].set_xlim(-0.03, 1.03)
     _rows(axes[0], [p.label for p in pairs], len(pairs))
-    _rows(axes[1], None, len(pairs))
+    _rows(axes[1], [p.label for p in pairs], len(pairs))
     return figure
 
 
 def performance_profiles(c: Comparison) -> Figure:
     """One staircase per method; with a varied key, all its values together, which rewards being good at each."""
-    figure, ((axis,),) = new_figure(1, 1, 3.8)
+    figure, ((axis,),) = new_figure(1, 1, 3.2)
     methods = dict.fromkeys(s.method for s in c.summaries)
     scores = {m: [x for s in c.summaries if s.method == m for x in s.scores] for m in methods}
     every = np.array([x for values in scores.values() for x in values])
@@ -91,7 +92,7 @@ def performance_profiles(c: Comparison) -> Figure:
             drawstyle="steps-post",
             color=colour,
             linestyle=dash,
-            linewidth=1.8,
+            linewidth=line_width(index),
             label=name,
         )
     axis.set_xlabel(f"final {c.options.metric}, x")
@@ -111,7 +112,7 @@ def _interval(axis: Axes, row: int, value: float, interval: Interval | None, col
 
 def _rows(axis: Axes, names: Sequence[str] | None, count: int) -> None:
     """First group on top; names only on the leftmost axes."""
-    axis.set_yticks(range(count), names or [""] * count)
+    axis.set_yticks(range(count), names or [""] * count, fontsize="small")
     axis.set_ylim(count - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.locator_params(axis="x", nbins=5)

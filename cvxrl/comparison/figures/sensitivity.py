@@ -19,7 +19,8 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
     """Mean score with interval at each value, failures marked; None where nothing numeric was varied."""
     if not c.sensitivities:
         return None
-    figure, (axes,) = new_figure(1, 2, 3.9)
+    figure, grid = new_figure(2, 1, 3.4 + 0.3 * len(c.sensitivities))
+    axes = [row[0] for row in grid]
     values = sorted({p.value for s in c.sensitivities for p in s.points})
     logarithmic = values[0] > 0 and values[-1] / values[0] >= _DECADE
     middle = (len(c.sensitivities) - 1) / 2
@@ -31,9 +32,9 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
     for axis in axes:
         if logarithmic:
             axis.set_xscale("log")
-        axis.set_xlabel(str(c.options.vary))
+        axis.set_xlabel(c.options.varied)
     axes[0].set_ylabel(f"mean final {c.options.metric}")
-    axes[1].set_yticks(range(len(c.sensitivities)), [s.method for s in c.sensitivities])
+    axes[1].set_yticks(range(len(c.sensitivities)), [s.method for s in c.sensitivities], fontsize="small")
     axes[1].set_ylim(len(c.sensitivities) - 0.5, -0.5)
     axes[1].set_xlim(axes[0].get_xlim())
     axes[1].set_title(f"values within {TOLERANCE:.0%} of the best (marker)", fontsize="medium")

@@ -10,13 +10,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from cvxrl.comparison.group import Group, show_value
+from cvxrl.comparison.group import Group, settings, show_value
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.run import Array, Series
 from cvxrl.comparison.score import curve
 from cvxrl.comparison.summary import GroupSummary
-from cvxrl.report.figure import MARKERS, method_style
+from cvxrl.report.figure import MARKERS, line_width, method_style
 
 _MOST_POINTS = 500  # of a line; more cannot be told apart, and make a page of many megabytes
 
@@ -29,6 +29,7 @@ class Strand:
         name: what the legend calls it.
         group, summary: its runs and numbers.
         colour, dash, marker: told apart also without colour.
+        width: of its line; narrower than those below it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Strand:
     colour: Any
     dash: str
     marker: str
+    width: float
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,26 @@ class Panel:
 
 
 def panels(c: Comparison) -> list[Panel]:
-    """One panel with a strand per method; with a varied key, one panel per method with a strand per value."""
+    """One panel with a strand per method; with a varied key, one panel per method with a strand per value.
+
+    With two varied keys, one panel per method and value of the first, with a strand per value of the second.
+    """
     pairs = [(g, s) for g, s in zip(c.groups, c.summaries, strict=True) if g.runs]
     if not c.options.vary:
         return [Panel("", [_strand(s.label, g, s, i) for i, (g, s) in enumerate(pairs)])]
-    values = sorted({s.value for _, s in pairs if isinstance(s.value, int | float)})
+    lasts = [settings(s.value)[-1] for _, s in pairs]
+    values = sorted({value for value in lasts if isinstance(value, int | float)})
     shades = matplotlib.colormaps["viridis"]
     made: dict[str, list[Strand]] = {}
     for group, summary in pairs:
-        place = values.index(summary.value) if summary.value in values else 0
+        *first, last = settings(summary.value)
+        place = values.index(last) if last in values else 0
         shade = shades(0.9 * place / max(1, len(values) - 1))
-        name = f"{c.options.vary} = {show_value(summary.value)}"
-        strand = Strand(name, group, summary, shade, "-", MARKERS[place % len(MARKERS)])
-        made.setdefault(summary.method, []).append(strand)
-    return [Panel(method, strands) for method, strands in made.items()]
+        name = f"{c.options.vary[-1]} = {show_value(last)}"
+        strand = Strand(name, group, summary, shade, "-", MARKERS[place % len(MARKERS)], line_width(place))
+        where = [f"{key} = {show_value(value)}" for key, value in zip(c.options.vary, first, strict=False)]
+        made.setdefault(", ".join([summary.method, *where]), []).append(strand)
+    return [Panel(title, strands) for title, strands in made.items()]
 
 
 def on_grid(strand: Strand, key: str, options: Options) -> tuple[Array, Array]:
@@ -81,9 +89,9 @@ def stack(series: Sequence[Series]) -> tuple[Array, Array]:
     return step_T, np.stack([np.interp(step_T, s.step_T, s.value_T, np.nan, np.nan) for s in found])
 
 
-def thin(step_T: Array, value_NT: Array, how: Callable[..., Array]) -> tuple[Array, Array]:
-    """At most `_MOST_POINTS` points of a long run: each is ``how`` (such as np.nanmax) of a bin, at the bin's end."""
-    size = -(-len(step_T) // _MOST_POINTS)
+def thin(step_T: Array, value_NT: Array, how: Callable[..., Array], most: int = _MOST_POINTS) -> tuple[Array, Array]:
+    """At most ``most`` points of a long run: each is ``how`` (such as np.nanmax) of a bin, at the bin's end."""
+    size = -(-len(step_T) // most)
     if size <= 1:
         return step_T, value_NT
     starts = np.arange(0, len(step_T), size)
@@ -95,4 +103,4 @@ def thin(step_T: Array, value_NT: Array, how: Callable[..., Array]) -> tuple[Arr
 
 
 def _strand(name: str, group: Group, summary: GroupSummary, index: int) -> Strand:
-    return Strand(name, group, summary, *method_style(index))
+    return Strand(name, group, summary, *method_style(index), line_width(index))
