@@ -88,6 +88,11 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def name_value(value: Any) -> str:
+    """The same, and `-` where a recipe has no such key."""
+    return "-" if value is None else show_value(value)
+
+
 def value_at(run: Run, vary: Sequence[str]) -> Any:
     """Value of a group (`Group.value`): of dotted recipe keys, each None where the recipe lacks it or is not known."""
     found = []

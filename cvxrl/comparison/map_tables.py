@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cvxrl.comparison.group import show_value
+from cvxrl.comparison.group import name_value
 from cvxrl.comparison.maps import Cell
 from cvxrl.comparison.result import Comparison
 from cvxrl.report.document import Table
@@ -32,11 +32,11 @@ def map_tables(c: Comparison) -> list[Table]:
 def _table(c: Comparison, title: str, text: Callable[[Cell], str], note: str, columns: range) -> Table:
     down, across = c.maps[0].keys
     rows = [
-        ["" if index else m.method, show_value(value), *(_text(line[i], text) for i in columns)]
+        ["" if index else m.method, name_value(value), *(_text(line[i], text) for i in columns)]
         for m in c.maps
         for index, (value, line) in enumerate(zip(m.rows, m.cells, strict=True))
     ]
-    named = ["<method", down.split(".")[-1], *(show_value(c.maps[0].columns[i]) for i in columns)]
+    named = ["<method", down.split(".")[-1], *(name_value(c.maps[0].columns[i]) for i in columns)]
     return Table(f"{title}: {down} (down) x {across} (across)", named, rows, note)
 
 

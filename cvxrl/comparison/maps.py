@@ -42,7 +42,7 @@ class FactorMap:
     Attributes:
         method: its name.
         keys: the varied keys, the first one's values downwards and the second one's across.
-        rows, columns: their values, numbers by size.
+        rows, columns: their values, numbers by size; None for recipes without such a key.
         cells: one row of cells per value of the first key; None where the method has no run.
     """
 
@@ -58,8 +58,8 @@ def factor_maps(summaries: Sequence[GroupSummary], vary: Sequence[str]) -> list[
     if len(vary) < 2:
         return []
     placed = {(s.method, *settings(s.value)): s for s in summaries}
-    rows = sorted({row for _, row, _ in placed if row is not None}, key=in_order)
-    columns = sorted({column for _, _, column in placed if column is not None}, key=in_order)
+    rows = sorted({row for _, row, _ in placed}, key=in_order)
+    columns = sorted({column for _, _, column in placed}, key=in_order)
     return [
         FactorMap(
             method,

@@ -111,6 +111,18 @@ def test_every_other_figure_can_be_drawn_too(grid: Comparison) -> None:
     assert "Score maps" in titles and "Failure maps" in titles and "Sensitivity" not in titles
 
 
+def test_a_method_without_one_of_the_keys_is_not_lost() -> None:
+    beta = [run_at("lco", {"objective.beta": b, "optim.lr": lr}, 0, 0.8) for b in (1.0, 2.0) for lr in RATES]
+    c = build(
+        [*beta, *(run_at("grpo", {"optim.lr": lr}, 0, 0.7) for lr in RATES)], Options(vary=("objective.beta", KEYS[1]))
+    )
+    assert c.maps[1].method == "grpo" and c.maps[1].rows[0] is None
+    assert [cell is not None for cell in c.maps[1].cells[0]] == [True] * 3
+    stream = io.StringIO()
+    print_comparison(c, stream)
+    assert "grpo -" in " ".join(stream.getvalue()[stream.getvalue().index("(down)") :].split())
+
+
 def test_one_varied_key_has_no_map() -> None:
     runs = [run_at("a", {"optim.lr": lr}, seed, 0.8) for lr in (1e-3, 1e-2) for seed in range(3)]
     one = build(runs, Options(vary="optim.lr", resamples=100))  # type: ignore[arg-type]

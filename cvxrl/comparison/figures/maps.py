@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from cvxrl.comparison.group import show_value
+from cvxrl.comparison.group import name_value
 from cvxrl.comparison.maps import Cell, FactorMap
 from cvxrl.comparison.result import Comparison
 from cvxrl.report.figure import BLACK, GREY, PALE, RED, new_figure
@@ -80,8 +80,8 @@ def _maps(
 def _frame(axis: Axes, m: FactorMap) -> None:
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    axis.set_xticks(range(len(m.columns)), [show_value(v) for v in m.columns], fontsize="small")
-    axis.set_yticks(range(len(m.rows)), [show_value(v) for v in m.rows], fontsize="small")
+    axis.set_xticks(range(len(m.columns)), [name_value(v) for v in m.columns], fontsize="small")
+    axis.set_yticks(range(len(m.rows)), [name_value(v) for v in m.rows], fontsize="small")
     axis.tick_params(length=0)
     axis.set_xlim(-0.5, len(m.columns) - 0.5)
     axis.set_ylim(len(m.rows) - 0.5, -0.5)
