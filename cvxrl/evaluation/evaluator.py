@@ -145,6 +145,7 @@ def describe_task(name: str, version: int | None, spec: TaskSpec, examples: Sequ
         version=version,
         digest=digest_of(spec.model_dump_json(exclude=spec.not_in_digests)),
         fingerprint=digest_of(*(text for e in examples for text in (e.id, e.prompt, e.answer))),
+        unique=len({e.prompt for e in examples}),
         spec=spec,
     )
 

@@ -242,6 +242,11 @@ class TaskSpec(Section):
         description="Whether the templates `none` and `question-answer` begin with what the tokenizer itself puts "
         "before a text, such as a token that begins it. The other two write their own.",
     )
+    unknown_characters: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="A prompt, or a reply to learn from, with characters for which the tokenizer has no token is "
+        "refused; or allowed, and reaches the policy without them or with its unknown token.",
+    )
     system: str | None = Field(None, description="System message (`chat` and `qwen-math` only).")
     instruction: str = Field("", description="Line added below every prompt, inside the template.")
     extract: ExtractSpec = Field(NoExtract(), description="What of a reply is graded.")
