@@ -253,6 +253,14 @@ class TaskSpec(Section):
     reward: RewardSpec = Field(ExactReward(), description="How it is graded.")
     grading: Annotated[GradingSpec, NEUTRAL] = Field(GradingSpec(), description="Where grading fails.")
 
+    @property
+    def not_in_digests(self) -> set[str]:
+        """Fields that a digest of the task leaves out: one that changes no verdict, and a new one at its default.
+
+        Digests of version 0.1 then still name the same questions.
+        """
+        return {"grading", *(["special_tokens"] if self.special_tokens else [])}
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         wrong = []
