@@ -173,7 +173,7 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
     assert not [job for jobs in study.trained for job in jobs if "alternative" in str(job.out)]
 
 
-@pytest.mark.parametrize("name", ["small"])
+@pytest.mark.parametrize("name", ["small", "stability"])
 def test_the_plans_that_ship_are_whole(name: str) -> None:
     file = ROOT / "recipes/plans" / f"{name}.yaml"
     plan = load_study(file)
