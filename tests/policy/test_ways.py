@@ -15,7 +15,9 @@ from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.policy.agreement import difference
+from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.rollout.choice import choose, decoder_for
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
@@ -178,3 +180,17 @@ def test_differences_are_relative_and_leave_out_what_softmax_does() -> None:
     assert difference(torch.tensor([[1.0, 2.0, 6.3]]), theirs[:1]) == pytest.approx(0.2 / 3.0)
     assert difference(theirs[:1], theirs) == float("inf")
     assert difference(theirs * float("nan"), theirs) == float("inf")
+
+
+def test_an_adapter_that_the_model_would_pass_by_is_refused(tmp_path: Path) -> None:
+    """State-space layers that read a matrix and do not call the layer: the adapter was merged but never used."""
+    path = save_family("jamba", tmp_path / "model")
+
+    def load(*targets: str) -> Policy:
+        spec = {"path": str(path), "lora": {"rank": 2, "targets": targets}}
+        return load_policy(ModelSpec.model_validate(spec), torch.device("cpu"))
+
+    with pytest.raises(UserError, match="reads the matrix of `dt_proj`") as caught:
+        load("dt_proj", "in_proj")
+    assert caught.value.problems[0].key == "model.lora.targets"
+    assert load("in_proj").trained
