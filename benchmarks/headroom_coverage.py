@@ -4,7 +4,7 @@ Two methods run the same values, half a decade apart. A run fails where its valu
 is spread around the method's half-fail point; failures of one seed may go together over the values. A good run's
 score peaks at a value of the method's own and a failing one keeps a third of it, so the best value has to be found.
 
-Usage: python benchmarks/headroom_coverage.py [TRIALS]      # prints the table of docs/compare.md; 1000 take 15 minutes
+Usage: python benchmarks/headroom_coverage.py [TRIALS]      # prints the table of docs/compare.md; 250 take ten minutes
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def measure(
     curve = None
     for truth in pair[::-1]:
         fails, score = simulate(truth, place, seeds, alike, rng)
-        curve = fit_failures(values, fails.sum(axis=0).tolist(), [seeds] * len(place))
+        curve = fit_failures(values, [dict(enumerate(fails[:, v].tolist())) for v in range(len(place))])
         by_seed = [dict(enumerate(score[:, v])) for v in range(len(place))]
         best = best_draws(values, by_seed, [ERROR] * len(place), rng, confidence=CONFIDENCE, resamples=RESAMPLES)
         draws.insert(0, headroom_draws(curve, best, rng))
@@ -120,7 +120,7 @@ def experiment(trials: int, seeds: int, values: int, spread: float, alike: float
 
 def main() -> None:
     """Print the table as Markdown."""
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 250
     names = ("seeds", "values", "spread", "alike", "half fail", "open ends", "headroom", "ratio")
     names += ("false more", "false less", "finds x4")
     print(f"| {' | '.join(names)} |\n|{'--:|' * len(names)}")

@@ -17,10 +17,14 @@ def run_at(
     method: str, settings: Mapping[str, Any], seed: int, score: float | None, status: Status = "finished"
 ) -> LoggedRun:
     """A run that rises from 0.5 to a score, or falls to 0.1 where there is none; keys are dotted."""
-    recipe: dict[str, Any] = {"objective": {"kind": method}}
+    recipe: dict[str, Any] = {
+        "objective": {"kind": method},
+        "optim": {"lr": 1e-3, "warmup_steps": 0},
+        "train": {"inner_epochs": 1, "minibatches": 1},
+    }
     for key, value in settings.items():
         section, name = key.split(".")
-        recipe.setdefault(section, {})[name] = value
+        recipe[section][name] = value
     curve = _FALLS if score is None else (0.5, 0.55, 0.6, 0.65, 0.7, score, score, score)
     records = [{"step": step, "eval/accuracy": value, "eval/stderr": 0.02} for step, value in enumerate(curve)]
     name = "-".join([method, *(f"{k}={v}" for k, v in settings.items()), str(seed)])

@@ -10,7 +10,7 @@ import torch
 
 from cvxrl.policy.load import build_tokenizer
 
-ALPHABET = "0123456789+=;? AaBbCcDdEeFfGgHhIiJjKkLlMm:.,"
+ALPHABET = "0123456789+=;? AaBbCcDdEeFfGgHhIiJjKkLlMm:.,Qustonwr\n"
 VOCABULARY = 64
 MOST_PARAMETERS = 3_000_000
 # Settings by whatever name a family gives them; a family takes those that it has.

@@ -15,16 +15,16 @@ from cvxrl.commands import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file, writable_folder
 from cvxrl.commands.training import Training, train_plan
-from cvxrl.comparison.options import Options, split_vary
+from cvxrl.comparison.options import Options, check_varied, split_vary
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from cvxrl.comparison.gate import Gate, Verdict
-    from cvxrl.comparison.plan import Plan
+    from cvxrl.comparison.plan import Plan, Varied
     from cvxrl.comparison.result import Comparison
     from cvxrl.comparison.run import Run
 
-_JUDGE, _WRITE = "Judging", "Output"
+_READ, _JUDGE, _WRITE = "Reading runs", "Judging", "Output"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,15 @@ def compare(
     training: Training,
     options: Options,
     output: Output,
+    vary: Annotated[
+        list[Any] | None,
+        typer.Option(
+            parser=split_vary,
+            metavar="KEY[=A,B]",
+            help="Recipe key in which runs of a method differ; with values and recipes, train each. Twice: a grid.",
+            rich_help_panel=_READ,
+        ),
+    ] = None,
     require: Annotated[
         list[Any] | None,
         typer.Option(
@@ -92,13 +101,15 @@ def compare(
     ] = None,
 ) -> None:
     """Compare methods over training seeds; with recipes and --seeds, train first what is missing; or run a plan."""
+    varied = vary or []
+    check_varied(varied)
+    options = replace(options, vary=tuple(key for key, _ in varied))
     if any(_is_study(path) for path in paths):
         from cvxrl.commands.study import run_study
 
         run_study(paths, training, options, output, require or [])
         return
-    key, values = split_vary(options.vary)
-    comparison = _compare(paths, replace(options, vary=key), values, training)
+    comparison = _compare(paths, options, varied, training)
     verdicts = _judge(comparison, require or [])
     written = write_outputs(comparison, verdicts, output)
     if output.as_json:
@@ -121,20 +132,20 @@ def _is_study(path: str) -> bool:
     return is_study(Path(path))
 
 
-def _compare(paths: Sequence[str], options: Options, values: Sequence[str], training: Training) -> Comparison:
+def _compare(paths: Sequence[str], options: Options, varied: Sequence[Varied], training: Training) -> Comparison:
     """Find the runs, train those that are missing, read all, compare.
 
     Args:
         paths: run directories, folders, globs, recipes or their names.
         options: how to compare.
-        values: of the varied key, for which recipes are trained.
+        varied: the varied keys with the values for which recipes are trained.
         training: how.
     """
     from cvxrl.comparison.plan import plan_runs, split_bases
     from cvxrl.comparison.result import build
     from cvxrl.comparison.sources import discover, read_runs
 
-    found, sets = discover(paths), training.set_
+    found, sets, values = discover(paths), training.set_, any(values for _, values in varied)
     if not found.recipes:
         wrong = [text for text, given in (("--set", sets), ("--vary KEY=A,B", values)) if given]
         found.problems += [Problem("is for training recipes", text, remedy="give recipes as PATH") for text in wrong]
@@ -142,7 +153,7 @@ def _compare(paths: Sequence[str], options: Options, values: Sequence[str], trai
         found.problems.append(Problem("trains, so it needs seeds", "--vary KEY=A,B", remedy="add --seeds 0-4"))
     try:
         recipes, bases = split_bases(found.recipes)
-        plan = plan_runs(recipes, sets, options.seeds, training.out, (options.vary, values))
+        plan = plan_runs(recipes, sets, options.seeds, training.out, varied)
     except UserError as error:
         raise UserError(*found.problems, *error.problems) from None
     for base in bases:

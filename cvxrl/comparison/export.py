@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from cvxrl.comparison.gate import Verdict
+from cvxrl.comparison.group import settings
 from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.tables import all_tables
 from cvxrl.report.document import Page, print_report, to_markdown
@@ -22,10 +23,11 @@ def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The JSON document of `--json`; docs/compare.md describes every key."""
     document = {
         "schema_version": SCHEMA_VERSION,
-        "options": asdict(c.options),
+        "options": asdict(c.options) | {"vary": _one_or_more(c.options.vary)},
         "methods": [asdict(s) for s in c.summaries],
         "comparisons": [asdict(p) for p in c.pairs],
         "sensitivity": [asdict(s) for s in c.sensitivities],
+        "maps": [asdict(m) for m in c.maps],
         "headroom": [_without(asdict(h), "draws") for h in c.headrooms],
         "headroom_comparisons": [asdict(p) for p in c.headroom_pairs],
         "differing_keys": [asdict(f) for f in c.factors],
@@ -36,6 +38,11 @@ def to_document(c: Comparison, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
     whole: dict[str, Any] = finite(document)
     return whole
+
+
+def _one_or_more(keys: Sequence[str]) -> Any:
+    """One key as it was given, two as a list."""
+    return keys[0] if len(keys) == 1 else list(keys) or None
 
 
 def _without(document: dict[str, Any], key: str) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def to_csv(c: Comparison) -> str:
             reached = row.reached or (None, None)
             line = {
                 "method": row.method,
-                **({c.options.vary: row.value} if c.options.vary else {}),
+                **dict(zip(c.options.vary, settings(row.value), strict=False)),
                 "seed": row.seed,
                 "status": row.status,
                 "metric": c.options.metric,

@@ -59,7 +59,7 @@ def refuse_undeclared(factors: Sequence[Factor]) -> list[Problem]:
 
 def refuse_other_tasks(groups: Sequence[Group], options: Options) -> list[Problem]:
     """Scores on different training data are no comparison, unless the task is the declared factor or not known."""
-    if options.vary and options.vary.startswith("task."):
+    if any(key.startswith("task.") for key in options.vary):
         return []
     prints: dict[str, str] = {}
     for group in groups:
@@ -74,7 +74,7 @@ def refuse_other_tasks(groups: Sequence[Group], options: Options) -> list[Proble
 
 
 def _is_declared(key: str, options: Options) -> bool:
-    return key == options.vary or key.split(".")[0] in METHOD_KEYS
+    return key in options.vary or key.split(".")[0] in METHOD_KEYS
 
 
 def _spread(factor: Factor) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Group:
         label: the method, with the varied value where there is one.
         method: name of what was trained.
         value: value of the varied key; None where nothing is varied, or the recipe has no such key or is not known.
+            With two varied keys, both of their values.
         runs: ended runs by increasing seed; they have scores, those that failed too.
         unfinished: running and interrupted ones; they have none.
     """
@@ -70,10 +71,16 @@ def make_groups(runs: Sequence[Run], options: Options) -> tuple[list[Group], lis
     return _in_order(groups), problems, warnings
 
 
-def label_of(run: Run, vary: str | None) -> str:
+def label_of(run: Run, vary: Sequence[str]) -> str:
     """Name of the group that a run belongs to: `math_grpo`, or `math_grpo[optim.lr=0.001]`."""
-    value = value_at(run, vary)
-    return run.method if value is None else f"{run.method}[{vary}={show_value(value)}]"
+    found = zip(vary, settings(value_at(run, vary)), strict=False)
+    known = [f"{key}={show_value(value)}" for key, value in found if value is not None]
+    return f"{run.method}[{','.join(known)}]" if known else run.method
+
+
+def settings(value: Any) -> tuple[Any, ...]:
+    """Values of the varied keys, of a group's value."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def show_value(value: Any) -> str:
@@ -81,32 +88,49 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def value_at(run: Run, key: str | None) -> Any:
-    """Value of a dotted recipe key, or None where there is no key, the recipe lacks it, or is not known."""
-    value: Any = run.recipe
-    for part in key.split(".") if key else ():
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value if key else None
+def name_value(value: Any) -> str:
+    """The same, and `-` where a recipe has no such key."""
+    return "-" if value is None else show_value(value)
 
 
-def check_vary(runs: Sequence[Run], vary: str) -> Problem | None:
-    """Refuse a varied key that no recipe has."""
+def value_at(run: Run, vary: Sequence[str]) -> Any:
+    """Value of a group (`Group.value`): of dotted recipe keys, each None where the recipe lacks it or is not known."""
+    found = []
+    for key in vary:
+        value: Any = run.recipe
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        found.append(value)
+    return tuple(found) if len(found) > 1 else found[0] if found else None
+
+
+def check_vary(runs: Sequence[Run], vary: Sequence[str]) -> list[Problem]:
+    """Refuse varied keys that no recipe has."""
     known = sorted({key for run in runs if run.recipe is not None for key, _ in leaves(run.recipe)})
-    if vary in known:
-        return None
     if not known:
-        return Problem("no run says with which recipe it was trained", "--vary", remedy="compare them without it")
-    remedy = suggest(vary, known).strip() or "give a dotted recipe key such as optim.lr"
-    return Problem(f"no recipe has a key `{vary}`", "--vary", remedy=remedy)
+        return [Problem("no run says with which recipe it was trained", "--vary", remedy="compare them without it")]
+    return [
+        Problem(
+            f"no recipe has a key `{key}`",
+            "--vary",
+            remedy=suggest(key, known).strip() or "give a dotted recipe key such as optim.lr",
+        )
+        for key in vary
+        if key not in known
+    ]
+
+
+def in_order(value: Any) -> tuple[float, str]:
+    """Sorts values of a varied key: numbers by size, words by the alphabet."""
+    return (float(value) if isinstance(value, int | float) else 0.0), str(value)
 
 
 def _in_order(groups: Sequence[Group]) -> list[Group]:
     """Methods as they first appear, each by increasing varied value."""
     methods = list(dict.fromkeys(g.method for g in groups))
 
-    def place(group: Group) -> tuple[int, float, str]:
-        number = float(group.value) if isinstance(group.value, int | float) else 0.0
-        return methods.index(group.method), number, str(group.value)
+    def place(group: Group) -> tuple[int, list[tuple[float, str]]]:
+        return methods.index(group.method), [in_order(value) for value in settings(group.value)]
 
     return sorted(groups, key=place)
 
@@ -124,7 +148,7 @@ def _not_seeds_of_one(label: str, members: Sequence[Run], options: Options) -> I
                 f"runs of `{label}` differ: {show_value(old)} in {first[0].path}, {show_value(new)} here",
                 key,
                 str(run.path),
-                f"add --vary {key}" if options.vary is None else "give the recipes different names",
+                "give the recipes different names" if options.vary else f"add --vary {key}",
             )
 
 

@@ -161,7 +161,7 @@ def _of_method(
         if s.failure_interval is not None
     ]
     values = [t.value for t in trials]
-    curve = fit_failures(values, [t.failures for t in trials], [t.runs for t in trials])
+    curve = fit_failures(values, [{row.seed: row.outcome.failed for row in s.rows} for s in groups])
     drawn_T = np.geomspace(values[0], values[-1], _DRAWN)
     low_T, high_T = curve.band(drawn_T, options.confidence)
     best, best_R = (

@@ -22,7 +22,7 @@ def headroom_table(c: Comparison) -> Table:
         [h.method, half_text(h), short(h.best), headroom_text(h), *_against(pairs.get(h.method))] for h in c.headrooms
     ]
     return Table(
-        f"Headroom: {c.options.vary} at which half the seeds fail, over the best",
+        f"Headroom: {c.options.varied} at which half the seeds fail, over the best",
         ["<method", f"<half fail at\n{percent} interval", "best", "<headroom", against, "<verdict"],
         rows,
         "Half fail: probit curve over the logarithm, interval by profile likelihood; < and > mark ends beyond the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ FEW_SEEDS = 5  # below this many, a warning is printed (Henderson et al. 2018 an
 _READ, _JUDGE = "Reading runs", "Judging"
 _MOST_SEEDS = 1000  # more is a typing mistake
 _SEED_PART = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_MOST_FACTORS = 2
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
@@ -61,14 +63,12 @@ def parse_diverged_as(text: str) -> DivergedAs:
     return value
 
 
-def split_vary(vary: str | None) -> tuple[str | None, list[str]]:
+def split_vary(vary: str) -> tuple[str, list[str]]:
     """`optim.lr=1e-4,1e-3` as key and values; without values the list is empty.
 
     Raises:
         UserError: a value cannot be part of a folder's name.
     """
-    if vary is None:
-        return None, []
     key, equals, text = vary.partition("=")
     values = [value.strip() for value in text.split(",")] if equals else []
     if not key.strip() or (equals and not all(_PLAIN_VALUE.fullmatch(v) for v in values)):
@@ -78,9 +78,23 @@ def split_vary(vary: str | None) -> tuple[str | None, list[str]]:
     return key.strip(), list(dict.fromkeys(values))
 
 
-def _well_formed_vary(text: str) -> str:
-    split_vary(text)
-    return text
+def check_varied(varied: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Refuse more keys than two, the same twice, and a grid of which one side is not told.
+
+    Raises:
+        UserError: they are no one or two factors.
+    """
+    keys = [key for key, _ in varied]
+    if len(set(keys)) < len(keys):
+        remedy = "write all of its values behind one --vary"
+        raise UserError(Problem(f"`{keys[-1]}` is varied twice", "--vary", remedy=remedy))
+    if len(keys) > _MOST_FACTORS:
+        what = f"{len(keys)} keys; a map has two sides"
+        raise UserError(Problem(what, "--vary", remedy="vary one or two keys at a time"))
+    if len({bool(values) for _, values in varied}) > 1:
+        lacking = next(key for key, values in varied if not values)
+        remedy = f"write --vary {lacking}=A,B too, or no values at all"
+        raise UserError(Problem(f"`{lacking}` has no values and the other key has", "--vary", remedy=remedy))
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,8 @@ class Options:
     """Settings of a comparison; the help text of a field is its description.
 
     Attributes:
-        vary: of the key alone; the values that the command line takes with it are for training.
+        vary: keys in which runs of a method differ, at most two; one may be given as its name alone. The values that
+            the command line takes with them are for training.
         diverged_as: of a diverged run: a number, its last value, or left out.
         lost: count runs that have not ended as failed.
         power: chance of finding a difference for which the needed seeds are computed.
@@ -106,15 +121,7 @@ class Options:
     baseline: Annotated[
         str | None, typer.Option(help="Method to compare with; none means the first.", rich_help_panel=_JUDGE)
     ] = None
-    vary: Annotated[
-        str | None,
-        typer.Option(
-            parser=_well_formed_vary,
-            metavar="KEY[=A,B]",
-            help="Recipe key in which runs of a method differ; with values and recipes, train each.",
-            rich_help_panel=_READ,
-        ),
-    ] = None
+    vary: tuple[str, ...] = ()
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -164,6 +171,17 @@ class Options:
             help="Keep these seeds; with recipes, train those that are missing.",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        """Take one key for a tuple of one."""
+        keys = (self.vary,) if isinstance(self.vary, str) else tuple(self.vary or ())
+        object.__setattr__(self, "vary", keys)
+        check_varied([(key, ()) for key in keys])
+
+    @property
+    def varied(self) -> str:
+        """The varied keys as words; empty without any."""
+        return " x ".join(self.vary)
 
     @property
     def higher_is_better(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +19,9 @@ from cvxrl.recipe.schema import Recipe
 from cvxrl.report.format import clock
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_what_is_whole
+
+# A recipe key and its values, as texts of `--set`.
+Varied = tuple[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Job:
     @property
     def name(self) -> str:
         """What the progress display calls it."""
-        varied = f" {self.out.name}" if "=" in self.out.name else ""
-        return f"{self.path.parent.name}{varied} {self.path.name}"
+        varied = [part for part in self.out.parts[-2:] if "=" in part]
+        return " ".join([self.path.parent.name, *varied, self.path.name])
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,14 @@ class Plan:
         jobs: those of them that have to be trained.
         planned: the recipes, one per file and varied value.
         seeds: how many are asked for; 0 where whatever is there is taken.
-        vary: the varied key, where values of it are trained.
+        vary: the varied keys and the values of each that are trained; empty without any.
     """
 
     runs: list[Path] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
     planned: list[Planned] = field(default_factory=list)
     seeds: int = 0
-    vary: str | None = None
+    vary: Sequence[Varied] = ()
 
     def describe(self, at_a_time: int) -> Iterator[str]:
         """Lines that say what is about to be trained, and how long it takes where finished runs tell.
@@ -84,7 +88,7 @@ class Plan:
             at_a_time: runs trained at once.
         """
         methods = len({one.file for one in self.planned})
-        values = f" x {len(self.planned) // methods} values of {self.vary}" if self.vary else ""
+        values = "".join(f" x {len(values)} values of {key}" for key, values in self.vary)
         named = ", ".join(dict.fromkeys(one.recipe.name for one in self.planned))
         product = f"{_count(methods, 'method')}{values} x {_count(self.seeds, 'seed')}"
         yield f"{product} = {_count(len(self.runs), 'run')}: {named}"
@@ -113,7 +117,7 @@ def plan_runs(
     overrides: Sequence[str],
     seeds: Sequence[int] | None,
     out: Path,
-    vary: tuple[str | None, Sequence[str]] = (None, ()),
+    vary: Sequence[Varied] = (),
 ) -> Plan:
     """Find or plan the runs of recipes.
 
@@ -122,15 +126,17 @@ def plan_runs(
         overrides: `--set` options for all of them.
         seeds: training seeds; None takes whatever is there already.
         out: output folder.
-        vary: key and values; each value gets a folder `<out>/<key>=<value>` of its own.
+        vary: keys and values; each value gets a folder `<out>/<key>=<value>` of its own, each pair of values of two
+            keys one inside the other.
 
     Raises:
         UserError: a recipe is wrong, two recipes would share a directory, or an existing run is of another recipe.
     """
-    key, values = vary
-    plan = Plan(seeds=len(seeds or ()), vary=key if values else None)
+    grid = [one for one in vary if one[1]]
+    plan = Plan(seeds=len(seeds or ()), vary=grid)
     problems, taken = list[Problem](), dict[Path, Path]()
-    settings = [(out / f"{key}={v}", (*overrides, f"{key}={v}")) for v in values] or [(out, tuple(overrides))]
+    cells = product(*([f"{key}={value}" for value in values] for key, values in grid))
+    settings = [(out.joinpath(*cell), (*overrides, *cell)) for cell in cells]
     for file in recipes:
         for folder, sets in settings:
             try:

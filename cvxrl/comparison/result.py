@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cvxrl.comparison.factors import Factor, find_factors, refuse_other_tasks, refuse_undeclared
 from cvxrl.comparison.group import Group, check_vary, make_groups
 from cvxrl.comparison.headroom import Headroom, HeadroomPair, compare_headrooms, headrooms
+from cvxrl.comparison.maps import FactorMap, factor_maps
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.pair import Pair, compare_pairs
 from cvxrl.comparison.run import Run, broke_off
@@ -30,6 +31,7 @@ class Comparison:
         sensitivities: score against the varied key, per method.
         headrooms: failures against the varied key, per method, where its values are positive.
         headroom_pairs: comparisons of those with the baseline's.
+        maps: score and failures over two varied keys, per method; empty unless there are two.
         warnings: what a reader should know.
         problems: what could not be used; makes the exit code 2.
     """
@@ -42,6 +44,7 @@ class Comparison:
     sensitivities: list[Sensitivity]
     headrooms: list[Headroom]
     headroom_pairs: list[HeadroomPair]
+    maps: list[FactorMap]
     warnings: list[str]
     problems: list[Problem]
 
@@ -74,7 +77,7 @@ def build(
     kept = [run for run in runs if options.seeds is None or run.seed in options.seeds]
     found = list(problems)
     if options.vary and kept and (unknown := check_vary(kept, options.vary)):
-        raise UserError(*found, unknown)
+        raise UserError(*found, *unknown)
     groups, mixed, warnings = make_groups(kept, options)
     found += mixed
     found += _unscored(groups, options)
@@ -99,6 +102,7 @@ def build(
         sensitivities=sensitivities(summaries) if options.vary else [],
         headrooms=rooms,
         headroom_pairs=compare_headrooms(rooms, _baseline_method(summaries, options), options),
+        maps=factor_maps(summaries, options.vary),
         warnings=[*warnings, *find_warnings(groups, summaries, options)],
         problems=[*found, *too_few_seeds(summaries, options)],
     )

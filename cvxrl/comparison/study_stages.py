@@ -112,7 +112,7 @@ def plan_setting(study: Study, plan_file: Path, setting: Setting, out: Path) -> 
     variant = f"alternative-{setting.variant}" if setting.variant else ""
     folder = out / study.name / setting.stage / regime / variant
     recipe = recipe_of(chosen, plan_file)
-    return plan_runs([recipe], sets, setting.seeds, folder, (study.vary, [f"{setting.value:.6g}"]))
+    return plan_runs([recipe], sets, setting.seeds, folder, [(study.vary, [f"{setting.value:.6g}"])])
 
 
 def read_setting(setting: Setting, runs: Sequence[Path]) -> list[Run]:

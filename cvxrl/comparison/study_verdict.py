@@ -52,7 +52,7 @@ def judge_study(study: Study, chosen: dict[str, Choice], found: Sequence[tuple[S
     plain = Options(confidence=study.confidence, baseline=base, allow_diff=True)
     best = build(at_best, plain)
     values = {label: choice.value for label, choice in chosen.items()}
-    sweep = build(every, Options(confidence=study.confidence, allow_diff=True, vary=study.vary), best=values)
+    sweep = build(every, Options(confidence=study.confidence, allow_diff=True, vary=(study.vary,)), best=values)
 
     def held(gate: Gate) -> Verdict:
         return judge(gate, sweep if gate.swept else best)  # only runs at several values tell where a method breaks

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cvxrl.comparison.group import show_value
+from cvxrl.comparison.group import settings, show_value
 from cvxrl.comparison.headroom_table import headroom_table
+from cvxrl.comparison.map_tables import map_tables
 from cvxrl.comparison.outcome import FAILURES
 from cvxrl.comparison.pair import FEWEST, Pair
 from cvxrl.comparison.result import Comparison
@@ -20,7 +21,7 @@ from cvxrl.report.format import NOTHING, count, fixed, number, p_value, share, s
 def all_tables(c: Comparison) -> list[Table]:
     """Every table that has something to say, in reading order."""
     made = [scores_table(c), pairs_table(c), runs_table(c), speed_table(c), stability_table(c)]
-    made += [sensitivity_table(c), headroom_table(c), factors_table(c)]
+    made += [sensitivity_table(c), headroom_table(c), *map_tables(c), factors_table(c)]
     return [table for table in made if table.rows]
 
 
@@ -56,7 +57,7 @@ def pairs_table(c: Comparison) -> Table:
     bases = {c.summary(pair.baseline).method if c.options.vary else pair.baseline for pair in c.pairs}
     own = c.options.vary and len({p.baseline for p in c.pairs}) > 1
     return Table(
-        f"Against {', '.join(sorted(bases))}{f' at the same {c.options.vary}' if own else ''}",
+        f"Against {', '.join(sorted(bases))}{f' at the same {c.options.varied}' if own else ''}",
         [
             *_name_columns(c),
             f"<difference\n{percent} interval",
@@ -177,7 +178,7 @@ def sensitivity_table(c: Comparison) -> Table:
         at = {p.value: p for p in s.points}
         rows.append([s.method, *(_point(at.get(v)) for v in values), good_range(s)])
     return Table(
-        f"Mean {c.options.metric} against {c.options.vary}",
+        f"Mean {c.options.metric} against {c.options.varied}",
         ["<method", *(f"{v:g}" for v in values), f"<within {TOLERANCE:.0%}\nof best"],
         rows,
         "! n: failed runs. Last column: unbroken range of tried values within 10% of the best, its "
@@ -196,7 +197,7 @@ def factors_table(c: Comparison) -> Table:
     """Recipe keys in which methods differ: every value with the methods that have it."""
     rows = []
     for factor in c.factors:
-        if factor.key == c.options.vary:
+        if factor.key in c.options.vary:
             continue
         have: dict[str, list[str]] = {}
         for s in c.summaries:
@@ -218,12 +219,13 @@ def _point(point: Point | None) -> str:
 
 
 def _name_columns(c: Comparison) -> list[str]:
-    return ["<method", c.options.vary.split(".")[-1]] if c.options.vary else ["<method"]
+    keys = [key.split(".")[-1] for key in c.options.vary]
+    return ["<method", ",\n".join(keys)] if keys else ["<method"]
 
 
 def _name(c: Comparison, s: GroupSummary) -> list[str]:
-    value = NOTHING if s.value is None else show_value(s.value)
-    return [s.method, value] if c.options.vary else [s.method]
+    values = [NOTHING if value is None else show_value(value) for value in settings(s.value)]
+    return [s.method, ", ".join(values)] if c.options.vary else [s.method]
 
 
 def _entropy_start(row: RunRow) -> float | None:

@@ -117,7 +117,10 @@ def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> Cre
 
 def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:
     try:
-        verifier = load_policy(ModelSpec(path=path, dtype=recipe.model.dtype), policy.device)
+        verifier = load_policy(
+            ModelSpec(path=path, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code),
+            policy.device,
+        )
     except UserError as error:
         remedy = "train a verifier first (recipes pref_qrm and pref_dpo) and name its `policy` folder"
         raise UserError(*(replace(p, key=key, remedy=remedy) for p in error.problems)) from error

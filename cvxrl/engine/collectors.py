@@ -17,7 +17,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, without_end
+from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, require_writable, without_end
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
@@ -249,6 +249,8 @@ class DemonstrationCollector:
         """
         recipe, policy, size = self.recipe, self.policy, self.recipe.group_size
         texts = [text for example in examples for text in _responses(example, recipe)]
+        named = [(examples[i // size].id, text) for i, text in enumerate(texts)]
+        require_writable(recipe.task, policy, "reply to learn from", named)
         end = end_of_reply(recipe.task, policy)
         responses = [[*ids, *end] for ids in policy.encode(texts)]
         longest = [max(map(len, responses[i : i + size])) for i in range(0, len(responses), size)]

@@ -143,8 +143,9 @@ def describe_task(name: str, version: int | None, spec: TaskSpec, examples: Sequ
     return TaskInfo(
         name=name,
         version=version,
-        digest=digest_of(spec.model_dump_json(exclude={"grading"})),
+        digest=digest_of(spec.model_dump_json(exclude=spec.not_in_digests)),
         fingerprint=digest_of(*(text for e in examples for text in (e.id, e.prompt, e.answer))),
+        unique=len({e.prompt for e in examples}),
         spec=spec,
     )
 

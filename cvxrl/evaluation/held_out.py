@@ -62,9 +62,12 @@ class HeldOut:
 
     @property
     def fewer(self) -> str:
-        """What to say where the task holds fewer questions than the recipe asks for; else nothing."""
+        """What to say where fewer questions, or fewer different ones, are there than asked for; else nothing."""
         asked, found = self.recipe.eval.prompts, len(self.evaluator.examples)
-        return f"eval.prompts is {asked}, the task holds {found} out: all {found} are asked" if found < asked else ""
+        unique = len({example.prompt for example in self.evaluator.examples})
+        if found < asked:
+            return f"eval.prompts is {asked}, the task holds {found} out: all {found} are asked"
+        return f"of the {found} held-out questions only {unique} are different" if unique < found else ""
 
     @classmethod
     def prepare(cls, recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader) -> HeldOut:

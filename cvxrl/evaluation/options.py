@@ -48,6 +48,9 @@ class Options:
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None
     dtype: Annotated[Literal["float32", "bfloat16"] | None, typer.Option(help="Data type of the parameters.")] = None
     revision: Annotated[str | None, typer.Option(help="Revision of a Hub id.")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run python code that comes with the policy.")
+    ] = False
     batch: Annotated[
         int | None,
         typer.Option(

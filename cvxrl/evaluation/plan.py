@@ -86,7 +86,7 @@ def make_plan(options: Options) -> Plan:
         raise UserError(*mistakes.problems)
     return Plan(
         target=target,
-        model=target.model(options.dtype, options.revision),
+        model=target.model(options.dtype, options.revision, trust_remote_code=options.trust_remote_code),
         task=task,
         sampling=sampling,
         seed=task.seed if options.seed is None else options.seed,

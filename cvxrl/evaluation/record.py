@@ -54,6 +54,7 @@ class TaskInfo(_Strict):
         version: version of the task file; None for a run's own task.
         digest: SHA-256 of the task section: source, template, extraction, grader.
         fingerprint: SHA-256 of the questions and right answers themselves.
+        unique: how many of the questions are different ones; None in records of version 0.1.
         spec: the task section.
     """
 
@@ -61,6 +62,7 @@ class TaskInfo(_Strict):
     version: int | None
     digest: str
     fingerprint: str
+    unique: int | None = None
     spec: TaskSpec
 
 
@@ -154,10 +156,15 @@ class QuestionRecord(_Strict):
 
 
 class Estimate(_Strict):
-    """A number and its standard error, clustered by question; null where there is a single question."""
+    """A share with its standard error and 95% interval, both clustered by question.
+
+    Null where there is a single question; the interval also in records of version 0.1.
+    """
 
     value: float
     stderr: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 class AtK(_Strict):

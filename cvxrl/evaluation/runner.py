@@ -25,6 +25,7 @@ from cvxrl.tasks import check_golds, load_grader, load_questions
 # Keys of recipes, as this command's options.
 _OPTIONS = {
     "model.path": "--ckpt",
+    "model.trust_remote_code": "--trust-remote-code",
     "task.source.path": "--data",
     "train.device": "--device",
     "rollout.max_new_tokens": "--max-new-tokens",

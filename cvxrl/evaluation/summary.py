@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.record import AtK, Estimate, QuestionRecord, Results
+from cvxrl.stats.proportion import clustered_share_interval
+
+_CONFIDENCE = 0.95
 
 
 def summarize(questions: Sequence[QuestionRecord], ks: Sequence[int]) -> Results:
@@ -26,13 +29,13 @@ def summarize(questions: Sequence[QuestionRecord], ks: Sequence[int]) -> Results
     """
     samples = len(questions[0].correct)
     correct = np.array([q.correct for q in questions])
-    accuracy = _estimate(correct.mean(axis=1))
+    accuracy = _estimate(correct.mean(axis=1), samples)
     strict = None if questions[0].strict is None else np.array([q.strict for q in questions])
     return Results(
         questions=len(questions),
         samples=samples,
         accuracy=accuracy,
-        strict_accuracy=None if strict is None else _estimate(strict.mean(axis=1)),
+        strict_accuracy=None if strict is None else _estimate(strict.mean(axis=1), samples),
         disagreement=None if strict is None else float((correct != strict).mean()),
         strict_missed=None if strict is None else float((correct > strict).mean()),
         strict_only=None if strict is None else float((correct < strict).mean()),
@@ -189,10 +192,14 @@ def _majority(questions: Sequence[QuestionRecord], k: int) -> Estimate | None:
     return _estimate(votes) if votes else None
 
 
-def _estimate(per_question: ArrayLike) -> Estimate:
+def _estimate(per_question: ArrayLike, samples: int = 1) -> Estimate:
+    """A share over questions, of which each one's rests on that many completions."""
     values = np.asarray(per_question, dtype=np.float64)
-    error = clustered_error(values)
-    return Estimate(value=float(values.mean()), stderr=None if math.isnan(error) else error)
+    share, error = float(values.mean()), clustered_error(values)
+    if math.isnan(error):
+        return Estimate(value=share, stderr=None)
+    interval = clustered_share_interval(share, error, values.size, values.size * samples, _CONFIDENCE)
+    return Estimate(value=share, stderr=error, low=interval.low, high=interval.high)
 
 
 def _mean(columns: Sequence[Sequence[float] | None]) -> float | None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cvxrl.evaluation.record import Estimate, EvalRecord, Results
+from cvxrl.evaluation.record import Estimate, EvalRecord, Results, TaskInfo
 from cvxrl.report.format import NO_ERROR, fixed, percent, with_error
 
 _WIDTH = 80
@@ -40,9 +40,15 @@ def _header(record: EvalRecord) -> list[str]:
     return [
         f"policy    {who}{at}",
         f"task      {what}",
-        f"sampling  {asked.questions} questions x {asked.samples}, temperature {asked.temperature:g}{nucleus}, "
-        f"{tokens} new tokens, seed {seed}",
+        f"sampling  {asked.questions} questions{_different(task, asked.questions)} x {asked.samples}, "
+        f"temperature {asked.temperature:g}{nucleus}, {tokens} new tokens, seed {seed}",
     ]
+
+
+def _different(task: TaskInfo | None, questions: int) -> str:
+    """How many of the questions are different ones, where some come more than once."""
+    unique = None if task is None else task.unique
+    return f" ({unique} different)" if unique is not None and unique < questions else ""
 
 
 def _quality(results: Results) -> Table:
@@ -52,11 +58,11 @@ def _quality(results: Results) -> Table:
     table.add_column("n", justify="right", no_wrap=True)
     total = f"{results.questions} x {results.samples}"
     rows = (
-        (f"accuracy (avg@{results.samples})", _estimate(results.accuracy, NO_ERROR)),
+        (f"accuracy (avg@{results.samples})", _with_interval(results.accuracy, NO_ERROR)),
         ("truncated at the length limit", _share(results.truncated)),
         ("grader errors (count as wrong)", _share(results.grader_errors)),
         ("no answer found", _share(results.no_answer)),
-        ("accuracy, strict grader", _estimate(results.strict_accuracy)),
+        ("accuracy, strict grader", _with_interval(results.strict_accuracy)),
         ("graders disagree", _share(results.disagreement)),
         ("  right for the task's grader only", _share(results.strict_missed)),
         ("  right for the strict grader only", _share(results.strict_only)),
@@ -79,14 +85,15 @@ def _at_k(results: Results) -> Table:
 
 def _footnotes(results: Results) -> list[str]:
     notes = [
-        "± is one standard error, clustered by question; n is questions x completions.",
+        "± is one standard error, [ ] a 95% interval, both clustered by question; n is",
+        "questions x completions.",
         "Every number uses all completions: pass@k and maj@k average over all subsets of",
         "k, and avg@k is the same for every k. maj@k breaks ties at random.",
     ]
     if results.questions == 1:
         notes.append(f"One question: no standard error; an {NO_ERROR}.")
     elif results.accuracy.stderr == 0:
-        notes.append("All questions scored alike, so ± 0 says nothing about the error.")
+        notes.append("All questions scored alike, so ± 0 says nothing about the error; the interval does.")
     if results.questions < 100:
         notes.append(f"One question is worth {100 / results.questions:.1f} points.")
     return notes
@@ -94,6 +101,11 @@ def _footnotes(results: Results) -> list[str]:
 
 def _estimate(estimate: Estimate | None, missing: str = "") -> str:
     return _UNKNOWN if estimate is None else with_error(estimate.value, estimate.stderr, missing)
+
+
+def _with_interval(estimate: Estimate | None, missing: str = "") -> str:
+    known = estimate is not None and estimate.low is not None and estimate.high is not None
+    return _estimate(estimate, missing) + (f" [{fixed(estimate.low)}, {fixed(estimate.high)}]" if known else "")  # type: ignore[union-attr]
 
 
 def _share(value: float | None) -> str:

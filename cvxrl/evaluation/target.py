@@ -44,8 +44,10 @@ class Target:
         """Where the policy's files are, if that is a directory."""
         return Path(self.path)
 
-    def model(self, dtype: str | None, revision: str | None) -> ModelSpec:
+    def model(self, dtype: str | None, revision: str | None, *, trust_remote_code: bool = False) -> ModelSpec:
         """Recipe section that loads the policy; the run's data type unless another is asked for.
+
+        Code that comes with a policy runs where the run's recipe allows it, or the user does.
 
         An adapter of a run is not merged: the section is the run's own, and the adapter's weights are laid over what
         it loads (`Policy.load_trained`), so that the policy computes what it did in training, bit for bit.
@@ -54,9 +56,13 @@ class Target:
             UserError: it is an adapter that does not say what it belongs to.
         """
         own = self.recipe.model if self.recipe else ModelSpec(path=self.path)
+        trust = own.trust_remote_code or trust_remote_code
         if not is_adapter(self.directory):
-            return ModelSpec.model_validate({"path": self.path, "dtype": dtype or own.dtype, "revision": revision})
-        changes = {"dtype": dtype or own.dtype} | ({"revision": revision} if revision else {})
+            given = {"path": self.path, "dtype": dtype or own.dtype, "revision": revision, "trust_remote_code": trust}
+            return ModelSpec.model_validate(given)
+        changes = {"dtype": dtype or own.dtype, "trust_remote_code": trust} | (
+            {"revision": revision} if revision else {}
+        )
         if self.recipe and own.lora is not None:
             return own.model_copy(update=changes)
         base = own if self.recipe else ModelSpec(path=_base_of(self.directory))

@@ -250,7 +250,9 @@ def _checkpoints(run: Path, recipe: Recipe, target: Target) -> dict[int, Checkpo
 
 
 def _model(recipe: Recipe, path: Path) -> ModelSpec:
-    return ModelSpec.model_validate({"path": str(path), "dtype": recipe.model.dtype})
+    return ModelSpec.model_validate(
+        {"path": str(path), "dtype": recipe.model.dtype, "trust_remote_code": recipe.model.trust_remote_code}
+    )
 
 
 def _last_step(directory: RunDir) -> int | None:

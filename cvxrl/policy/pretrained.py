@@ -116,8 +116,8 @@ def _no_tokenizer(location: Location) -> Problem | None:
 def _load_problem(location: Location, error: Exception) -> Problem:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = " ".join(lines)[:300] if lines else ""
-    if "trust_remote_code" in reason:
-        remedy = "read its code, and set model.trust_remote_code to true to let it run"
+    if "trust_remote_code" in str(error):
+        remedy = "read its code first; model.trust_remote_code lets it run"
         return Problem(f"`{location.path}` comes with python code of its own", "model.trust_remote_code", "", remedy)
     if not isinstance(error, OSError | ValueError) or not reason:
         reason = f"{type(error).__name__}: {reason}"

@@ -242,11 +242,24 @@ class TaskSpec(Section):
         description="Whether the templates `none` and `question-answer` begin with what the tokenizer itself puts "
         "before a text, such as a token that begins it. The other two write their own.",
     )
+    unknown_characters: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="A prompt, or a reply to learn from, with characters for which the tokenizer has no token is "
+        "refused; or allowed, and reaches the policy without them or with its unknown token.",
+    )
     system: str | None = Field(None, description="System message (`chat` and `qwen-math` only).")
     instruction: str = Field("", description="Line added below every prompt, inside the template.")
     extract: ExtractSpec = Field(NoExtract(), description="What of a reply is graded.")
     reward: RewardSpec = Field(ExactReward(), description="How it is graded.")
     grading: Annotated[GradingSpec, NEUTRAL] = Field(GradingSpec(), description="Where grading fails.")
+
+    @property
+    def not_in_digests(self) -> set[str]:
+        """Fields that a digest of the task leaves out: one that changes no verdict, and a new one at its default.
+
+        Digests of version 0.1 then still name the same questions.
+        """
+        return {"grading", *(["special_tokens"] if self.special_tokens else [])}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example
 from cvxrl.tasks.extraction import looks_for
 
+_SHOWN = 5
 _REPLY = "This is the reply."
 _QWEN_MATH_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
 
@@ -114,10 +116,12 @@ def encode_examples(
         response_tokens: tokens that must fit behind every prompt, or one number for each.
 
     Raises:
-        UserError: a prompt is empty; prompt and response would not fit the model's context, or would be of lengths
-            between which the model gives tokens other probabilities (`policy.checked`).
+        UserError: a prompt is empty, or has characters that the tokenizer cannot write; prompt and response would not
+            fit the model's context, or would be of lengths between which the model gives tokens other probabilities
+            (`policy.checked`).
     """
     texts = [render(e.prompt, task, policy.tokenizer) for e in examples]
+    require_writable(task, policy, "prompt", [(e.id, text) for e, text in zip(examples, texts, strict=True)])
     prompts = policy.encode(texts)
     if task.special_tokens and task.template in ("none", "question-answer"):
         prompts = [[*opening, *ids] for opening, ids in zip(policy.openings(texts, prompts), prompts, strict=True)]
@@ -137,6 +141,59 @@ def encode_examples(
     if prompts:
         policy.checked.cover(*read_lengths(prompts, room))
     return prompts
+
+
+def require_writable(task: TaskSpec, policy: Policy, what: str, texts: Sequence[tuple[str, str]]) -> None:
+    """Every character must be said by some token other than the one for what the tokenizer does not know.
+
+    Args:
+        task: its `unknown_characters` may let them pass.
+        policy: its tokenizer is asked.
+        what: the texts are, e.g. `prompt`.
+        texts: id of an example, and a text of it.
+
+    Raises:
+        UserError: names the first examples and their characters.
+    """
+    if task.unknown_characters == "allow":
+        return
+    found = zip(texts, _lost(policy, [text for _, text in texts]), strict=True)
+    bad = {name: lost for (name, _), lost in found if lost}
+    if bad:
+        shown = "; ".join(f"`{name}`: {' '.join(map(repr, lost[:_SHOWN]))}" for name, lost in [*bad.items()][:_SHOWN])
+        more = f" ({len(bad)} of {len(texts)} examples)" if len(texts) > 1 else ""
+        message = f"the policy's tokenizer has no token for characters of a {what}: {shown}{more}"
+        remedy = "change the texts, take another policy, or set task.unknown_characters to allow"
+        raise UserError(Problem(message, "task.source", remedy=remedy))
+
+
+def _lost(policy: Policy, texts: Sequence[str]) -> Iterator[str]:
+    """Characters of each text that vanish or become the token for what is not known, each once."""
+    tokenizer, known = policy.tokenizer, set[str]()
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    name = getattr(model, "unk_token", None) or getattr(tokenizer, "unk_token", None)
+    unknown = tokenizer.convert_tokens_to_ids(name) if name else None
+    for text, ids in zip(texts, policy.encode(texts), strict=True):
+        if unknown not in ids and known.issuperset(text):
+            yield ""
+        elif unknown is not None and getattr(tokenizer, "is_fast", False):
+            spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            said, unsaid = set[int](), set[int]()
+            for id_, (start, end) in zip(ids, spans, strict=True):
+                (unsaid if id_ == unknown else said).update(range(start, end))
+            known.update(text[i] for i in said - unsaid)
+            gone = (i for i, c in enumerate(text) if i in unsaid or (i not in said and not _is_blank(c)))
+            yield "".join(dict.fromkeys(text[i] for i in gone))
+        else:
+            alone = dict(zip(dict.fromkeys(text), policy.encode([*dict.fromkeys(text)]), strict=True))
+            vanished = (c for c, one in alone.items() if unknown in one or not (one or _is_blank(c)))
+            yield "".join(vanished)
+            known.update(c for c, one in alone.items() if one and unknown not in one)
+
+
+def _is_blank(character: str) -> bool:
+    """Whether a tokenizer may leave it out: white space, and marks without a shape of their own."""
+    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Mn")
 
 
 def read_lengths(prompts: Sequence[list[int]], response_tokens: int | Sequence[int]) -> tuple[int, int]:

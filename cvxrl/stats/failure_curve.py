@@ -5,12 +5,14 @@ value, all from the next one on. The fitted curve therefore has Firth's penalty 
 determinant of the information of a and b), which keeps it finite. Intervals are those of the profile likelihood without
 a penalty, which holds every point between the two values for equally good; with the penalty it would hold the middle
 of them for proven (83% instead of 95% with 10 seeds and steep curves), and a bootstrap would have no width at all,
-since none of five failures is none in every resample. Everything is read off one grid of curves; there is no
-optimizer to fail.
+since none of five failures is none in every resample. A seed that fails at one value may be likelier to fail at its
+neighbours; the likelihood ratio is divided by the design effect that this has. Everything is read off one grid of
+curves; there is no optimizer to fail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -44,6 +46,7 @@ class FailureCurve:
         loss_G: twice its log-likelihood's distance from the largest.
         fitted: place in the grid of the curve with the largest penalised likelihood.
         freedom: degrees of freedom of Student's t, which stands for the normal: runs less the two parameters.
+        effect: design effect: variance over seeds for that of as many independent runs, at least 1.
     """
 
     half: float | None
@@ -57,6 +60,7 @@ class FailureCurve:
     loss_G: Array
     fitted: int
     freedom: int
+    effect: float
 
     def half_interval(self, confidence: float) -> Interval:
         """Where half the runs fail; an end beyond the tried values is open: 0, or infinity."""
@@ -80,18 +84,17 @@ class FailureCurve:
 
     def band(self, values: Array, confidence: float) -> tuple[Array, Array]:
         """Pointwise interval of the share at each value: over all curves that fit nearly as well."""
-        likely = self.loss_G <= float(stdtrit(self.freedom, (1 + confidence) / 2)) ** 2
+        likely = self.loss_G <= self.effect * float(stdtrit(self.freedom, (1 + confidence) / 2)) ** 2
         score_GT = self.offset_G[likely, None] + self.slope_G[likely, None] * np.log(values)
         return ndtr(score_GT.min(axis=0)), ndtr(score_GT.max(axis=0))
 
 
-def fit_failures(values: list[float], failures: list[int], runs: list[int]) -> FailureCurve:
-    """Fit the share of failures among independent runs.
+def fit_failures(values: Sequence[float], failed: Sequence[Mapping[int, bool]]) -> FailureCurve:
+    """Fit the share of runs that fail.
 
     Args:
         values: at least two different ones, positive and increasing.
-        failures: failed runs at each.
-        runs: all runs at each, at least one.
+        failed: at each, whether the run of each seed failed, at least one.
 
     Raises:
         ValueError: the values are no such values.
@@ -100,25 +103,57 @@ def fit_failures(values: list[float], failures: list[int], runs: list[int]) -> F
         raise ValueError(f"needs two positive, increasing values, got {values}")
     log_D = np.log(np.array(values))
     curves = _curves(tuple(log_D))
-    failed_D, run_D = np.array(failures, dtype=float), np.array(runs, dtype=float)
+    failed_D, run_D = (np.array([of(seeds) for seeds in failed], dtype=float) for of in (_failures, len))
     likelihood_G = curves.fail_GD @ failed_D + curves.pass_GD @ (run_D - failed_D)
     loss_G = 2 * (likelihood_G.max() - likelihood_G)
     freedom = max(1, int(run_D.sum()) - 2)
     fitted = int((likelihood_G + _penalty(curves, log_D, run_D)).argmax())
     beyond = curves.beyond(fitted)
+    effect = _design_effect(log_D, failed, float(curves.offset_G[fitted]), float(curves.slope_G[fitted]))
     return FailureCurve(
         half=None if beyond else float(np.exp(-curves.offset_G[fitted] / curves.slope_G[fitted])),
         beyond=beyond,
         smallest=values[0],
         largest=values[-1],
         middle_T=curves.middle_T,
-        below_T=_confidence_below(curves, loss_G, freedom),
+        below_T=_confidence_below(curves, loss_G / effect, freedom),
         offset_G=curves.offset_G,
         slope_G=curves.slope_G,
         loss_G=loss_G,
         fitted=fitted,
         freedom=freedom,
+        effect=effect,
     )
+
+
+def _failures(seeds: Mapping[int, bool]) -> int:
+    return sum(seeds.values())
+
+
+def _design_effect(log_D: Array, failed: Sequence[Mapping[int, bool]], offset: float, slope: float) -> float:
+    """How much more the half-fail point varies than if every run had a seed of its own (sandwich estimate).
+
+    Each run pulls the half-fail point by its residual, weighted as the fit does. The pulls of one seed are added up,
+    and the sum of their squares is held against that of single runs.
+    """
+    if not slope:
+        return 1.0
+    score_D = offset + slope * log_D
+    density_D = np.exp(-(score_D**2) / 2) / np.sqrt(2 * np.pi)
+    share_D = ndtr(score_D)
+    spread_D = np.maximum(share_D * (1 - share_D), np.finfo(float).eps)
+    design_D2 = np.stack([np.ones_like(log_D), log_D], axis=1)
+    weight_D = density_D**2 / spread_D * np.array([len(seeds) for seeds in failed])
+    information = (design_D2 * weight_D[:, None]).T @ design_D2 + np.finfo(float).eps * np.eye(2)
+    pull_D = density_D / spread_D * (design_D2 @ np.linalg.solve(information, np.array([-1.0, offset / slope])))
+    of_seed: dict[int, float] = {}
+    alone = 0.0
+    for seeds, pull in zip(failed, pull_D, strict=True):
+        mean = _failures(seeds) / len(seeds)
+        for seed, fails in seeds.items():
+            of_seed[seed] = of_seed.get(seed, 0.0) + pull * (fails - mean)
+            alone += (pull * (fails - mean)) ** 2
+    return max(1.0, sum(total**2 for total in of_seed.values()) / alone) if alone else 1.0
 
 
 def _confidence_below(curves: _Curves, loss_G: Array, freedom: int) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from cvxrl.errors import Problem, UserError
@@ -11,8 +13,8 @@ from cvxrl.tasks import judges
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extraction import Extracted
 from cvxrl.tasks.graders import Grade, GraderBase
-from cvxrl.tasks.sandbox import JobResult, Sandbox
-from cvxrl.tasks.worker import run_job
+from cvxrl.tasks.sandbox import JobResult, Sandbox, WorkerOutput
+from cvxrl.tasks.worker import Judge, run_job
 
 _KEY = "task.reward.function"
 
@@ -33,11 +35,14 @@ class CallableGrader(GraderBase):
             raise UserError(Problem(message, key="task.reward.kwargs", remedy="rename the argument"))
         options = {"function": spec.function, "key": _KEY, "kwargs": spec.kwargs, "passed": ours}
         self._spec = spec
-        self._judge = None if spec.isolated else judges.user_function(options)
         self._process = Sandbox("cvxrl.tasks.judges:user_function", options, spec.timeout_s, spec.memory_mb, _KEY)
         super().__init__(task, f"`{spec.function}`", self._process)
+        self._judge: Judge | None = None
         if spec.isolated:
             self._process.start()
+            return
+        with redirect_stdout(_Printed(self._process.output)):
+            self._judge = judges.user_function(options)
 
     def _grade(
         self, completions: Sequence[str], examples: Sequence[Example], answers: Sequence[Extracted]
@@ -54,7 +59,8 @@ class CallableGrader(GraderBase):
 
     def _here(self, job: dict[str, Any]) -> JobResult:
         assert self._judge is not None
-        result = JobResult(run_job(self._judge, job))
+        with redirect_stdout(_Printed(self._process.output)):
+            result = JobResult(run_job(self._judge, job))
         self._watch.saw(result.error)
         return result
 
@@ -78,6 +84,17 @@ class CallableGrader(GraderBase):
         if error is not None or result.score is None:
             return Grade(self._spec.ungraded, False, answer.text, error)
         return Grade(result.score, result.score >= self._spec.threshold, answer.text)
+
+
+class _Printed(io.TextIOBase):
+    """Takes what a function prints in this process: stdout may be a JSON document of the command's."""
+
+    def __init__(self, output: WorkerOutput) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        self._output.write(text.encode(errors="backslashreplace"))
+        return len(text)
 
 
 def _arguments(completion: str, example: Example, extracted: str | None) -> dict[str, Any]:

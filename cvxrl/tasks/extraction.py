@@ -22,7 +22,7 @@ _NUMBER = re.compile(
     r"(?:(?<![\w)\]}])-)?"
     r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)"
 )
-_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\[,! ]|['\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
+_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\[,;! ]|['\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
 _SPACED = re.compile(r"(?<![0-9.,] )(?<![\w.,])[0-9]{1,3}(?: [0-9]{3})++(?![0-9])(?! [0-9])")
 # A right answer that is one number with what people write around one.
 _GOLD = re.compile(

@@ -43,12 +43,12 @@ def check_golds(spec: TaskSpec, grader: Grader, examples: Iterable[Example]) -> 
     wrong = [(example, reason) for example in each.values() if (reason := reasons[example.answer]) is not None]
     if not wrong:
         return
+    where = spec.source.path if isinstance(spec.source, DatasetSource) else ""
     message = f"{_counted(len(wrong), len(each))} can be matched by no reply: {_named(wrong)}"
     remedy = "take a task.extract and task.reward that suit them, or mend the rows; task.grading.golds: ignore"
     if spec.grading.golds == "refuse" or len(wrong) == len(each):
-        where = spec.source.path if isinstance(spec.source, DatasetSource) else ""
         raise UserError(Problem(message, "task.grading.golds", where, remedy))
-    _log.warning("%s (rows are counted from 0; %s)", message, remedy)
+    _log.warning("%s%s (rows are counted from 0; %s)", f"{where}: " if where else "", message, remedy)
 
 
 def _counted(wrong: int, total: int) -> str:

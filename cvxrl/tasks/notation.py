@@ -45,7 +45,7 @@ _CURRENCY: Final = re.compile(
 _FACE: Final = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|boldsymbol|mbox)\s*\{([^{}]*)\}")
 # Behind a sign that can only be a separator, or behind spaces, where no fraction may follow: that is a mixed number.
 _THOUSANDS: Final = re.compile(
-    r"(?<![\w.,{}\\])(?:[0-9]{1,3}(?:(?:\{,\}|\\,|\\ |\\!,?|'|,\\!)[0-9]{3})++(?![0-9])"
+    r"(?<![\w.,{}\\])(?:[0-9]{1,3}(?:(?:\{,\}|\\[,; ]|\\!,?|'|,\\!)[0-9]{3})++(?![0-9])"
     r"|[1-9][0-9]{0,2}(?: [0-9]{3})++(?![0-9/]))"
 )
 

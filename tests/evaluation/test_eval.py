@@ -25,7 +25,7 @@ from cvxrl.evaluation.folder import EvalDir, read_record, read_samples
 from cvxrl.evaluation.options import Options
 from cvxrl.evaluation.plan import make_plan
 from cvxrl.evaluation.progress import BarProgress
-from cvxrl.evaluation.record import EvalRecord
+from cvxrl.evaluation.record import EvalRecord, QuestionRecord
 from cvxrl.evaluation.runner import Exam
 from cvxrl.evaluation.source import find_task, shipped_tasks, with_data
 from cvxrl.evaluation.summary import summarize
@@ -213,7 +213,7 @@ def test_resume_names_what_differs(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         run(tmp_path / "out", samples=1, temperature=0.5, questions=5, entry="resume")
     keys = {p.key for p in caught.value.problems}
-    assert keys == {"sampling.samples", "sampling.temperature", "sampling.questions", "task.fingerprint"}
+    assert keys == {"sampling.samples", "sampling.temperature", "sampling.questions", "task.fingerprint", "task.unique"}
 
 
 def test_resume_refuses_another_policy(tmp_path: Path) -> None:
@@ -300,6 +300,24 @@ def test_the_tables_fit_80_columns_and_name_n(whole: tuple[Path, EvalRecord]) ->
 
 
 # --- progress ---------------------------------------------------------------------------------------------------
+
+
+def test_questions_that_repeat_are_counted_and_said(whole: tuple[Path, EvalRecord]) -> None:
+    record = whole[1]
+    assert record.task is not None and record.task.unique == len(record.questions)
+    twice = record.model_copy(update={"task": record.task.model_copy(update={"unique": 4})})
+    shown = io.StringIO()
+    print_record(twice, shown)
+    assert "6 questions (4 different) x 3" in shown.getvalue()
+
+
+def test_an_accuracy_has_an_interval_where_all_are_right() -> None:
+    one = {"id": "a", "answer": "1", "correct": [1, 1], "strict": None, "truncated": None, "error": None}
+    question = QuestionRecord.model_validate({**one, "extracted": None, "tokens": None})
+    results = summarize([question] * 15, [1])
+    assert results.accuracy.stderr == 0 and results.accuracy.high == 1.0
+    assert results.accuracy.low == pytest.approx(0.765, abs=1e-3)
+    assert summarize([question], [1]).accuracy.low is None  # of one question nothing is known
 
 
 def test_plain_progress_is_a_few_lines_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_every_token_needs_a_row_in_the_embedding(policy: Path) -> None:
     tokenizer.add_tokens([f"<{i}>" for i in range(30)])
     tokenizer.save_pretrained(policy)
     said = refusal(policy)
-    assert "12 tokens" in said and "64" in said and "`<18>` (64)" in said and "resize_token_embeddings" in said
+    assert "21 tokens" in said and "64" in said and "`<9>` (64)" in said and "resize_token_embeddings" in said
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a NaN", "another vocabulary"])

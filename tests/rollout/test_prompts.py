@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from tiny_models import save_family
 from tokenizers.processors import TemplateProcessing
 
 from cvxrl.engine.trainer import Trainer
+from cvxrl.errors import UserError
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.task import TaskSpec
-from cvxrl.rollout.prompts import encode_examples, end_of_reply
+from cvxrl.rollout.prompts import _lost, encode_examples, end_of_reply
 from cvxrl.tasks import Example
 
 CPU = torch.device("cpu")
@@ -118,6 +120,56 @@ def test_sampling_stops_where_the_turn_ends(folder: Path) -> None:
     assert ended and all(ids.index(turn) == len(ids) - 1 for ids in ended)
     assert trainer.held_out is not None and trainer.held_out.evaluator.sampling.stop_ids == (turn,)
     assert not any("<eot>" in s.completion for s in trainer.held_out.evaluate(0).samples)
+
+
+CANNOT = [
+    ("Add 7 to 9, ok? \U0001f680", "'A' 'd' ' ' 't' 'o'"),
+    ("1+\n2=", r"'\n'"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "shown"), CANNOT)
+def test_a_prompt_that_the_tokenizer_cannot_write_is_refused_with_its_characters(prompt: str, shown: str) -> None:
+    plain = load_policy(ModelSpec(path=BASE), CPU)
+    with pytest.raises(UserError, match=r"`a`: (.|\n)*unknown_characters") as error:
+        encoded(plain, prompt)
+    assert shown in str(error.value)
+    assert encoded(plain, prompt, unknown_characters="allow") == plain.encode([prompt])[0]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "words", "no unknown token"])
+def test_only_what_is_lost_counts_as_unknown(kind: str, policy: Policy) -> None:
+    """Bytes say everything; words leave out white space; without an unknown token characters vanish."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if kind == "byte-level":
+        vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        core = Tokenizer(models.BPE(vocabulary, []))
+        core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        lost = {"7 plus \U0001f680\n\u00e9": ""}
+    elif kind == "words":
+        core = Tokenizer(models.WordLevel({"[UNK]": 0, "seven": 1, "plus": 2}, unk_token="[UNK]"))
+        core.pre_tokenizer = pre_tokenizers.Whitespace()
+        lost = {"seven  plus\nseven": "", "seven minus": "minus"}
+    else:
+        core = Tokenizer(models.BPE({c: i for i, c in enumerate("0123+ ")}, []))
+        lost = {"1+2": "", "1x2": "x", "1\u200d+2": ""}
+    other = Policy(policy.model, PreTrainedTokenizerFast(tokenizer_object=core))
+    assert dict(zip(lost, _lost(other, list(lost)), strict=True)) == {
+        text: "".join(dict.fromkeys(gone)) for text, gone in lost.items()
+    }
+
+
+@pytest.mark.parametrize("field", ["prompt", "demonstration"])
+def test_a_row_with_such_characters_is_named_before_training(field: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}+1=", "answer": "1", "demonstration": "1"} for i in range(5)]
+    rows[3][field] = "so?"
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    source = f"{{kind: dataset, path: {data}, demonstration_field: demonstration, held_out: 0}}"
+    with pytest.raises(UserError, match=r"of a (prompt|reply).*'o'"):
+        Trainer.build(tiny("base_sft", f"task.source={source}", "eval.every=0", "rollout.prompts=2"))
 
 
 def built(recipe: str, folder: Path) -> Trainer:

@@ -13,8 +13,13 @@ from cvxrl.stats.headroom import best_draws, headroom_draws, headroom_interval, 
 VALUES = [1e-4, 3e-4, 1e-3, 3e-3]
 
 
+def alone(*failures: int, runs: int) -> list[dict[int, bool]]:
+    """Every run has a seed of its own, so that they are independent."""
+    return [{1000 * i + run: run < failed for run in range(runs)} for i, failed in enumerate(failures)]
+
+
 def fit(*failures: int, runs: int = 5) -> FailureCurve:
-    return fit_failures(VALUES, list(failures), [runs] * len(failures))
+    return fit_failures(VALUES, alone(*failures, runs=runs))
 
 
 def test_without_a_failure_half_fail_beyond_the_largest_value() -> None:
@@ -50,7 +55,7 @@ def test_a_single_run_at_each_value_leaves_it_open() -> None:
 
 
 def test_many_runs_find_the_curve() -> None:
-    curve = fit_failures(VALUES, [23, 159, 500, 841], [1000] * 4)  # Phi(-2), Phi(-1), Phi(0), Phi(1) about
+    curve = fit(23, 159, 500, 841, runs=1000)  # Phi(-2), Phi(-1), Phi(0), Phi(1) about
     assert curve.half == pytest.approx(1e-3, rel=0.05)
     inside = curve.half_interval(0.95)
     assert inside.low < 1e-3 < inside.high and inside.high / inside.low < 1.3
@@ -68,7 +73,19 @@ def test_a_longer_confidence_makes_a_wider_interval() -> None:
 def test_values_have_to_be_positive_and_to_rise() -> None:
     for values in ([1e-3], [0.0, 1.0], [2.0, 1.0], [1.0, 1.0]):
         with pytest.raises(ValueError, match="increasing"):
-            fit_failures(values, [0] * len(values), [5] * len(values))
+            fit_failures(values, [{0: False}] * len(values))
+
+
+def test_seeds_that_fail_again_at_the_next_value_are_no_further_evidence() -> None:
+    once = fit(1, 2, 3, 4)
+    again = fit_failures(VALUES, [{seed: seed < failed for seed in range(5)} for failed in (1, 2, 3, 4)])
+    in_turn = [{0}, {1, 2}, {3, 4, 0}, {1, 2, 3, 4}]
+    spread = fit_failures(VALUES, [{seed: seed in fails for seed in range(5)} for fails in in_turn])
+    assert once.effect == 1 == spread.effect and again.effect > 1.5
+    assert again.half == once.half == spread.half
+    narrow, wide = once.half_interval(0.5), again.half_interval(0.5)
+    assert wide.low < narrow.low and wide.high > narrow.high
+    assert spread.half_interval(0.5) == narrow
 
 
 def draws_of_best(*scores: list[float], error: float = 0.0) -> np.ndarray:
@@ -123,7 +140,7 @@ def test_intervals_hold_the_truth_and_equal_methods_are_told_equal(seeds: int, w
             fails = place > middle + width * rng.standard_normal((seeds, 5))
             score = 0.9 - 0.3 * (place - middle + 0.7) ** 2 + 0.05 * rng.standard_normal((seeds, 5))
             score = np.where(fails, 0.3, 1.0) * score
-            curve = fit_failures(list(10**place), fails.sum(axis=0).tolist(), [seeds] * 5)
+            curve = fit_failures(list(10**place), [dict(enumerate(fails[:, v].tolist())) for v in range(5)])
             by_seed = [dict(enumerate(score[:, v])) for v in range(5)]
             best = best_draws(list(10**place), by_seed, [0.02] * 5, rng, confidence=0.95, resamples=400)
             pair.append(headroom_draws(curve, best, rng))

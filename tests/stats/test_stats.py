@@ -22,7 +22,7 @@ from cvxrl.stats.improvement import (
     improvement_interval,
     probability_of_improvement,
 )
-from cvxrl.stats.proportion import exact_interval, smoothed_error
+from cvxrl.stats.proportion import clustered_share_interval, exact_interval, smoothed_error
 
 
 def column(*values: float) -> np.ndarray:
@@ -178,6 +178,30 @@ def test_seeds_needed_are_those_for_the_largest_difference_left() -> None:
     largest, one_seed = max(-interval.low, interval.high), found.error * 5**0.5
     assert least == max(6, int(np.ceil(((1.959964 + 0.841621) * one_seed / largest) ** 2)))
     assert needed_seeds(mean_difference(seeds(1, 1), seeds(1, 1)), 2, 0.95, 0.8) is None
+
+
+def test_wilsons_interval_is_the_textbooks_and_has_a_width_where_all_are_right() -> None:
+    many = clustered_share_interval(0.5, 0.05, 10_000, 100 * 10_000, 0.95)  # 100 independent trials, t is normal
+    assert (many.low, many.high) == pytest.approx((0.5, 0.5), abs=0.01)
+    alone = clustered_share_interval(0.9, (0.9 * 0.1 / 100) ** 0.5, 100, 100, 0.95)
+    t, n = 1.98422, 100
+    center = (0.9 + t**2 / (2 * n)) / (1 + t**2 / n)
+    assert (alone.low + alone.high) / 2 == pytest.approx(center, abs=1e-5)
+    right = clustered_share_interval(1.0, 0.0, 15, 60, 0.95)
+    assert right.high == 1.0 and right.low == pytest.approx(1 / (1 + 2.14479**2 / 15), abs=1e-5)
+
+
+@pytest.mark.parametrize(("questions", "samples", "share"), [(15, 1, 0.98), (15, 4, 0.98), (32, 2, 0.05), (50, 2, 0.5)])
+def test_the_interval_of_an_accuracy_holds_the_truth(questions: int, samples: int, share: float) -> None:
+    generator, trials, hits, plain = np.random.default_rng(7), 1000, 0, 0
+    for _ in range(trials):
+        of_question = generator.beta(share * 7 / 3, (1 - share) * 7 / 3, questions)
+        right = generator.binomial(samples, of_question) / samples
+        mean_, error = right.mean(), right.std(ddof=1) / questions**0.5
+        found = clustered_share_interval(mean_, error, questions, questions * samples, 0.95)
+        hits, plain = hits + (found.low <= share <= found.high), plain + (abs(mean_ - share) <= 1.96 * error)
+    assert 0.92 < hits / trials <= 0.99
+    assert plain < hits
 
 
 def test_a_share_over_clusters_has_the_error_of_the_clusters() -> None:

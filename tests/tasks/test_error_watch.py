@@ -134,8 +134,9 @@ def grader_log(folder: Path) -> str:
     return (folder / "grader.log").read_text() if (folder / "grader.log").is_file() else ""
 
 
-def test_what_a_function_prints_is_kept(load: Any, tmp_path: Path) -> None:
-    grader = load("odd_rewards:good")
+@pytest.mark.parametrize("isolated", [True, False])
+def test_what_a_function_prints_is_kept(load: Any, tmp_path: Path, isolated: bool, capsys: Any) -> None:
+    grader = load("odd_rewards:good", isolated=isolated)
     grader.attend(print, tmp_path / "grader.log")
     assert grader.grade(["one", "two"], [EXAMPLE] * 2)[1].reward == 1.0
     grader.close()
@@ -144,6 +145,7 @@ def test_what_a_function_prints_is_kept(load: Any, tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     assert (tmp_path / "grader.log").read_text() == "read one\nread two\n"
+    assert capsys.readouterr().out == ""
 
 
 def test_replies_that_are_no_mathematics_are_no_failures_of_the_grader() -> None:

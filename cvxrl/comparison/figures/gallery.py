@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from cvxrl.comparison.figures.curves import learning_curves, stability_curves
 from cvxrl.comparison.figures.headroom import failure_curves
+from cvxrl.comparison.figures.maps import failure_maps, score_maps
 from cvxrl.comparison.figures.scores import improvement_intervals, location_intervals, performance_profiles
 from cvxrl.comparison.figures.sensitivity import sensitivity_curves
 from cvxrl.comparison.result import Comparison
@@ -25,6 +26,16 @@ GALLERY: list[tuple[str, Callable[[Comparison], Figure | None], str]] = [
     ("Scores", location_intervals, "Grey ticks: seeds. Bars: {percent} intervals."),
     ("Against the baseline", improvement_intervals, "Bars: {percent} intervals."),
     ("Sensitivity", sensitivity_curves, "Bars: {percent} intervals of the mean; red: failures, counted."),
+    (
+        "Score maps",
+        score_maps,
+        "Mean {metric} over the seeds (n); a red corner and ! mark failed runs among them. Hatched: not run.",
+    ),
+    (
+        "Failure maps",
+        failure_maps,
+        "Failed runs of all that ended, with the exact {percent} interval of their share. Hatched: not run.",
+    ),
     (
         "Failures and headroom",
         failure_curves,
@@ -53,7 +64,7 @@ def all_figures(c: Comparison) -> list[Shown]:
     words = {
         "metric": c.options.metric,
         "percent": f"{c.options.confidence:.0%}",
-        "pooled": f"; the runs of all values of {c.options.vary} together" if c.options.vary else "",
+        "pooled": f"; the runs of all values of {c.options.varied} together" if c.options.vary else "",
     }
     drawn = ((title, draw(c), caption.format(**words)) for title, draw, caption in GALLERY)
     return [Shown(title, figure, caption) for title, figure, caption in drawn if figure is not None]

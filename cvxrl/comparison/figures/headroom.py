@@ -46,7 +46,7 @@ def failure_curves(c: Comparison) -> Figure | None:
     top.set_ylabel("share of seeds that fail")
     bottom.set_yticks([])
     bottom.set_ylim(count - 0.5, -0.5)
-    bottom.set_xlabel(f"{c.options.vary}")
+    bottom.set_xlabel(c.options.varied)
     bottom.set_title("half fail at; open: best tried value", fontsize="small", loc="left")
     legend(figure, [top])
     return figure

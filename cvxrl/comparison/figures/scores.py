@@ -47,7 +47,7 @@ def improvement_intervals(c: Comparison) -> Figure | None:
         _interval(axes[0], row, pair.improvement or 0.0, pair.improvement_interval, strand.colour, strand.marker)
         _interval(axes[1], row, pair.difference or 0.0, pair.difference_interval, strand.colour, strand.marker)
     against = {p.baseline for p in pairs}
-    base = f"than {against.pop()}" if len(against) == 1 else f"than the baseline at the same {c.options.vary}"
+    base = f"than {against.pop()}" if len(against) == 1 else f"than the baseline at the same {c.options.varied}"
     word = "better" if c.options.higher_is_better else "higher"
     for axis, middle, text in (
         (axes[0], 0.5, f"P(a run is {word} {base})"),

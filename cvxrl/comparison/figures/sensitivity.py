@@ -32,7 +32,7 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
     for axis in axes:
         if logarithmic:
             axis.set_xscale("log")
-        axis.set_xlabel(str(c.options.vary))
+        axis.set_xlabel(c.options.varied)
     axes[0].set_ylabel(f"mean final {c.options.metric}")
     axes[1].set_yticks(range(len(c.sensitivities)), [s.method for s in c.sensitivities], fontsize="small")
     axes[1].set_ylim(len(c.sensitivities) - 0.5, -0.5)

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from cvxrl.comparison.group import Group, show_value
+from cvxrl.comparison.group import Group, settings, show_value
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.run import Array, Series
@@ -50,20 +50,26 @@ class Panel:
 
 
 def panels(c: Comparison) -> list[Panel]:
-    """One panel with a strand per method; with a varied key, one panel per method with a strand per value."""
+    """One panel with a strand per method; with a varied key, one panel per method with a strand per value.
+
+    With two varied keys, one panel per method and value of the first, with a strand per value of the second.
+    """
     pairs = [(g, s) for g, s in zip(c.groups, c.summaries, strict=True) if g.runs]
     if not c.options.vary:
         return [Panel("", [_strand(s.label, g, s, i) for i, (g, s) in enumerate(pairs)])]
-    values = sorted({s.value for _, s in pairs if isinstance(s.value, int | float)})
+    lasts = [settings(s.value)[-1] for _, s in pairs]
+    values = sorted({value for value in lasts if isinstance(value, int | float)})
     shades = matplotlib.colormaps["viridis"]
     made: dict[str, list[Strand]] = {}
     for group, summary in pairs:
-        place = values.index(summary.value) if summary.value in values else 0
+        *first, last = settings(summary.value)
+        place = values.index(last) if last in values else 0
         shade = shades(0.9 * place / max(1, len(values) - 1))
-        name = f"{c.options.vary} = {show_value(summary.value)}"
+        name = f"{c.options.vary[-1]} = {show_value(last)}"
         strand = Strand(name, group, summary, shade, "-", MARKERS[place % len(MARKERS)], line_width(place))
-        made.setdefault(summary.method, []).append(strand)
-    return [Panel(method, strands) for method, strands in made.items()]
+        where = [f"{key} = {show_value(value)}" for key, value in zip(c.options.vary, first, strict=False)]
+        made.setdefault(", ".join([summary.method, *where]), []).append(strand)
+    return [Panel(title, strands) for title, strands in made.items()]
 
 
 def on_grid(strand: Strand, key: str, options: Options) -> tuple[Array, Array]:
