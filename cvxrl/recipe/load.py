@@ -163,7 +163,7 @@ def _remedy_for_key(loc: Sequence[str], section: type[BaseModel] | None, root: t
     known = list(section.model_fields) if section else []
     same = [other for _, other, _ in fields if name == other.rpartition(".")[2]]
     near = suggest(name, known).strip() if not same else ""
-    meant = list(dict.fromkeys(same or ([] if near else _meaning(name, fields))))
+    meant = list(dict.fromkeys(same or ([] if near or len(loc) > 2 else _meaning(name, fields))))
     if meant:
         return f"did you mean {' or '.join(f'`{other}`' for other in meant[:3])}?"
     return near or (f"known keys here: {', '.join(known)}" if known else "remove it")
