@@ -43,6 +43,10 @@ _OWN: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
+    "xmod": {"default_language": "en_XX"},
+    # As many keys as queries, which are made from one latent vector.
+    **{key: {"num_key_value_heads": 4} for key in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32")},
+    **{key: {"num_key_value_heads": 4} for key in ("glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu")},
 }
 
 

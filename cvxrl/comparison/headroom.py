@@ -45,7 +45,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class FittedShares:
-    """Share that fails over the tried range: fitted, and the ends of its pointwise interval."""
+    """Share that fails over the tried range: fitted, and the ends of its pointwise interval; empty where it falls."""
 
     values: list[float]
     share: list[float]
@@ -63,8 +63,8 @@ class Headroom:
         method: its name.
         trials: by increasing value.
         curve: probit curve over the logarithm of the value (`cvxrl.stats.failure_curve`).
-        half: value at which half the runs fail; None where that is beyond the tried ones.
-        beyond: "above" or "below" the tried values, then.
+        half: value at which half the runs fail; None where that is beyond the tried ones, or failures fall with it.
+        beyond: "above" or "below" the tried values, then; None where failures fall, so that nothing is known.
         half_interval: of it.
         best: tried value with the largest mean score, or one fixed beforehand; None without scores, or of a metric of
             which more is not better.
@@ -162,7 +162,7 @@ def _of_method(
     ]
     values = [t.value for t in trials]
     curve = fit_failures(values, [{row.seed: row.outcome.failed for row in s.rows} for s in groups])
-    drawn_T = np.geomspace(values[0], values[-1], _DRAWN)
+    drawn_T = np.geomspace(values[0], values[-1], 0 if curve.falls else _DRAWN)
     low_T, high_T = curve.band(drawn_T, options.confidence)
     best, best_R = (
         _chosen(method, groups, options) if fixed is None else (fixed, np.full(options.resamples, np.log(fixed)))

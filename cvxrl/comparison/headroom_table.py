@@ -34,17 +34,19 @@ def headroom_table(c: Comparison) -> Table:
 def half_text(h: Headroom) -> str:
     """`0.0031` and `[0.001, > 0.01]`: with the last tried value where the truth may be beyond it."""
     first, last = h.trials[0].value, h.trials[-1].value
+    if h.half is None and h.beyond is None:
+        return "failures fall,\nnot known"
     point = short(h.half) if h.half is not None else f"> {last:g}" if h.beyond == "above" else f"< {first:g}"
-    low = short(h.half_interval.low) if h.half_interval.low > 0 else f"< {first:g}"
-    high = short(h.half_interval.high) if h.half_interval.high < inf else f"> {last:g}"
-    if (high.startswith(">") and low == short(last)) or (low.startswith("<") and high == short(first)):
+    low = short(h.half_interval.low, 2) if h.half_interval.low > 0 else f"< {first:g}"
+    high = short(h.half_interval.high, 2) if h.half_interval.high < inf else f"> {last:g}"
+    if (high.startswith(">") and low == short(last, 2)) or (low.startswith("<") and high == short(first, 2)):
         return f"{point}\n[{point}]"  # nothing else is plausible
     return f"{point}\n[{low}, {high}]"
 
 
 def headroom_text(h: Headroom) -> str:
     """`x3.2` and `[x1.5, x8]`."""
-    if h.best is None:
+    if h.best is None or (h.half is None and h.beyond is None):
         return NOTHING
     if h.headroom is not None:
         point = _factor(h.headroom)

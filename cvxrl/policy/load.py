@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.adapter import add_adapter
+from cvxrl.policy.adapter_check import require_used
 from cvxrl.policy.merge import merge_saved
 from cvxrl.policy.model import Policy
 from cvxrl.policy.pretrained import DTYPES, load_pretrained
@@ -53,7 +54,9 @@ def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:
     if spec.lora is not None:
         add_adapter(model, spec.lora, seed)
     policy = Policy(model.eval(), tokenizer)
-    _ = policy.checked
+    vocabulary = policy.checked.vocabulary
+    if spec.lora is not None:
+        require_used(model, vocabulary.ordinary)
     return policy
 
 

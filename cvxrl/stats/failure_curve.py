@@ -29,6 +29,7 @@ Array = NDArray[np.float64]
 _MIDDLES, _WIDTHS, _ENDS = 161, 41, 41  # grid: half-fail points among the tried values, widths, shares at an end
 _STEEPEST, _FLATTEST = 40.0, 10.0  # parts of the smallest step, and multiples of the whole range, that a width takes
 _LOWEST = -5.0  # probit of the smallest share at an end
+_FALLING = 1.645  # standard errors of a trend downwards: 5% of the time where there is none
 _SAME = 0.01  # difference of twice the log-likelihood that is none
 
 
@@ -37,8 +38,9 @@ class FailureCurve:
     """A fitted curve and how well each other one fits.
 
     Attributes:
-        half: value at which half the runs fail; None where that lies beyond the tried values.
-        beyond: on which side, then.
+        half: value at which half the runs fail; None where that lies beyond the tried values, or failures fall.
+        beyond: on which side, then; None where failures fall.
+        falls: whether failures fall with the value beyond chance, so that no rising curve tells anything.
         smallest, largest: of the tried values.
         middle_T: logarithms of values between them.
         below_T: confidence that half fail below each of those, increasing.
@@ -51,6 +53,7 @@ class FailureCurve:
 
     half: float | None
     beyond: str | None
+    falls: bool
     smallest: float
     largest: float
     middle_T: Array
@@ -71,8 +74,10 @@ class FailureCurve:
         """Bounds of the logarithm of the value below which half fail with each confidence, shape (2, T).
 
         Both bounds are the same among the tried values. Above the largest, only that is known; below the smallest,
-        only that.
+        only that. Where failures fall, nothing is known.
         """
+        if self.falls:
+            return np.stack([np.full_like(confidence_T, -inf), np.full_like(confidence_T, inf)])
         inside_T = np.interp(confidence_T, self.below_T, self.middle_T)
         low_T = np.where(confidence_T < self.below_T[0], -inf, inside_T)
         high_T = np.where(confidence_T > self.below_T[-1], inf, inside_T)
@@ -108,11 +113,12 @@ def fit_failures(values: Sequence[float], failed: Sequence[Mapping[int, bool]]) 
     loss_G = 2 * (likelihood_G.max() - likelihood_G)
     freedom = max(1, int(run_D.sum()) - 2)
     fitted = int((likelihood_G + _penalty(curves, log_D, run_D)).argmax())
-    beyond = curves.beyond(fitted)
+    beyond, falls = curves.beyond(fitted), _falls(log_D, failed_D, run_D)
     effect = _design_effect(log_D, failed, float(curves.offset_G[fitted]), float(curves.slope_G[fitted]))
     return FailureCurve(
-        half=None if beyond else float(np.exp(-curves.offset_G[fitted] / curves.slope_G[fitted])),
-        beyond=beyond,
+        half=None if beyond or falls else float(np.exp(-curves.offset_G[fitted] / curves.slope_G[fitted])),
+        beyond=None if falls else beyond,
+        falls=falls,
         smallest=values[0],
         largest=values[-1],
         middle_T=curves.middle_T,
@@ -124,6 +130,14 @@ def fit_failures(values: Sequence[float], failed: Sequence[Mapping[int, bool]]) 
         freedom=freedom,
         effect=effect,
     )
+
+
+def _falls(log_D: Array, failed_D: Array, run_D: Array) -> bool:
+    """Cochran and Armitage's test for a trend of shares, towards fewer failures at larger values."""
+    share = failed_D.sum() / run_D.sum()
+    away_D = log_D - (run_D * log_D).sum() / run_D.sum()
+    error = np.sqrt(share * (1 - share) * (run_D * away_D**2).sum())
+    return bool((away_D * failed_D).sum() < -_FALLING * error) if error else False
 
 
 def _failures(seeds: Mapping[int, bool]) -> int:

@@ -148,6 +148,14 @@ def test_a_best_value_that_was_chosen_beforehand_has_no_uncertainty() -> None:
     assert ends[1].high == pytest.approx(ends[0].high / 2e-4, rel=0.03)
 
 
+def test_a_method_that_fails_at_small_values_has_neither_more_nor_less() -> None:
+    turned = dict(zip(BRITTLE, list(BRITTLE.values())[::-1], strict=True))
+    c = compare(*sweep("brittle", BRITTLE), *sweep("turned", turned))
+    assert c.headroom_pairs[0].verdict == "not resolved" and c.headroom("turned").curve.values == []
+    assert half_text(c.headroom("turned")) == "failures fall,\nnot known"
+    assert failure_curves(c) is not None
+
+
 def test_words_for_open_ends(three: Comparison) -> None:
     assert half_text(three.headroom("never")) == "> 0.01\n[> 0.01]"
     assert headroom_text(three.headroom("never")) == "> x100\nx100 or more"

@@ -87,15 +87,15 @@ def test_given_responses_are_compared_with_the_own_forward_pass(name: str, monke
 
 
 def test_the_limit_grows_with_size_depth_and_logits() -> None:
-    """Values by hand: 2 sqrt(layers) (eps of the format + eps of fp32 x sqrt(width)) x the largest -log p."""
+    """Values by hand: 2 sqrt(layers) (eps of the format + 4 eps of fp32 x sqrt(width)) x the largest -log p."""
     model = Trainer.build(tiny("smoke")).policy.model
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     fp32, bf16 = 2.0**-23, 2.0**-7
-    expected = layers**0.5 * (fp32 + fp32 * width**0.5)
+    expected = layers**0.5 * (fp32 + 4 * fp32 * width**0.5)
     assert rounding(model) == pytest.approx(expected)
     assert log_prob_tolerance(model, torch.tensor([-7.0, -0.1])) == pytest.approx(14 * expected)
     assert log_prob_tolerance(model, torch.tensor([-0.1])) == pytest.approx(2 * expected)
-    assert rounding(model, torch.bfloat16) == pytest.approx(layers**0.5 * (bf16 + fp32 * width**0.5))
+    assert rounding(model, torch.bfloat16) == pytest.approx(layers**0.5 * (bf16 + 4 * fp32 * width**0.5))
 
 
 def test_the_command_ends_as_a_users_mistake(

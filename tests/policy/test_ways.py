@@ -9,20 +9,23 @@ from typing import Any
 import pytest
 import torch
 from helpers import SilentSink, new_model, tiny
-from tiny_models import save_family, tiny_family
+from tiny_models import families, save_family, tiny_family
 
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
 from cvxrl.policy.agreement import difference
+from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.model import ModelSpec
 from cvxrl.rollout.choice import choose, decoder_for
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.runs.directory import RunDir
-from tests.families.verdicts import PROMPTS, RESPONSES, gradient, own_log_probs, sampling
+from tests.families.page import ask
+from tests.families.verdicts import PROMPTS, QUESTIONS, RESPONSES, gradient, own_log_probs, sampling
 
 SIZES: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -68,8 +71,8 @@ AWKWARD = [
 @pytest.mark.parametrize(("kind", "settings"), AWKWARD, ids=[kind for kind, _ in AWKWARD])
 def test_awkward_families_sample_and_learn_as_their_own_forward_pass(kind: str, settings: dict[str, Any]) -> None:
     model = tiny_family(kind, **settings)
-    for ask in (sampling, gradient):
-        assert ask(policy(model)) in ("works", "slow path")
+    for question in (sampling, gradient):
+        assert question(policy(model)) in ("works", "slow path")
 
 
 def test_a_model_that_bends_its_logits_is_read_through_its_own_forward_pass() -> None:
@@ -178,3 +181,28 @@ def test_differences_are_relative_and_leave_out_what_softmax_does() -> None:
     assert difference(torch.tensor([[1.0, 2.0, 6.3]]), theirs[:1]) == pytest.approx(0.2 / 3.0)
     assert difference(theirs[:1], theirs) == float("inf")
     assert difference(theirs * float("nan"), theirs) == float("inf")
+
+
+def test_an_adapter_that_the_model_would_pass_by_is_refused(tmp_path: Path) -> None:
+    """State-space layers that read a matrix and do not call the layer: the adapter was merged but never used."""
+    path = save_family("jamba", tmp_path / "model")
+
+    def load(*targets: str) -> Policy:
+        spec = {"path": str(path), "lora": {"rank": 2, "targets": targets}}
+        return load_policy(ModelSpec.model_validate(spec), torch.device("cpu"))
+
+    with pytest.raises(UserError, match="reads the matrix of `dt_proj`") as caught:
+        load("dt_proj", "in_proj")
+    assert caught.value.problems[0].key == "model.lora.targets"
+    assert load("in_proj").trained
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_family_is_silently_wrong() -> None:
+    """What docs/models.md shows, asked again."""
+    found, unbuilt, wrong = ask(sorted(families()))
+    assert not wrong, wrong
+    assert len(found) > 140 and len(unbuilt) < 50
+    for question in QUESTIONS:
+        assert sum(said[question].kind != "refused" for said in found.values()) > 100, question

@@ -49,6 +49,14 @@ def test_failures_that_do_not_rise_say_nothing() -> None:
     assert fit(3, 2, 2, 1).half_interval(0.95).high == inf
 
 
+@pytest.mark.parametrize("failures", [(5, 5, 0, 0), (5, 5, 5, 0), (5, 4, 4, 1)])
+def test_failures_that_fall_say_nothing_though_most_runs_fail(failures: tuple[int, ...]) -> None:
+    curve = fit(*failures)
+    assert curve.falls and curve.half is None and curve.beyond is None
+    assert (curve.half_interval(0.95).low, curve.half_interval(0.95).high) == (0, inf)
+    assert not fit(5, 5, 5, 4).falls and not fit(0, 0, 0, 0).falls and not fit(5, 5, 5, 5).falls
+
+
 def test_a_single_run_at_each_value_leaves_it_open() -> None:
     interval = fit(0, 0, 1, 1, runs=1).half_interval(0.95)
     assert interval.low == 0 and interval.high == inf

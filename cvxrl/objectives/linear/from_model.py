@@ -151,7 +151,9 @@ def _probe(model: Any, layer: nn.Module, plain: LinearHead) -> tuple[Tensor, Ten
         finally:
             hook.remove()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        hidden: Tensor = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden: Tensor | None = getattr(inner.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
+    if hidden is None:
+        raise _refusal("its body does not give its last hidden states")
     if len(seen) != 1 or seen[0].ndim != 3:
         raise _refusal("it does not apply its output layer exactly once per pass")
     return seen[0][0], logits[0], hidden[0]
