@@ -132,13 +132,19 @@ def _measured_errors(run: Run, key: str, quality: Series) -> Array:
 
 def _answers(recipe: Mapping[str, Any] | None) -> int:
     """Answers behind one evaluation, or 0 where the recipe does not tell."""
-    section = (recipe or {}).get("eval")
-    return int(section["prompts"]) * int(section["samples"]) if section else 0
+    prompts, samples = _at(recipe, "eval.prompts"), _at(recipe, "eval.samples")
+    return int(prompts) * int(samples) if prompts and samples else 0
 
 
 def _warm_up(recipe: Mapping[str, Any] | None) -> float:
-    """Last rollout that the learning rate's warm-up reaches."""
-    if recipe is None or "train" not in recipe:
-        return 0.0
-    updates = recipe["train"]["inner_epochs"] * recipe["train"]["minibatches"]
-    return float(-(-recipe["optim"]["warmup_steps"] // updates))
+    """Last rollout that the learning rate's warm-up reaches; 0 where the recipe does not tell."""
+    updates = (_at(recipe, "train.inner_epochs") or 1) * (_at(recipe, "train.minibatches") or 1)
+    return float(-(-(_at(recipe, "optim.warmup_steps") or 0) // updates))
+
+
+def _at(recipe: Mapping[str, Any] | None, key: str) -> Any:
+    """Value of a dotted key of a recipe that may be another program's, or None."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

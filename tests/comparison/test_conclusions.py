@@ -219,6 +219,11 @@ def test_harm_is_an_evaluation_below_the_start_after_the_warm_up() -> None:
     assert outcome_of(run("a", 0, dipped, recipe=warm), "eval/accuracy", Options()).failures == ()
 
 
+@pytest.mark.parametrize("recipe", [{"train": {}}, {"eval": {"prompts": 3}}, {"optim": 3}, {"lr": 1e-3}])
+def test_a_recipe_of_another_program_need_not_tell(recipe: dict[str, Any]) -> None:
+    assert outcome_of(run("a", 0, [0.1, 0.5, 0.9], recipe=recipe), "eval/accuracy", Options()).failures == ()
+
+
 def test_what_never_rises_is_unlearned_and_no_failure() -> None:
     assert outcome([0.5, 0.52, 0.49, 0.5]) == Outcome((), None, unlearned=True)
     assert not outcome([0.1, 0.5, 0.9]).unlearned
