@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -50,8 +50,17 @@ def suggest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
         known: what could have been meant.
         cutoff: smallest similarity, from 0 (any word) to 1 (equal ones); see `difflib.SequenceMatcher.ratio`.
     """
-    near = get_close_matches(given, list(known), n=1, cutoff=cutoff)
-    return f"did you mean `{near[0]}`? " if near else ""
+    return did_you_mean(nearest(given, known, cutoff))
+
+
+def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The known word nearest to ``given``, if it is near enough (see `suggest`)."""
+    return get_close_matches(given, list(known), n=1, cutoff=cutoff)
+
+
+def did_you_mean(meant: Sequence[str]) -> str:
+    """The same for words that were found in another way: "did you mean `a` or `b`? ", or nothing for none."""
+    return f"did you mean {' or '.join(f'`{word}`' for word in meant)}? " if meant else ""
 
 
 class Mistakes:

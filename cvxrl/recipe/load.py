@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cvxrl.errors import Problem, UserError, suggest
+from cvxrl.errors import Problem, UserError, did_you_mean, nearest, suggest
 from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
@@ -165,7 +164,7 @@ def _remedy_for_key(loc: Sequence[str], section: type[BaseModel] | None, root: t
     near = suggest(name, known).strip() if not same else ""
     meant = list(dict.fromkeys(same or ([] if near or len(loc) > 2 else _meaning(name, fields))))
     if meant:
-        return f"did you mean {' or '.join(f'`{other}`' for other in meant[:3])}?"
+        return did_you_mean(meant[:3]).strip()
     return near or (f"known keys here: {', '.join(known)}" if known else "remove it")
 
 
@@ -176,7 +175,7 @@ def _meaning(name: str, fields: Sequence[tuple[str | None, str, str]]) -> list[s
     words = name.replace("_", " ").replace("-", " ").lower()
     first = {key: text.lower().partition(". ")[0] for _, key, text in fields}
     described = sorted((key for key in first if " " in words and words in first[key]), key=lambda key: len(first[key]))
-    alike = get_close_matches(name, names.values(), n=1, cutoff=0.7)
+    alike = nearest(name, names.values(), cutoff=0.7)
     return within or described[:1] or [key for key in names if names[key] in alike]
 
 

@@ -255,11 +255,12 @@ class TaskSpec(Section):
 
     @property
     def not_in_digests(self) -> set[str]:
-        """Fields that a digest of the task leaves out: one that changes no verdict, and a new one at its default.
+        """Fields that a digest of the task leaves out: one that changes no verdict, and new ones at their defaults.
 
         Digests of version 0.1 then still name the same questions.
         """
-        return {"grading", *(["special_tokens"] if self.special_tokens else [])}
+        new = {"special_tokens", "unknown_characters"}
+        return {"grading", *(name for name in new if getattr(self, name) == type(self).model_fields[name].default)}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -354,7 +354,8 @@ def test_a_run_that_version_0_1_left_unfinished_is_not_gone_on_with(tmp_path: Pa
     file = ROOT / "recipes" / "math_grpo.yaml"
     sets = ["train.steps=2", "eval.every=1", "optim.warmup_steps=0"]
     run_dir = RunDir(make_run(tmp_path, status="interrupted"))
-    assert [job.resume for job in plan_runs([file], sets, [0], tmp_path).jobs] == [True]
+    # Steps were done and nothing was saved, so it begins again; once it is asked to.
+    assert [(job.resume, job.overwrite) for job in plan_runs([file], sets, [0], tmp_path).jobs] == [(False, True)]
     record = json.loads(run_dir.record.read_text())
     del record["streams"]
     run_dir.record.write_text(json.dumps(record))
