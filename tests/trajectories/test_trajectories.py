@@ -17,6 +17,8 @@ from .record import RECORDING, Trajectory, machine, trajectory
 CHANGED: dict[str, str] = {
     "eval-greedy/policy/kl": "rollout.batch=3 decodes three completions at a time; in version 0.1 it was a whole "
     "prompt of four, so the sampler's log-probabilities are rounded otherwise",
+    "bfloat16*/grad/norm*": "the norm of bf16 gradients keeps its digits; 0.1 rounded it to bf16, three of them",
+    "adafactor-master/grad/norm*": "likewise",
     "*/check/forward_deviation": "a new metric: the trainer against the model's own forward pass",
 }
 
