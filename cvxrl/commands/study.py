@@ -134,6 +134,7 @@ def _show(study: Study, chosen: dict[str, Choice], judged: Judged, output: Outpu
     """Print the tables of both comparisons and the verdict, and write what was asked for."""
     from cvxrl.commands.compare import write_outputs
     from cvxrl.comparison.export import to_document as comparison_document
+    from cvxrl.comparison.headroom_table import headroom_table
     from cvxrl.comparison.tables import all_tables, sensitivity_table
     from cvxrl.runs.files import json_line
 
@@ -144,7 +145,8 @@ def _show(study: Study, chosen: dict[str, Choice], judged: Judged, output: Outpu
         typer.echo(json_line({"study": to_document(study, chosen, judged), **parts}))
     else:
         best = [replace(table, title=f"At the chosen {study.vary}: {table.title}") for table in all_tables(judged.best)]
-        tables = [choices_table(study, chosen), *best, sensitivity_table(judged.sweep), rules_table(judged)]
+        sweep = [sensitivity_table(judged.sweep), headroom_table(judged.sweep)]
+        tables = [choices_table(study, chosen), *best, *sweep, rules_table(judged)]
         print_report([study.question], tables, [], sys.stdout)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
