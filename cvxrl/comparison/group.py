@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cvxrl.comparison.options import Options
-from cvxrl.comparison.run import GivenUp, Run, is_scored
+from cvxrl.comparison.run import GivenUp, Run, is_scored, setting
 from cvxrl.errors import Problem, suggest
 from cvxrl.recipe.digest import differences, leaves
 
@@ -95,12 +95,7 @@ def name_value(value: Any) -> str:
 
 def value_at(run: Run, vary: Sequence[str]) -> Any:
     """Value of a group (`Group.value`): of dotted recipe keys, each None where the recipe lacks it or is not known."""
-    found = []
-    for key in vary:
-        value: Any = run.recipe
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        found.append(value)
+    found = [setting(run.recipe, key) for key in vary]
     return tuple(found) if len(found) > 1 else found[0] if found else None
 
 

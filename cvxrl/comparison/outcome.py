@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from cvxrl.comparison.options import Options
-from cvxrl.comparison.run import Array, Run, Series
+from cvxrl.comparison.run import Array, Run, Series, setting
 from cvxrl.stats.proportion import smoothed_error
 
 Failure = Literal["diverged", "failed", "fell", "harmed"]
@@ -132,19 +132,11 @@ def _measured_errors(run: Run, key: str, quality: Series) -> Array:
 
 def _answers(recipe: Mapping[str, Any] | None) -> int:
     """Answers behind one evaluation, or 0 where the recipe does not tell."""
-    prompts, samples = _at(recipe, "eval.prompts"), _at(recipe, "eval.samples")
+    prompts, samples = setting(recipe, "eval.prompts"), setting(recipe, "eval.samples")
     return int(prompts) * int(samples) if prompts and samples else 0
 
 
 def _warm_up(recipe: Mapping[str, Any] | None) -> float:
     """Last rollout that the learning rate's warm-up reaches; 0 where the recipe does not tell."""
-    updates = (_at(recipe, "train.inner_epochs") or 1) * (_at(recipe, "train.minibatches") or 1)
-    return float(-(-(_at(recipe, "optim.warmup_steps") or 0) // updates))
-
-
-def _at(recipe: Mapping[str, Any] | None, key: str) -> Any:
-    """Value of a dotted key of a recipe that may be another program's, or None."""
-    value: Any = recipe
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    updates = (setting(recipe, "train.inner_epochs") or 1) * (setting(recipe, "train.minibatches") or 1)
+    return float(-(-(setting(recipe, "optim.warmup_steps") or 0) // updates))

@@ -139,6 +139,14 @@ class LoggedRun:
         return Series(step_T, value_T)
 
 
+def setting(recipe: Mapping[str, Any] | None, key: str) -> Any:
+    """Value of a dotted key of a recipe, which may be another program's; None where it lacks it or is not known."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 class GivenUp:
     """A run that did not end and never will, as one that failed; everything else is the run's own."""
 

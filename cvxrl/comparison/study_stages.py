@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -180,10 +180,3 @@ def _height(runs: Sequence[Run], by: Literal["area", "mean"], options: Options) 
     scored = [score_run(run, options) for run in runs]
     values = [value for s in scored if (value := s.area if by == "area" else s.score) is not None]
     return float(np.mean(values)) if values else -np.inf
-
-
-def all_settings(study: Study, chosen: dict[str, Choice]) -> Iterator[Setting]:
-    """Settings of both stages, once everything is chosen."""
-    yield from tuning(study)
-    yield from alternatives(study, chosen)
-    yield from confirmation(study, chosen)
