@@ -26,7 +26,7 @@ def save_weights(model: PreTrainedModel, directory: Path) -> None:
         UserError: transformers would not find every tensor of the model in what it wrote, and make it up at random.
     """
     model.save_pretrained(directory, state_dict=merged_weights(model) if has_adapter(model) else None)
-    # Names and shapes alone: no second model takes memory.
+    # Names and shapes alone: no second model takes memory. For "meta" transformers needs the package accelerate.
     _, found = type(model).from_pretrained(directory, device_map="meta", output_loading_info=True)
     lost = sorted({*found["missing_keys"], *found["unexpected_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lost:
