@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError, describe_batch
 from cvxrl.engine.guards import Guards, GuardStop, require_silent
+from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.records import (
     accuracies,
     close_record,
@@ -20,7 +20,7 @@ from cvxrl.engine.records import (
     summary_rows,
 )
 from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
-from cvxrl.engine.state import Position, load_state, save_state
+from cvxrl.engine.state import Position, load_state, load_waiting, save_state, save_waiting
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
@@ -84,16 +84,20 @@ class Session:
         if shown:
             write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
 
-    def checkpoint(self, position: Position) -> None:
-        """Save policy, optimizer and position, after the records that lead to them; remove what is not to be kept."""
+    def checkpoint(self, position: Position, waiting: Waiting | None) -> None:
+        """Save all that the run goes on from, after the records that lead there; remove what is not to be kept.
+
+        Args:
+            position: how far it has come.
+            waiting: rollouts that later steps train on.
+        """
         trainer = self.trainer
-        fill = partial(
-            save_state,
-            policy=trainer.policy,
-            critic=trainer.critic,
-            optimizer=trainer.optimizer,
-            position=position,
-        )
+
+        def fill(directory: Path) -> None:
+            save_state(directory, trainer.policy, trainer.critic, trainer.optimizer, position)
+            if waiting is not None:
+                save_waiting(directory, waiting)
+
         sync_records(self.run_dir.metrics)
         save_checkpoint(self.run_dir.checkpoints, position.step, fill)
         self.prune()
@@ -152,6 +156,8 @@ class Session:
         if found is not None:
             trainer = self.trainer
             trainer.position = load_state(found, trainer.policy, trainer.critic, trainer.optimizer)
+            if isinstance(trainer.collector, LaggedCollector):
+                trainer.collector.restore(load_waiting(found, trainer.policy.device))
         return found is not None
 
     def hooks(self) -> Hooks:
@@ -256,7 +262,7 @@ def _follow(session: Session, entry: Entry) -> TrainResult:
     if entry == "resume":
         session.load()
     trainer.grader.attend(lambda _: None, None)
-    silent = Hooks(lambda _: None, lambda *_: None, lambda _: None)
+    silent = Hooks(lambda _: None, lambda *_: None, lambda *_: None)
     try:
         with StopRequest() as stop:
             done = trainer.run(silent, stop)
