@@ -165,9 +165,9 @@ def test_methods_with_regimes_values_and_seeds_of_their_own_and_grids(study: Any
     assert sum(where.values()) == 2 * 3 * 2 + 2 * 2 * 3
     soft = [job for job in study.trained[-2] if "soft" in job.path.parts]
     assert [(job.seed, job.out.name) for job in soft] == [
-        (0, "optim.lr=0.001"),
-        (0, "optim.lr=0.002"),
-        (1, "optim.lr=0.001"),
+        (0, "optim.lr=0.0003"),
+        (0, "optim.lr=0.0006"),
+        (1, "optim.lr=0.0003"),
     ]
     assert document["study"]["verdict"] == "it bears more, and noise as well"
     assert {m["label"] for m in document["grids"]["map"]["methods"]} >= {"fixed@once@map[optim.lr=0.003]"}
