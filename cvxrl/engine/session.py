@@ -13,6 +13,7 @@ from cvxrl.engine.records import (
     accuracies,
     close_record,
     describe_divergence,
+    draw_curves,
     last_values,
     opening_record,
     record_failure,
@@ -20,7 +21,7 @@ from cvxrl.engine.records import (
     summary_rows,
 )
 from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
-from cvxrl.engine.state import Position, load_state, load_waiting, save_state, save_waiting
+from cvxrl.engine.state import Position, load_state, load_waiting, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
@@ -34,7 +35,7 @@ from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
-from cvxrl.runs.files import finite, storage_errors, write_directory, write_json, write_text
+from cvxrl.runs.files import finite, write_directory, write_json, write_text
 from cvxrl.runs.jsonl import (
     append_record,
     last_contiguous_step,
@@ -93,14 +94,9 @@ class Session:
             waiting: rollouts that later steps train on.
         """
         trainer = self.trainer
-
-        def fill(directory: Path) -> None:
-            save_state(directory, trainer.policy, trainer.critic, trainer.optimizer, position)
-            if waiting is not None:
-                save_waiting(directory, waiting)
-
+        parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
         sync_records(self.run_dir.metrics)
-        save_checkpoint(self.run_dir.checkpoints, position.step, fill)
+        save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
         self.prune()
 
     def prune(self) -> None:
@@ -255,7 +251,7 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     except BaseException as error:
         record_failure(run_dir, record, error)
         raise
-    _draw(session)
+    draw_curves(run_dir, recipe)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -281,19 +277,8 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
-    _draw(session)
+    draw_curves(session.run_dir, session.trainer.recipe)
     return _close(session, record, "diverged", divergence)
-
-
-def _draw(session: Session) -> None:
-    """Draw the curves of what there is."""
-    run_dir, recipe = session.run_dir, session.trainer.recipe
-    records = read_records(run_dir.metrics)
-    if records:
-        from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
-
-        with storage_errors(run_dir.curves):
-            plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
 
 
 def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:

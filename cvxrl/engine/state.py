@@ -35,9 +35,17 @@ class Position:
 
 
 def save_state(
-    directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer, position: Position
+    directory: Path,
+    policy: Policy,
+    critic: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    waiting: Waiting | None = None,
 ) -> None:
-    """Write the policy as a Hugging Face directory, or its adapter, and the trainer's state beside it."""
+    """Write the policy as a Hugging Face directory, or its adapter, and the trainer's state beside it.
+
+    Rollouts that were collected and are not trained on yet (`engine.lag`) have a file of their own.
+    """
     policy.save_trained(directory)
     state = {
         "optimizer": optimizer.state_dict(),
@@ -46,6 +54,8 @@ def save_state(
         "weights": _digest(policy),
     }
     torch.save(state, directory / _TRAINER_FILE)
+    if waiting is not None:
+        torch.save(waiting, directory / _WAITING_FILE)
 
 
 def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer) -> Position:
@@ -65,13 +75,8 @@ def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimi
     return Position(**state["position"])
 
 
-def save_waiting(directory: Path, waiting: Waiting) -> None:
-    """Write the rollouts that were collected and are not trained on yet (`engine.lag`)."""
-    torch.save(waiting, directory / _WAITING_FILE)
-
-
 def load_waiting(directory: Path, device: torch.device) -> Waiting:
-    """What `save_waiting` wrote: what was on the CPU is there again, the rest on ``device``."""
+    """Rollouts that `save_state` wrote: what was on the CPU is there again, the rest on ``device``."""
 
     def place(storage: Any, location: str) -> Any:
         if location == "cpu":
