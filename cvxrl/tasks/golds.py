@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.task import CallableReward, DatasetSource, TaskSpec
+from cvxrl.recipe.reward import CallableReward
+from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.tasks.base import Example, Task
 from cvxrl.tasks.graders import Grader
 
