@@ -122,7 +122,7 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 
 def _print_plan(recipe: Recipe, as_json: bool) -> None:
     """What `--dry-run` shows."""
-    from cvxrl.engine.memory import describe
+    from cvxrl.engine.plan import describe
     from cvxrl.recipe.digest import digest
     from cvxrl.recipe.load import dump
 
@@ -141,6 +141,7 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"digest            {digest(recipe)}")
     typer.echo(f"loss per token    {plan.equation}")
     typer.echo(f"reduction         {plan.reduction}")
+    typer.echo(textwrap.fill(f"step              {plan.step}", 80, subsequent_indent=" " * 18))
     typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")
     typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
     typer.echo(f"parameters        {parameters}")
