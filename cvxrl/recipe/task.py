@@ -36,10 +36,49 @@ class ArithmeticSource(Section):
     @field_validator("terms")
     @classmethod
     def _ordered(cls, terms: tuple[int, int]) -> tuple[int, int]:
-        low, high = terms
-        if low < 2 or high < low:
-            raise ValueError(f"needs 2 <= fewest <= most, got [{low}, {high}]")
-        return terms
+        return _check_terms(terms)
+
+
+class CarryingSumsSource(Section):
+    """Sums of one-digit numbers, whose demonstrations forget carries more often than not."""
+
+    kind: Literal["carrying-sums"] = Field(
+        "carrying-sums", description="All sums of some lengths, no prompt twice; demonstrations forget carries."
+    )
+    terms: tuple[int, int] = Field(
+        (3, 6), description="Fewest and most digits in a sum (each digit is 0 to 9), at most 7; lengths take turns."
+    )
+    forget_carry: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Chance that a step of a demonstration in which a carry arises writes a result that is 10 too "
+        "small. Used by `sft` only; the answer that replies are graded against is always right.",
+    )
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of the prompts of each length held out.")
+
+    @field_validator("terms")
+    @classmethod
+    def _ordered(cls, terms: tuple[int, int]) -> tuple[int, int]:
+        return _check_terms(terms, most=7)
+
+
+MadeSource = ArithmeticSource | CarryingSumsSource
+
+
+def space(source: MadeSource) -> int:
+    """Different prompts of a source that makes sums, those held out included."""
+    low, high = source.terms
+    return sum(10**length for length in range(low, high + 1))
+
+
+def _check_terms(terms: tuple[int, int], most: int | None = None) -> tuple[int, int]:
+    low, high = terms
+    if low < 2 or high < low:
+        raise ValueError(f"needs 2 <= fewest <= most, got [{low}, {high}]")
+    if most is not None and high > most:
+        raise ValueError(f"all sums are listed, and of {high} digits there are {10.0**high:.0e}; at most {most}")
+    return terms
 
 
 class ReasoningGymSource(Section):
@@ -142,7 +181,8 @@ class CallableSource(Section):
 
 
 SourceSpec = Annotated[
-    ArithmeticSource | ReasoningGymSource | DatasetSource | CallableSource, Field(discriminator="kind")
+    ArithmeticSource | CarryingSumsSource | ReasoningGymSource | DatasetSource | CallableSource,
+    Field(discriminator="kind"),
 ]
 
 
