@@ -142,12 +142,9 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"digest            {digest(recipe)}")
     typer.echo(f"loss per token    {plan.equation}")
     typer.echo(f"reduction         {plan.reduction}")
-<<<<<<< HEAD
     typer.echo(textwrap.fill(f"step              {plan.step}", 80, subsequent_indent=" " * 18))
-=======
     if isinstance(source := recipe.task.source, MadeSource):
         typer.echo(f"prompts           {space(source):,} different ones, {source.held_out:.0%} of them held out")
->>>>>>> main
     typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")
     typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
     typer.echo(f"parameters        {parameters}")
