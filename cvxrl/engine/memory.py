@@ -25,6 +25,8 @@ _LOGIT_COPIES = 5
 _DRAWING = 2 * 4 + 2 * 8
 # What all chunks of logits may take (`objectives.linear.sweep`).
 _CHUNK_BYTES = 160 * 2**20
+# Bytes of a token that waits to be trained on: its number as a Python object in a list, log-probabilities, credit.
+_WAITING = 64
 # A prompt whose length is not known before its task and the tokenizer are loaded.
 _ASSUMED_PROMPT_TOKENS = 48
 # What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
@@ -232,19 +234,19 @@ def _frozen_policies(recipe: Recipe) -> int:
 
 
 def _kept(recipe: Recipe, shape: Shape) -> int:
-    """What the policy said of sequences, which later passes over them compare with.
+    """What policies said of sequences, which later passes over them compare with; and the rollouts that wait.
 
-    Of the whole step before its first optimizer step, and of an optimizer step's before it, where its KL is measured or
-    its loss is measured again.
+    Of a whole rollout before its first optimizer step, and of an optimizer step's part of one, where its KL or its loss
+    is measured again.
     """
-    tokens = recipe.sequences_per_step * recipe.rollout.max_new_tokens
+    lag, tokens = recipe.rollout.lag, recipe.sequences_per_step * recipe.rollout.max_new_tokens
     minibatches, needed = recipe.train.minibatches, "old_logits" in recipe.objective.needs
-    again = recipe.train.inner_epochs * minibatches > 1 or isinstance(recipe.step, LineSearchStep)
-    kept = tokens if again and needed else 0
-    if isinstance(recipe.step, TrustRegionStep):
-        kept += tokens // minibatches
-    if not kept:
-        return 0
+    again = recipe.train.inner_epochs * minibatches + lag > 1 or isinstance(recipe.step, LineSearchStep)
+    # Of every rollout that waits, and of the one that is trained on.
+    rollouts = 1 + lag if again and needed else 0
+    said = rollouts * tokens + (tokens // minibatches if isinstance(recipe.step, TrustRegionStep) else 0)
+    heads = rollouts + isinstance(recipe.step, TrustRegionStep)
+    queue = lag * tokens * _WAITING
     if recipe.train.loss == "chunked":
-        return (kept + shape.vocab) * shape.hidden * _FP32
-    return kept * shape.vocab * _FP32
+        return queue + (said + heads * shape.vocab) * shape.hidden * _FP32
+    return queue + said * shape.vocab * _FP32
