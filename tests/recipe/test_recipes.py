@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SilentSink, tiny
 
-from cvxrl.engine.memory import describe
+from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
 from cvxrl.recipe.digest import digest
 from cvxrl.recipe.load import dump, load_recipe
