@@ -34,6 +34,7 @@ RULED = (
         "rules:", "grids:\n  map: {methods: [grpo], regimes: [once], values: [1.0e-3, 1.0e-2], seeds: 0-3}\nrules:"
     )
 )
+Whole = tuple[Study, Collected, Judged]
 # Falls at twice the chosen value and more; lco in the second regime never does.
 FALLS, RISES = (0.3, 0.6, 0.7, 0.2, 0.1), (0.3, 0.6, 0.7, 0.8, 0.9)
 
@@ -57,7 +58,7 @@ def find(cells: Sequence[Cell]) -> Found:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Collected, Judged]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     file = tmp_path_factory.mktemp("plan") / "plan.yaml"
     file.write_text(RULED)
     study = load_study(file)
@@ -74,20 +75,18 @@ def lines(axis: Axes, marker: str) -> list[Any]:
     return [line for line in axis.lines if line.get_marker() == marker and len(line.get_xdata())]
 
 
-def test_failures_stand_over_multiples_of_the_chosen_value(whole: tuple[Study, Collected, Judged]) -> None:
+def test_failures_stand_over_multiples_of_the_chosen_value(whole: Whole) -> None:
     study, _, judged = whole
     figure = failures_over_chosen(study, judged)
     assert figure is not None and titles(figure) == ["once", "twice"]
     axis = figure.axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["x1", "x2", "x8"]
-    shares = {
-        tuple(line.get_ydata()) for line in axis.lines if line.get_marker() in ("o", "s") and len(line.get_ydata())
-    }
+    shares = {tuple(line.get_ydata()) for marker in "os" for line in lines(axis, marker)}
     assert shares == {(0.0, 1.0, 1.0), (0.0, 0.0, 1.0)}
 
 
 def test_the_forest_shows_headrooms_and_marks_the_contrasts_of_the_rules(
-    whole: tuple[Study, Collected, Judged],
+    whole: Whole,
 ) -> None:
     study, _, judged = whole
     figure = headroom_forest(study, judged)
@@ -105,7 +104,7 @@ def test_the_forest_shows_headrooms_and_marks_the_contrasts_of_the_rules(
     assert [row[-1] for row in table.rows] == ["yes", ""] and table.rows[1][3].endswith("or more")
 
 
-def test_an_open_end_is_told_as_one(whole: tuple[Study, Collected, Judged], tmp_path: Path) -> None:
+def test_an_open_end_is_told_as_one(whole: Whole, tmp_path: Path) -> None:
     study, collected, _ = whole
     text = RULED.replace("low(headroom(lco@once, grpo@once)) > 1", "high(headroom(lco@twice, grpo@twice)) < 2")
     (tmp_path / "plan.yaml").write_text(text)
@@ -114,7 +113,7 @@ def test_an_open_end_is_told_as_one(whole: tuple[Study, Collected, Judged], tmp_
     assert rules_table(judge_study(other, chosen, collected)).rows[0][1:3] == ["not met", "open"]
 
 
-def test_every_seed_has_a_line_and_failed_ones_a_cross(whole: tuple[Study, Collected, Judged]) -> None:
+def test_every_seed_has_a_line_and_failed_ones_a_cross(whole: Whole) -> None:
     study, collected, _ = whole
     figure = seed_curves(study, collected)
     assert figure is not None and titles(figure) == ["grpo, once", "grpo, twice", "lco, once", "lco, twice"]
@@ -123,7 +122,7 @@ def test_every_seed_has_a_line_and_failed_ones_a_cross(whole: tuple[Study, Colle
     assert len(lines(figure.axes[0], "x")) == 8 and not lines(figure.axes[3], "x")
 
 
-def test_a_mark_a_run_and_the_base_policy_in_the_plane(whole: tuple[Study, Collected, Judged]) -> None:
+def test_a_mark_a_run_and_the_base_policy_in_the_plane(whole: Whole) -> None:
     study, collected, judged = whole
     figure = accuracy_entropy(study, collected, judged)
     assert figure is not None and titles(figure) == ["once", "twice"]
@@ -134,7 +133,7 @@ def test_a_mark_a_run_and_the_base_policy_in_the_plane(whole: tuple[Study, Colle
     assert (base.get_xdata()[0], base.get_ydata()[0]) == (1.0, pytest.approx(0.3))
 
 
-def test_maps_of_grids_and_all_of_them_on_the_page(whole: tuple[Study, Collected, Judged]) -> None:
+def test_maps_of_grids_and_all_of_them_on_the_page(whole: Whole) -> None:
     study, collected, judged = whole
     figure = grid_maps(study, judged)
     assert figure is not None and titles(figure) == ["map: once"]
@@ -145,7 +144,7 @@ def test_maps_of_grids_and_all_of_them_on_the_page(whole: tuple[Study, Collected
     assert all("{" not in one.caption for one in shown)
 
 
-def test_without_runs_there_is_nothing_to_draw(whole: tuple[Study, Collected, Judged]) -> None:
+def test_without_runs_there_is_nothing_to_draw(whole: Whole) -> None:
     study, _, judged = whole
     nothing = Collected([], [], [])
     only_grids = Judged("", [], {}, None, judged.grids)
