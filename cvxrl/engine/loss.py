@@ -60,7 +60,12 @@ class Loss:
             sequences: as they were collected.
             off_policy: whether the policy will move while they are used. Otherwise the policy that sampled is the
                 current one, and its logits are at hand in the pass itself.
+
+        Returns:
+            What has been remembered already, by the policy of then, as it is.
         """
+        if sequences.moved:
+            return sequences
         if self.reference is not None:
             sequences = replace(sequences, reference_logprobs=self.reference.log_probs(sequences))
         if sequences.advantages is None or not off_policy:

@@ -24,6 +24,8 @@ _LOGIT_COPIES = 5
 _DRAWING = 2 * 4 + 2 * 8
 # What all chunks of logits may take (`objectives.linear.sweep`).
 _CHUNK_BYTES = 160 * 2**20
+# Bytes of a token that waits to be trained on: its number as a Python object in a list, log-probabilities, credit.
+_WAITING = 64
 # A prompt whose length is not known before its task and the tokenizer are loaded.
 _ASSUMED_PROMPT_TOKENS = 48
 # What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
@@ -221,12 +223,14 @@ def _frozen_policies(recipe: Recipe) -> int:
 
 def _kept(recipe: Recipe, shape: Shape) -> int:
     """What the policy said of the whole step at its start, which later passes over it compare with."""
-    if recipe.train.inner_epochs * recipe.train.minibatches == 1 or "old_logits" not in recipe.objective.needs:
-        return 0
-    tokens = recipe.sequences_per_step * recipe.rollout.max_new_tokens
+    lag, tokens = recipe.rollout.lag, recipe.sequences_per_step * recipe.rollout.max_new_tokens
+    queue = lag * tokens * _WAITING
+    if recipe.train.inner_epochs * recipe.train.minibatches + lag == 1 or "old_logits" not in recipe.objective.needs:
+        return queue
+    # Of every rollout that waits, and of the one that is trained on.
     if recipe.train.loss == "chunked":
-        return (tokens + shape.vocab) * shape.hidden * _FP32
-    return tokens * shape.vocab * _FP32
+        return queue + (1 + lag) * (tokens + shape.vocab) * shape.hidden * _FP32
+    return queue + (1 + lag) * tokens * shape.vocab * _FP32
 
 
 @dataclass(frozen=True)

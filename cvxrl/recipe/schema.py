@@ -126,6 +126,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     else:
         if recipe.regularizer.kl_coefficient:
             yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
+        if recipe.rollout.lag:
+            yield f"rollout.lag: `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts; leave it out"
         if recipe.advantage != Recipe.model_fields["advantage"].default:
             yield f"advantage: `{recipe.objective.kind}` learns from {recipe.data}, not from rewards; leave it out"
     yield from _ignored(recipe)

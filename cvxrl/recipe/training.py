@@ -41,6 +41,12 @@ class RolloutSpec(Section):
         description="Dynamic sampling (DAPO): sample up to this many times `prompts` new prompts, until that many "
         "groups hold both right and wrong replies; groups without a contrast fill what is missing. 1 is never.",
     )
+    lag: NonNegativeInt = Field(
+        0,
+        description="Train on rollouts of an earlier policy: that of so many steps ago, or at first the one that "
+        "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
+        "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
+    )
 
 
 class TrainSpec(Section):
