@@ -14,11 +14,12 @@ from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.state import Position
-from cvxrl.engine.update import Updater, build_optimizer
+from cvxrl.engine.update import Updater
 from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
