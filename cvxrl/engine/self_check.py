@@ -72,12 +72,14 @@ def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) 
         return {}
     order = sorted(range(len(sequences)), key=lambda i: len(sequences.prompts[i]) + len(sequences.responses[i]))
     ends = sequences.select(sorted({order[0], order[-1]}))
-    own, limit = own_mismatch(reader, ends)
+    own, size = own_mismatch(reader, ends)
     found = {"check/forward_deviation": own.log_ratio}
+    limit = tolerance(reader, size, reader.log_probs(ends))
     _require(recipe, step, own, "the trainer and the model's own forward pass give", limit)
     if sequences.sampled_logprobs is not None:
         looked_at = sequences if step == 1 else sequences.select(sorted(order[-_LATER:]))
         sampler = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
+        limit = tolerance(reader, size, looked_at.sampled_logprobs or [])
         _require(recipe, step, sampler, "the sampler and the trainer give", limit)
         found = {"check/ratio_deviation": sampler.ratio, **found}
     return found
@@ -108,8 +110,7 @@ def own_mismatch(reader: Reader, sequences: Sequences) -> tuple[Mismatch, float]
     """Of the trainer and the model's own forward pass, one sequence at a time, without padding.
 
     Returns:
-        How far they are apart, and the largest difference of log-probabilities that rounding explains: a policy whose
-        logits have grown large in training carries larger errors into them, however likely its samples are.
+        How far they are apart, and the size of the logits (`logit_size`).
     """
     policy, own, size = reader.policy, [], 0.0
     for prompt, response in zip(sequences.prompts, sequences.responses, strict=True):
@@ -119,8 +120,20 @@ def own_mismatch(reader: Reader, sequences: Sequences) -> tuple[Mismatch, float]
         scaled_TV = logits_TV.float() / reader.temperature
         own.append(action_log_probs(scaled_TV, flat([response], policy.device)))
         size = max(size, logit_size(scaled_TV))
-    limit = log_prob_tolerance(policy.model, size, torch.bfloat16 if reader.bf16 else None)
-    return Mismatch.of(reader.log_probs(sequences), own), limit
+    return Mismatch.of(reader.log_probs(sequences), own), size
+
+
+def tolerance(reader: Reader, size: float, logprobs: list[Tensor]) -> float:
+    """Largest difference of log-probabilities that rounding explains.
+
+    In fp32 a policy whose logits have grown large in training carries larger errors into them, however likely its
+    samples are. In bf16 that bound would let real mistakes pass; there the largest -log p has been enough.
+    """
+    model = reader.policy.model
+    half = reader.bf16 or any(p.dtype == torch.bfloat16 for p in model.parameters())
+    unlikely = max((float(part.abs().max()) for part in logprobs if part.numel()), default=0.0)
+    dtype = torch.bfloat16 if reader.bf16 else None
+    return log_prob_tolerance(model, unlikely if half else max(size, unlikely), dtype)
 
 
 def _require(recipe: Recipe, step: int, found: Mismatch, sides: str, limit: float) -> None:

@@ -16,7 +16,7 @@ from cvxrl.cli import main
 from cvxrl.comparison.run import is_scored
 from cvxrl.comparison.run_directory import RunDirectories
 from cvxrl.engine import self_check as module
-from cvxrl.engine.self_check import own_mismatch, self_check
+from cvxrl.engine.self_check import own_mismatch, self_check, tolerance
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
@@ -92,6 +92,10 @@ def test_logits_that_grew_in_training_are_no_mistake_of_the_sampler() -> None:
     reader = trainer.updater.loss.reader
     sequences = trainer.collector.collect(1).sequences
     _, before = own_mismatch(reader, sequences)
+    assert tolerance(reader, before, []) == log_prob_tolerance(trainer.policy.model, before) > 1e-4
+    assert tolerance(replace(reader, bf16=True), before, [torch.tensor([-3.0])]) == pytest.approx(
+        log_prob_tolerance(trainer.policy.model, 3.0, torch.bfloat16)
+    )
     with torch.no_grad():
         trainer.policy.model.model.norm.weight *= 30
     _, after = own_mismatch(reader, sequences)
