@@ -170,7 +170,7 @@ class Updater:
         count = 0
         with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
-                for part in self._minibatches(remembered, step, epoch):
+                for part in self.minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
                     for key, value in self.step(part, index).items():
                         totals[key] += value
@@ -203,7 +203,7 @@ class Updater:
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
         with torch.no_grad():
-            batch, _ = self.loss.batch(sequences.select(range(self.recipe.group_size)))
+            batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
         return metrics | logit_metrics(batch, self.recipe)
 
     def _move(self, index: int) -> dict[str, float]:
@@ -223,7 +223,7 @@ class Updater:
         after = before if limit is None else min(before, limit)
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}
 
-    def _minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
+    def minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
         generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
         units = sequences.units(self.recipe.objective.coupling)

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cvxrl.inspection.record import (
-    CurvatureMetrics,
-    GradientMetrics,
-    LogitMetrics,
-    ObjectiveMetrics,
-    Range,
-    SharpnessMetrics,
-    UpdateMetrics,
-)
+from cvxrl.inspection.metrics import CurvatureMetrics, GradientMetrics, LogitMetrics, Range
+from cvxrl.inspection.record import ObjectiveMetrics
+from cvxrl.inspection.step_metrics import ReuseMetrics, SharpnessMetrics, UpdateMetrics
 
 # A share of tokens below this is mentioned but decides nothing.
 NOTABLE = 0.05
@@ -81,6 +75,7 @@ def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: floa
         metrics.gradients and _gradients(metrics.gradients),
         metrics.update and _update(metrics.update),
         metrics.sharpness and _sharpness(metrics.sharpness),
+        metrics.reuse and _reuse(metrics.reuse),
         metrics.curvature and _curvature(metrics.curvature),
     ):
         if text:
@@ -166,6 +161,21 @@ def _sharpness(n: SharpnessMetrics) -> str:
     if n.room < 1:
         return f"its step overshoots: the loss is back at its start after {n.room:.2g} of it"
     return f"its step can be stretched {n.room:.2g} times before its loss is back at its start"
+
+
+def _reuse(n: ReuseMetrics) -> str:
+    first, last = n.points[0], n.points[-1]
+    if n.diverged is not None:
+        return f"on one rollout it diverges {n.diverged}"
+    gone = "" if not first.norm else f", gradient norm {last.norm / first.norm:.2g} times what it was"
+    away, frozen = (
+        f"{_percent(share or 0.0)}{_range(last.logits, name)}"
+        for name, share in (("away", last.logits.away), ("frozen", last.logits.frozen))
+    )
+    return (
+        f"after {last.update} steps on one rollout: {away} of the tokens pull away, {frozen} are frozen{gone}, KL to "
+        f"the target {first.target_kl:.2g} to {last.target_kl:.2g}, entropy {first.entropy:.3g} to {last.entropy:.3g}"
+    )
 
 
 def _curvature(n: CurvatureMetrics) -> str:
