@@ -27,6 +27,7 @@ FLOOR = {
     "comparison": 4,
     "evaluation": 4,
     "engine": 5,
+    "study": 5,
     "inspection": 6,
     "api": 7,
     "commands": 7,

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file, writable_folder
+from cvxrl.commands.study_options import StudyOptions
 from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options, check_varied, split_vary
 from cvxrl.errors import Problem, UserError
@@ -79,6 +80,7 @@ def compare(
         typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names; or one plan."),
     ],
     training: Training,
+    pieces: StudyOptions,
     options: Options,
     output: Output,
     vary: Annotated[
@@ -107,8 +109,9 @@ def compare(
     if any(_is_study(path) for path in paths):
         from cvxrl.commands.study import run_study
 
-        run_study(paths, training, options, output, require or [])
+        run_study(paths, training, pieces, options, output, require or [])
         return
+    pieces.refuse_without_plan()
     comparison = _compare(paths, options, varied, training)
     verdicts = _judge(comparison, require or [])
     written = write_outputs(comparison, verdicts, output)
@@ -127,7 +130,7 @@ def compare(
 def _is_study(path: str) -> bool:
     if not path.endswith((".yaml", ".yml")):
         return False
-    from cvxrl.comparison.study import is_study
+    from cvxrl.study.plan import is_study
 
     return is_study(Path(path))
 
@@ -163,11 +166,28 @@ def _compare(paths: Sequence[str], options: Options, varied: Sequence[Varied], t
         for line in plan.describe(training.jobs):
             typer.echo(line, err=True)
         _check(plan, runs, found.problems, options)
+    if training.dry_run:
+        typer.echo("trains nothing" if plan.jobs else "nothing is to be trained", err=True)
+        raise typer.Exit(DONE)
+    if plan.jobs:
         found.problems += train_plan(plan, training)
+        left = plan_runs(recipes, sets, options.seeds, training.out, varied) if training.is_over else None
+        if left is not None and left.jobs:
+            _leave_unfinished(left, found.problems, training)
     failed = {problem.file for problem in found.problems}
     given = {run.path for run in runs}
     trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in given)
     return build([*trained, *runs], options, [*found.problems, *unreadable, *broken])
+
+
+def _leave_unfinished(left: Plan, problems: Sequence[Problem], training: Training) -> NoReturn:
+    """The time was over before all runs had been trained: say what is left."""
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    for line in left.describe(training.jobs):
+        typer.echo(line, err=True)
+    typer.echo("unfinished, so nothing is compared yet; the same command goes on", err=True)
+    raise typer.Exit(USER_ERROR if problems else GATE_NOT_MET)
 
 
 def _check(plan: Plan, runs: Sequence[Run], problems: Sequence[Problem], options: Options) -> None:

@@ -4,43 +4,60 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from cvxrl.commands import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands.study_options import StudyOptions
 from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options
-from cvxrl.comparison.plan import Plan
-from cvxrl.comparison.run import Run
-from cvxrl.comparison.study import Study, load_study
-from cvxrl.comparison.study_stages import (
-    Choice,
-    Setting,
-    alternatives,
-    choose,
-    confirmation,
-    plan_setting,
-    read_choices,
-    read_setting,
-    tuning,
-    write_choices,
-)
-from cvxrl.comparison.study_verdict import choices_table, judge_study, missing, rules_table, to_document
-from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import print_report
+from cvxrl.study import cells as of
+from cvxrl.study.cells import Cell
+from cvxrl.study.choices import Choice, choose, read_choices, write_choices
+from cvxrl.study.directories import Found, missing, plan_cells, read_cells, together
+from cvxrl.study.forecast import forecast, forecast_table, runs_left, time_left
+from cvxrl.study.plan import Study, load_study
+from cvxrl.study.tables import choices_table, study_tables
+from cvxrl.study.verdict import judge_study
 
 if TYPE_CHECKING:
     from cvxrl.commands.compare import Output
-    from cvxrl.comparison.study_verdict import Judged
+    from cvxrl.study.verdict import Judged
 
-_Found = list[tuple[Setting, list[Run]]]
+
+@dataclass(frozen=True)
+class _Work:
+    """A study under way.
+
+    Attributes:
+        study, file: the plan.
+        kept: file of the choices.
+        training: how and how long runs are trained.
+        stage: the only one that is trained; None trains all.
+    """
+
+    study: Study
+    file: Path
+    kept: Path
+    training: Training
+    stage: str | None
+
+    def trains(self, stage: of.Stage) -> bool:
+        return self.stage in (None, stage)
 
 
 def run_study(
-    paths: Sequence[str], training: Training, options: Options, output: Output, require: Sequence[Any]
+    paths: Sequence[str],
+    training: Training,
+    pieces: StudyOptions,
+    options: Options,
+    output: Output,
+    require: Sequence[Any],
 ) -> None:
     """Bring a study to its verdict, or as far as its runs go.
 
@@ -49,19 +66,24 @@ def run_study(
     """
     file = _only_plan(paths, training, options, require)
     study = load_study(file)
-    kept = training.out / study.name / "choices.json"
+    kept = pieces.choices or training.out / study.name / "choices.json"
+    work = _Work(study, file, kept, training, pieces.stage)
     chosen = read_choices(kept, study)
+    if training.dry_run:
+        table = forecast_table(study, forecast(study, file, training.out, chosen), training.jobs)
+        print_report([study.question], [table], [], sys.stdout)
+        return
     if chosen is None:
-        chosen = _tune(study, file, training)
-        write_choices(kept, study, chosen)
-        typer.echo(f"wrote {kept}", err=True)
-    found = _train(study, file, confirmation(study, chosen), training)
-    left = missing(found)
-    if left:
+        chosen = _chosen(work)
+    if work.stage == "tuning":
         _report([choices_table(study, chosen)], output)
-        typer.echo(f"unfinished: {left} runs have not ended, so nothing is judged; the same command goes on", err=True)
-        raise typer.Exit(GATE_NOT_MET)
-    _show(study, chosen, judge_study(study, chosen, found), output)
+        return
+    confirmed = _train(work, "confirmation", of.confirmation(study, chosen))
+    in_grids = _train(work, "grids", of.grids(study, chosen))
+    if missing([*confirmed, *in_grids]):
+        _report([choices_table(study, chosen)] if chosen else [], output)
+        _leave_unfinished(work, chosen, "so nothing is judged")
+    _show(study, chosen, judge_study(study, chosen, confirmed, in_grids), output)
 
 
 def _only_plan(paths: Sequence[str], training: Training, options: Options, require: Sequence[Any]) -> Path:
@@ -81,49 +103,70 @@ def _only_plan(paths: Sequence[str], training: Training, options: Options, requi
     return Path(paths[0])
 
 
-def _tune(study: Study, file: Path, training: Training) -> dict[str, Choice]:
+def _chosen(work: _Work) -> dict[str, Choice]:
+    """What tuning chooses, once it is whole; nothing where the stage that is asked for needs none."""
+    study = work.study
+    if study.tuning is None:
+        return {}
+    if work.trains("tuning"):
+        chosen = _tune(work)
+        write_choices(work.kept, study, chosen)
+        typer.echo(f"wrote {work.kept}", err=True)
+        return chosen
+    if work.stage == "confirmation" or any(grid.multiples for grid in study.grids.values()):
+        what = "nothing is chosen yet"
+        raise UserError(Problem(what, file=str(work.kept), remedy="run --stage tuning first, or leave --stage out"))
+    return {}
+
+
+def _tune(work: _Work) -> dict[str, Choice]:
     """Train the first stage, its second round with the alternatives included, and choose."""
+    study = work.study
+    assert study.tuning is not None
     options = Options(confidence=study.confidence)
-    first = _train(study, file, tuning(study), training)
-    _require_all(first)
-    round_two = alternatives(study, choose(study, first, options))
-    second = _train(study, file, round_two, training) if round_two else []
-    _require_all(second)
-    return choose(study, [*first, *second], options)
+    first = _train(work, "tuning", of.tuning(study))
+    if missing(first):
+        _leave_unfinished(work, None, "so nothing is chosen yet")
+    second = _train(work, "tuning", of.alternatives(study, choose(first, study.tuning.by, options)))
+    if missing(second):
+        _leave_unfinished(work, None, "so nothing is chosen yet")
+    return choose([*first, *second], study.tuning.by, options)
 
 
-def _require_all(found: _Found) -> None:
-    left = missing(found)
-    if left:
-        typer.echo(f"unfinished: {left} tuning runs have not ended, so nothing is chosen yet", err=True)
-        raise typer.Exit(GATE_NOT_MET)
-
-
-def _train(study: Study, file: Path, settings: Sequence[Setting], training: Training) -> _Found:
-    """Train what is missing of some settings, after everything that they need has been looked at; read all of them."""
+def _train(work: _Work, stage: of.Stage, cells: Sequence[Cell]) -> Found:
+    """Train what is missing of some cells, after everything that they need has been looked at; read all of them."""
     from cvxrl.comparison.preflight import missing_parts
 
-    mistakes = Mistakes()
-    plans = [mistakes.attempt(plan_setting, study, file, setting, training.out) for setting in settings]
-    if mistakes.problems:
-        raise UserError(*mistakes.problems)
-    made = [plan for plan in plans if plan is not None]
-    whole = Plan(planned=[one for plan in made for one in plan.planned])
-    whole.runs = [run for plan in made for run in plan.runs]
-    whole.jobs = [job for plan in made for job in plan.jobs]
+    planned = plan_cells(work.study, work.file, cells, work.training.out)
+    whole = together(planned)
+    if not work.trains(stage) or not cells:
+        return read_cells(planned)
     done = len(whole.runs) - len(whole.jobs)
-    typer.echo(f"{study.name}, {settings[0].stage}: {len(whole.runs)} runs, {done} of them finished", err=True)
+    typer.echo(f"{work.study.name}, {stage}: {len(whole.runs)} runs, {done} of them finished", err=True)
     problems = []
-    if whole.jobs:
+    if whole.jobs and not work.training.is_over:
         wrong = missing_parts(whole.planned, whole.jobs)
         if wrong:
             raise UserError(*wrong)
-        problems = train_plan(whole, training)
+        problems = train_plan(whole, work.training)
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(USER_ERROR)
-    return [(setting, read_setting(setting, plan.runs)) for setting, plan in zip(settings, made, strict=True)]
+    return read_cells(planned)
+
+
+def _leave_unfinished(work: _Work, chosen: dict[str, Choice] | None, so: str) -> NoReturn:
+    """Say what is left of the stages that are trained, and leave."""
+    rows = [row for row in forecast(work.study, work.file, work.training.out, chosen) if work.trains(row.stage)]
+    left = runs_left(rows)
+    if not left:  # of the stage that was asked for
+        typer.echo(f"{work.stage} is finished; other stages are not, {so}", err=True)
+        raise typer.Exit
+    few = f"{left} runs have" if left > 1 else "1 run has"
+    time = time_left(rows, work.training.jobs)
+    typer.echo(f"unfinished: {few} not ended, {so}; the same command goes on, {time}", err=True)
+    raise typer.Exit(GATE_NOT_MET)
 
 
 def _report(tables: Sequence[Any], output: Output) -> None:
@@ -131,22 +174,16 @@ def _report(tables: Sequence[Any], output: Output) -> None:
 
 
 def _show(study: Study, chosen: dict[str, Choice], judged: Judged, output: Output) -> None:
-    """Print the tables of both comparisons and the verdict, and write what was asked for."""
+    """Print the tables of all stages and the verdict, and write what was asked for."""
     from cvxrl.commands.compare import write_outputs
-    from cvxrl.comparison.export import to_document as comparison_document
-    from cvxrl.comparison.headroom_table import headroom_table
-    from cvxrl.comparison.tables import all_tables, sensitivity_table
     from cvxrl.runs.files import json_line
+    from cvxrl.study.export import to_document
 
     verdicts = [result for _, results in judged.rules for result in results]
-    written = write_outputs(judged.sweep, verdicts, output)
+    written = write_outputs(judged.sweep, verdicts, output) if judged.sweep is not None else []
     if output.as_json:
-        parts = {"best": comparison_document(judged.best, []), "sweep": comparison_document(judged.sweep, [])}
-        typer.echo(json_line({"study": to_document(study, chosen, judged), **parts}))
+        typer.echo(json_line(to_document(study, chosen, judged)))
     else:
-        best = [replace(table, title=f"At the chosen {study.vary}: {table.title}") for table in all_tables(judged.best)]
-        sweep = [sensitivity_table(judged.sweep), headroom_table(judged.sweep)]
-        tables = [choices_table(study, chosen), *best, *sweep, rules_table(judged)]
-        print_report([study.question], tables, [], sys.stdout)
+        print_report([study.question], study_tables(study, chosen, judged), [], sys.stdout)
     for path in written:
         typer.echo(f"wrote {path}", err=True)

@@ -125,6 +125,7 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     from cvxrl.engine.memory import describe
     from cvxrl.recipe.digest import digest
     from cvxrl.recipe.load import dump
+    from cvxrl.recipe.task import MadeSource, space
 
     plan = describe(recipe)
     if as_json:
@@ -141,6 +142,8 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"digest            {digest(recipe)}")
     typer.echo(f"loss per token    {plan.equation}")
     typer.echo(f"reduction         {plan.reduction}")
+    if isinstance(source := recipe.task.source, MadeSource):
+        typer.echo(f"prompts           {space(source):,} different ones, {source.held_out:.0%} of them held out")
     typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")
     typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
     typer.echo(f"parameters        {parameters}")

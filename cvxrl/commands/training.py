@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
 
 _MANY = 20  # runs that are trained without asking
 _TRAIN = "Training what is missing"
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration(text: str) -> float:
+    """`40m`, `90s` or `1h30m` in seconds.
+
+    Raises:
+        UserError: it is written otherwise.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        raise UserError(Problem(f"`{text}` is no duration", "--for", remedy="write e.g. 40m, 90s or 1h30m"))
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,31 @@ class Training:
         bool,
         typer.Option("--yes", help=f"Do not ask before training more than {_MANY} runs.", rich_help_panel=_TRAIN),
     ] = False
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--for",
+            parser=parse_duration,
+            metavar="40m",
+            help="Start no run after this time; exit with 3 while some are left.",
+            rich_help_panel=_TRAIN,
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be trained, and how long it takes.", rich_help_panel=_TRAIN),
+    ] = False
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def until(self) -> float | None:
+        """Time of `time.monotonic` after which no run is started; None without a limit."""
+        return None if self.seconds is None else self.began + self.seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that time has come."""
+        return self.until is not None and time.monotonic() >= self.until
 
 
 def train_plan(plan: Plan, training: Training) -> list[Problem]:
@@ -62,7 +102,7 @@ def train_plan(plan: Plan, training: Training) -> list[Problem]:
         if not typer.confirm("Train them?", err=True):
             raise typer.Exit(USER_ERROR)
     with make_watcher(sys.stderr, sum(job.steps for job in plan.jobs)) as watcher:
-        return train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on())
+        return train_all(plan.jobs, training.jobs, training.threads, watcher, command_to_go_on(), training.until)
 
 
 def _on_a_terminal() -> bool:

@@ -102,7 +102,7 @@ class Plan:
             yield f"{job.name} begins again: its steps were done and not saved"
 
     def _time(self, at_a_time: int) -> str:
-        paces = {path: pace for path in self.runs if (pace := _seconds_per_step(path)) is not None}
+        paces = {path: pace for path in self.runs if (pace := seconds_per_step(path)) is not None}
         steps = sum(job.steps for job in self.jobs)
         if not paces:
             return f"{steps:,} steps, in a time that the first run will show"
@@ -208,7 +208,7 @@ def _unfinished(run_dir: RunDir) -> bool:
         return False  # damaged; reading it will say so
 
 
-def _seconds_per_step(path: Path) -> float | None:
+def seconds_per_step(path: Path) -> float | None:
     """Of a run that is there, evaluations included; None where no step tells."""
     records = [r for r in read_what_is_whole(RunDir(path).metrics) if r.get("time/step_s") is not None]
     seconds = sum(r["time/step_s"] + (r.get("time/eval_s") or 0.0) for r in records)

@@ -133,7 +133,12 @@ class _Active:
 
 
 def train_all(
-    jobs: Sequence[Job], at_a_time: int, threads: int | None, watcher: Watcher, go_on: str = "the same command"
+    jobs: Sequence[Job],
+    at_a_time: int,
+    threads: int | None,
+    watcher: Watcher,
+    go_on: str = "the same command",
+    until: float | None = None,
 ) -> list[Problem]:
     """Train every job; a failure stops no other.
 
@@ -147,15 +152,20 @@ def train_all(
         threads: of each; None takes OMP_NUM_THREADS, or else one, with which as many runs as cores do best.
         watcher: told how it goes.
         go_on: the command that trains what an interruption leaves.
+        until: time of `time.monotonic` after which none is started; those that have been go on to their end.
 
     Returns:
         One problem per run that left no result.
     """
     waiting, active, problems = list(jobs), list[_Active](), list[Problem]()
+
+    def may_start() -> bool:
+        return bool(waiting) and not stop.requested and (until is None or time.monotonic() < until)
+
     with StopRequest(go_on) as stop:
         try:
-            while (waiting and not stop.requested) or active:
-                while waiting and len(active) < at_a_time and not stop.requested:
+            while may_start() or active:
+                while len(active) < at_a_time and may_start():
                     job = waiting.pop(0)
                     active.append(_start(job, threads))
                     watcher.started(job, len(jobs) - len(waiting), len(jobs))

@@ -15,8 +15,10 @@ from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.world import SingleProcess, World, share
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.reward import NoiseSpec
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
+from cvxrl.rollout.noise import noisy_rewards
 from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, require_writable, without_end
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
@@ -94,7 +96,7 @@ class RolloutCollector:
         if len(used) == len(groups):
             used = groups
         episodes = [episode for group in used for episode in group.episodes]
-        rewards_PG = torch.tensor([[grade.reward for grade in group.grades] for group in used])
+        rewards_PG = torch.tensor([group.rewards for group in used])
         sampled = Sequences.of(
             [e.prompt_ids for e in episodes],
             [e.response_ids for e in episodes],
@@ -110,7 +112,7 @@ class RolloutCollector:
         return Experience(
             sequences,
             sampled_tokens=sum(sum(tally.lengths) for tally in tallies),
-            metrics=_metrics(tallies) | _range(advantages),
+            metrics=_metrics(tallies, self.recipe.task.reward.noise) | _range(advantages),
             rewards_PG=rewards_PG,
         )
 
@@ -138,24 +140,35 @@ class RolloutCollector:
         size = spec.samples
         texts = reply_texts(self.policy, self.recipe.task, without_end(episodes))
         grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
+        rewards = self._rewards(grades, step, numbers)
         return [
-            _Group(example.id, episodes[i : i + size], grades[i : i + size])
+            _Group(example.id, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
             for example, i in zip(examples, range(0, len(episodes), size), strict=True)
         ]
+
+    def _rewards(self, grades: Sequence[Grade], step: int, prompts: Sequence[int]) -> list[float]:
+        """What is trained on: the grader's rewards, or those with noise."""
+        spec = self.recipe.task.reward
+        if spec.noise.kind == "none":
+            return [grade.reward for grade in grades]
+        samples = self.recipe.rollout.samples
+        keys = completion_keys(self.recipe.seed, "reward-noise", step, prompts=prompts, samples=samples)
+        return noisy_rewards(grades, spec, [key for keys_G in keys for key in keys_G])
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The samples of one prompt, and the id of its example."""
+    """The samples of one prompt, the id of its example, and the rewards that are trained on."""
 
     id: str
     episodes: Sequence[Episode]
     grades: Sequence[Grade]
+    rewards: Sequence[float]
 
     @property
     def contrast(self) -> bool:
         """Whether rewards differ, without which group advantages are zero."""
-        return len({grade.reward for grade in self.grades}) > 1
+        return len(set(self.rewards)) > 1
 
     @property
     def tally(self) -> _Tally:
@@ -163,7 +176,8 @@ class _Group:
         grades, episodes = self.grades, self.episodes
         return _Tally(
             contrast=self.contrast,
-            rewards=[grade.reward for grade in grades],
+            rewards=list(self.rewards),
+            changed=sum(a != grade.reward for a, grade in zip(self.rewards, grades, strict=True)),
             correct=sum(grade.correct for grade in grades),
             errors=sum(grade.error is not None for grade in grades),
             lengths=[len(episode.response_ids) for episode in episodes],
@@ -177,17 +191,20 @@ class _Tally:
 
     contrast: bool
     rewards: list[float]
+    changed: int
     correct: int
     errors: int
     lengths: list[int]
     truncated: int
 
 
-def _metrics(groups: Sequence[_Tally]) -> dict[str, float]:
+def _metrics(groups: Sequence[_Tally], noise: NoiseSpec) -> dict[str, float]:
     """Of everything that was sampled, so that choosing groups does not flatter the policy."""
     rewards_N: Tensor = torch.tensor([reward for group in groups for reward in group.rewards])
     count = rewards_N.numel()
+    changed = {"reward/changed": sum(group.changed for group in groups) / count} if noise.kind != "none" else {}
     return {
+        **changed,
         "reward/mean": float(rewards_N.mean()),
         "reward/std": float(rewards_N.std()) if count > 1 else 0.0,
         "reward/zero_variance_groups": sum(not group.contrast for group in groups) / len(groups),

@@ -11,9 +11,9 @@ from cvxrl.errors import UserError
 from cvxrl.evaluation.memory import MOST_ROWS
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.task import ArithmeticSource
+from cvxrl.recipe.task import MadeSource
 from cvxrl.recipe.training import AdamwSpec, SgdSpec
-from cvxrl.tasks.arithmetic import ArithmeticTask
+from cvxrl.tasks import load_task
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
@@ -68,12 +68,12 @@ class Lengths:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Lengths:
-        """As the built-in task's demonstrations, a token per character; of other tasks, a guess and the limit."""
+        """As a built-in task's demonstrations, a token per character; of other tasks, a guess and the limit."""
         source, limit, group = recipe.task.source, recipe.rollout.max_new_tokens, recipe.group_size
         count = min(recipe.sequences_per_step, _LOOKED_AT)
-        if not isinstance(source, ArithmeticSource) or recipe.task.template != "none" or recipe.task.instruction:
+        if not isinstance(source, MadeSource) or recipe.task.template != "none" or recipe.task.instruction:
             return cls([_ASSUMED_PROMPT_TOKENS] * count, [limit] * count)
-        task = ArithmeticTask(source, recipe.seed)
+        task = load_task(recipe.task, recipe.seed)
         drawn = [task.train(i) for i in range(-(-count // group))]
         examples = [drawn[i // group] for i in range(count)]
         responses = [min(limit, len(e.demonstration or "") + 1) for e in examples]

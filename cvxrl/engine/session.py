@@ -29,6 +29,7 @@ from cvxrl.policy.ways import SLOW
 from cvxrl.recipe.digest import differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.task import MadeSource, space
 from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import RunDir
@@ -227,6 +228,8 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     for part, words in record.passes.items():
         if words.startswith(SLOW):
             session.sink.event(f"{part}: {words}")
+    if isinstance(source := recipe.task.source, MadeSource):
+        session.sink.event(f"task: {space(source):,} different prompts, {source.held_out:.0%} of them held out")
     notes = [*recipe.notes, *([trainer.held_out.fewer] if trainer.held_out and trainer.held_out.fewer else [])]
     for note in notes:
         session.sink.event(f"note: {note}")

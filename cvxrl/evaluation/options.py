@@ -27,8 +27,8 @@ class Options:
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help="Task file, recipe, shipped task (arithmetic, gsm8k, math500, amc23, aime24, aime25, minerva) or "
-            "reasoning-gym:DATASET. Default: the run's own held-out questions.",
+            help="Task file, recipe, shipped task (carrying-sums, arithmetic, gsm8k, math500, amc23, aime24, aime25, "
+            "minerva) or reasoning-gym:DATASET. Default: the run's own held-out questions.",
         ),
     ] = None
     data: Annotated[

@@ -58,8 +58,10 @@ class FrozenRollouts(BaseModel):
 
 
 def rollout_key(recipe: Recipe, step: int, model_hash: str, tokenizer_hash: str, task: str) -> dict[str, Any]:
-    """Everything that decides what a checkpoint says: a changed entry asks for new rollouts."""
+    """Everything that decides what a checkpoint says and what it is rewarded with: another entry, new rollouts."""
+    noise = recipe.task.reward.noise
     return {
+        **({"noise": noise.model_dump(mode="json")} if noise.kind != "none" else {}),
         "policy": model_hash,
         "tokenizer": tokenizer_hash,
         "questions": task,

@@ -90,6 +90,12 @@ def notes(recipe: Recipe) -> list[str]:
             "weight by the learning rate whatever the size of its gradient (sign descent); the authors' code takes a "
             f"step per sequence, which would be train.minibatches {recipe.sequences_per_step}"
         )
+    noise = recipe.task.reward.noise
+    if noise.kind != "none":
+        what = {"flip": "are exchanged with", "coin": "are a coin's, `correct` with"}[noise.kind]
+        said.append(
+            f"task.reward.noise: training rewards {what} probability {noise.probability:g}; evaluations are not"
+        )
     reward, scale = recipe.task.reward, getattr(recipe.objective, "negative_beta_scale", 1.0)
     if scale != 1.0 and recipe.advantage.kind == "reward" and getattr(reward, "incorrect", -1.0) >= 0:
         said.append(

@@ -129,6 +129,7 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         if recipe.advantage != Recipe.model_fields["advantage"].default:
             yield f"advantage: `{recipe.objective.kind}` learns from {recipe.data}, not from rewards; leave it out"
     yield from _ignored(recipe)
+    yield from _unused_rewards(recipe)
     yield from _data(recipe)
     yield from _steps(recipe)
     yield from _memory(recipe)
@@ -188,6 +189,16 @@ def _ignored(recipe: Recipe) -> Iterator[str]:
             f"objective.support: with {dense} the target lives on their candidates, whose number is advantage.k; set "
             "objective.support to exact"
         )
+
+
+def _unused_rewards(recipe: Recipe) -> Iterator[str]:
+    """Noise on rewards that nothing is learned from."""
+    if recipe.task.reward.noise.kind == "none":
+        return
+    if recipe.data != "rollouts":
+        yield f"task.reward.noise: `{recipe.objective.kind}` learns from {recipe.data}, not from rewards; leave it out"
+    elif isinstance(recipe.advantage, DenseAdvantage):
+        yield f"task.reward.noise: `{recipe.advantage.kind}` learns from a verifier, not from rewards; leave it out"
 
 
 def _data(recipe: Recipe) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from cvxrl.recipe.base import NEUTRAL, FunctionName, Section
 from cvxrl.recipe.expand import PATH
 from cvxrl.recipe.extract import ExtractSpec, NoExtract, check_pattern
+from cvxrl.recipe.reward import CallableReward, ExactReward, RewardSpec
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -35,10 +36,49 @@ class ArithmeticSource(Section):
     @field_validator("terms")
     @classmethod
     def _ordered(cls, terms: tuple[int, int]) -> tuple[int, int]:
-        low, high = terms
-        if low < 2 or high < low:
-            raise ValueError(f"needs 2 <= fewest <= most, got [{low}, {high}]")
-        return terms
+        return _check_terms(terms)
+
+
+class CarryingSumsSource(Section):
+    """Sums of one-digit numbers, whose demonstrations forget carries more often than not."""
+
+    kind: Literal["carrying-sums"] = Field(
+        "carrying-sums", description="All sums of some lengths, no prompt twice; demonstrations forget carries."
+    )
+    terms: tuple[int, int] = Field(
+        (3, 6), description="Fewest and most digits in a sum (each digit is 0 to 9), at most 7; lengths take turns."
+    )
+    forget_carry: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="Chance that a step of a demonstration in which a carry arises writes a result that is 10 too "
+        "small. Used by `sft` only; the answer that replies are graded against is always right.",
+    )
+    held_out: float = Field(0.1, gt=0, lt=1, description="Share of the prompts of each length held out.")
+
+    @field_validator("terms")
+    @classmethod
+    def _ordered(cls, terms: tuple[int, int]) -> tuple[int, int]:
+        return _check_terms(terms, most=7)
+
+
+MadeSource = ArithmeticSource | CarryingSumsSource
+
+
+def space(source: MadeSource) -> int:
+    """Different prompts of a source that makes sums, those held out included."""
+    low, high = source.terms
+    return sum(10**length for length in range(low, high + 1))
+
+
+def _check_terms(terms: tuple[int, int], most: int | None = None) -> tuple[int, int]:
+    low, high = terms
+    if low < 2 or high < low:
+        raise ValueError(f"needs 2 <= fewest <= most, got [{low}, {high}]")
+    if most is not None and high > most:
+        raise ValueError(f"all sums are listed, and of {high} digits there are {10.0**high:.0e}; at most {most}")
+    return terms
 
 
 class ReasoningGymSource(Section):
@@ -141,69 +181,8 @@ class CallableSource(Section):
 
 
 SourceSpec = Annotated[
-    ArithmeticSource | ReasoningGymSource | DatasetSource | CallableSource, Field(discriminator="kind")
-]
-
-
-class ExactReward(Section):
-    """String equality with the answer."""
-
-    kind: Literal["exact"] = Field("exact", description="The extracted text equals the answer.")
-    correct: float = Field(1.0, description="Reward of a right reply.")
-    incorrect: float = Field(0.0, description="Reward of a wrong reply.")
-
-
-class WorkerReward(Section):
-    """What rewards share whose grader runs in a process of its own, under limits."""
-
-    correct: float = Field(1.0, description="Reward of a right reply.")
-    incorrect: float = Field(0.0, description="Reward of a wrong reply, and of one that could not be graded.")
-    timeout_s: PositiveFloat = Field(5.0, description="Seconds that grading one reply may take; then it is an error.")
-    memory_mb: PositiveInt = Field(
-        1024, description="Memory that grading may take (Linux), in MiB; then it is an error."
-    )
-
-
-class MathVerifyReward(WorkerReward):
-    """Mathematical equality with the answer, by the package math-verify."""
-
-    kind: Literal["math-verify"] = Field(
-        "math-verify", description="The extracted text equals the answer as mathematics."
-    )
-
-
-class ReasoningGymReward(WorkerReward):
-    """The score that reasoning-gym itself gives, for problems with more than one right answer."""
-
-    kind: Literal["reasoning-gym"] = Field(
-        "reasoning-gym",
-        description="The data set's own score; `correct` if at least `threshold`, else `incorrect`.",
-    )
-    threshold: float = Field(1.0, gt=0, le=1, description="Lowest score that counts as right.")
-
-
-class CallableReward(Section):
-    """A function of yours."""
-
-    kind: Literal["callable"] = Field("callable", description="The number that a python function returns.")
-    function: FunctionName = Field(
-        description="`module:function`; called with `completion`, `answer`, `prompt`, `info`, `extracted` "
-        "and `kwargs`, returns a number or a boolean. The working directory is searched too."
-    )
-    kwargs: dict[str, Any] = Field({}, description="More keyword arguments of the function.")
-    threshold: float = Field(1.0, description="Lowest reward that counts as right in the accuracy.")
-    isolated: bool = Field(
-        True,
-        description="Call it in a process of its own, under the two limits below. `false` calls it in the run's own "
-        "process without limits, for a function that needs what the run holds.",
-    )
-    timeout_s: PositiveFloat = Field(10.0, description="Seconds that one reply may take; a late one is an error.")
-    memory_mb: PositiveInt = Field(4096, description="MiB that the process may take beyond what importing took.")
-    ungraded: float = Field(0.0, description="Reward of a reply that broke a limit; it counts as a grader error.")
-
-
-RewardSpec = Annotated[
-    ExactReward | MathVerifyReward | ReasoningGymReward | CallableReward, Field(discriminator="kind")
+    ArithmeticSource | CarryingSumsSource | ReasoningGymSource | DatasetSource | CallableSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -254,13 +233,14 @@ class TaskSpec(Section):
     grading: Annotated[GradingSpec, NEUTRAL] = Field(GradingSpec(), description="Where grading fails.")
 
     @property
-    def not_in_digests(self) -> set[str]:
-        """Fields that a digest of the task leaves out: one that changes no verdict, and new ones at their defaults.
+    def not_in_digests(self) -> dict[str, Any]:
+        """Fields that a digest of the task leaves out: those that change no verdict, and new ones at their defaults.
 
         Digests of version 0.1 then still name the same questions.
         """
         new = {"special_tokens", "unknown_characters"}
-        return {"grading", *(name for name in new if getattr(self, name) == type(self).model_fields[name].default)}
+        at_default = (name for name in new if getattr(self, name) == type(self).model_fields[name].default)
+        return {"grading": True, "reward": {"noise"}, **dict.fromkeys(at_default, True)}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -271,6 +251,11 @@ class TaskSpec(Section):
             wrong.append(f"`reward.kind`: reasoning-gym cannot score source `{self.source.kind}`; use another")
         if not isinstance(self.reward, CallableReward) and self.reward.correct <= self.reward.incorrect:
             wrong.append("`reward.correct` must be greater than `reward.incorrect`")
+        if isinstance(self.reward, CallableReward) and self.reward.noise.kind != "none":
+            wrong.append(
+                "`reward.noise`: a function's rewards have no `correct` and `incorrect` to exchange; add the noise in "
+                "the function, or take a reward of another kind"
+            )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

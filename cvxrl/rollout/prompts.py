@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.task import CallableReward, TaskSpec
+from cvxrl.recipe.reward import CallableReward
+from cvxrl.recipe.task import TaskSpec
 from cvxrl.rollout.generator import Episode
 from cvxrl.tasks import Example
 from cvxrl.tasks.extraction import looks_for

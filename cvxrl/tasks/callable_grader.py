@@ -8,7 +8,8 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.task import CallableReward, TaskSpec
+from cvxrl.recipe.reward import CallableReward
+from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import judges
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extraction import Extracted

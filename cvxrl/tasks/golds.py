@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.task import CallableReward, DatasetSource, TaskSpec
+from cvxrl.recipe.reward import CallableReward
+from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.tasks.base import Example, Task
 from cvxrl.tasks.graders import Grader
 
@@ -22,8 +23,9 @@ def graded_examples(task: Task, *, trained_on: bool) -> list[Example]:
         task: the task.
         trained_on: whether replies to training examples are graded too, or those to held-out ones alone.
     """
-    held_out = _MADE if task.held_out_size is None else task.held_out_size
-    train = _MADE if task.train_size is None else task.train_size
+    train, held_out = task.train_size, task.held_out_size
+    if train is None or held_out is None:
+        train, held_out = (_MADE if size is None else min(_MADE, size) for size in (train, held_out))
     examples = [task.held_out(i) for i in range(held_out)]
     return [*(task.train(i) for i in range(train)), *examples] if trained_on else examples
 

@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cvxrl.errors import Problem, UserError
-from cvxrl.recipe.task import (
-    CallableReward,
-    ExactReward,
-    GradingSpec,
-    MathVerifyReward,
-    ReasoningGymReward,
-    ReasoningGymSource,
-    TaskSpec,
-)
+from cvxrl.recipe.reward import CallableReward, ExactReward, MathVerifyReward, ReasoningGymReward
+from cvxrl.recipe.task import GradingSpec, ReasoningGymSource, TaskSpec
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extraction import Extracted, Extractor, canonical, with_spaces
 from cvxrl.tasks.sandbox import Sandbox

@@ -8,7 +8,8 @@ from typing import Any
 
 from cvxrl.imports import require_installed
 from cvxrl.recipe.extract import NoExtract
-from cvxrl.recipe.task import MathVerifyReward, ReasoningGymReward, ReasoningGymSource, TaskSpec
+from cvxrl.recipe.reward import MathVerifyReward, ReasoningGymReward
+from cvxrl.recipe.task import ReasoningGymSource, TaskSpec
 from cvxrl.tasks import judges
 from cvxrl.tasks.base import Example
 from cvxrl.tasks.extraction import Extracted

@@ -117,7 +117,8 @@ def test_one_process_is_the_whole() -> None:
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_ranks_sample_what_one_process_would(rounds: int) -> None:
     """Neither the number of processes nor which of them asks changes a completion, its credit, or what is logged."""
-    recipe = tiny("math_grpo", f"rollout.rounds={rounds}", "rollout.samples=3", "eval.every=0")
+    drawn = ("task.reward.noise={kind: flip, probability: 0.5}", f"rollout.rounds={rounds}")
+    recipe = tiny("math_grpo", *drawn, "rollout.samples=3", "eval.every=0")
     whole = Trainer.build(recipe).collector.collect(1)
     size = 2
     meeting = Meeting(size)

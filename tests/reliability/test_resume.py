@@ -74,6 +74,7 @@ STATE_CASES: dict[str, dict[str, Any]] = {
     "guards": {"guards": {"entropy": {"below": 1e-9}, "reward": {"window": 2, "drop": 5.0}}},
     "gradients looked at": {"logging": {"gradients": 1}},
     "scratch": {"model": {"scratch": SCRATCH}},
+    "coin-flip rewards": {"task": {**SHARED["task"], "reward": {"kind": "exact", "noise": "coin"}}},
 }
 
 

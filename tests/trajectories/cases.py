@@ -223,7 +223,7 @@ class Case:
     def arguments(self, out: str) -> list[str]:
         """Command line, for the root of the checkout as working directory."""
         sets = [part for text in self.sets for part in ("--set", text)]
-        return ["train", f"recipes/{self.recipe}.yaml", *sets, "--out", out]
+        return ["train", f"tests/trajectories/recipes/{self.recipe}.yaml", *sets, "--out", out]
 
 
 def _case(name: str, recipe: str, extra: tuple[str, ...], sampled: bool = True) -> Case:

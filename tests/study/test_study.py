@@ -3,92 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import ROOT
-from made_runs import PROVENANCE
+from made_studies import PLAN
 
-from cvxrl.comparison.plan import Job, Plan
-from cvxrl.comparison.study import load_study
-from cvxrl.comparison.study_stages import tuning
 from cvxrl.errors import UserError
-from cvxrl.recipe.digest import digest
-from cvxrl.recipe.load import dump, load_recipe
-from cvxrl.recipe.schema import Recipe
-from cvxrl.runs.directory import RunDir
-from cvxrl.runs.record import STREAMS, RunRecord, Status
-
-PLAN = """
-study: 1
-name: mine
-question: Which one?
-set: {train.steps: 2, eval.every: 1}
-methods:
-  grpo: {recipe: math_grpo}
-  lco: {recipe: math_lco_kld, alternatives: [{objective.beta: 0.5}]}
-regimes:
-  once: {}
-  twice: {set: {train.inner_epochs: 2}, values: [1.0e-3]}
-tuning: {values: [1.0e-4, 1.0e-3], seeds: 100-101}
-confirmation: {seeds: {1: 0-3, 4: 0-1}}
-rules:
-  - verdict: lco is better
-    when:
-      - low(diff(lco@once, grpo@once)) > 0
-      - failures(lco@once) == 0
-otherwise: undecided
-"""
-
-
-def accuracy(recipe: Recipe) -> float:
-    """Final accuracy of a made run: lco is better, beta 0.5 is best, and 1e-3 suits grpo better than 1e-4."""
-    good = 0.9 if recipe.name == "lco" else 0.6
-    good += 0.05 * (getattr(recipe.objective, "beta", 1.0) == 0.5)
-    return good - 0.2 * (recipe.optim.lr == 1e-4) - 0.3 * (recipe.optim.lr > 1e-3) + 0.01 * (recipe.seed % 3)
-
-
-def write_run(job: Job, status: Status = "finished") -> None:
-    recipe = load_recipe(job.recipe, job.overrides, job.seed)
-    run_dir = RunDir.of(job.out, recipe)
-    run_dir.path.mkdir(parents=True, exist_ok=True)
-    run_dir.recipe.write_text(dump(recipe))
-    record = RunRecord(
-        status=status,
-        streams=STREAMS,
-        digest=digest(recipe),
-        seed=recipe.seed,
-        task_fingerprint="task",
-        parameters=1,
-        provenance=PROVENANCE,
-        started="2026-01-01T00:00:00+00:00",
-    )
-    run_dir.record.write_text(record.model_dump_json())
-    steps = range(recipe.train.steps + 1) if status == "finished" else range(1)
-    lines = [{"step": s, "eval/accuracy": 0.2 if s == 0 else accuracy(recipe)} for s in steps]
-    run_dir.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-@pytest.fixture
-def study(cvxrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs the plan with training replaced by writing runs; `trained` holds the jobs of every round."""
-
-    def call(*arguments: str, status: Status = "finished") -> Any:
-        call.trained = []  # type: ignore[attr-defined]
-
-        def train(plan: Plan, _training: object) -> list[object]:
-            call.trained.append(plan.jobs)  # type: ignore[attr-defined]
-            for job in plan.jobs:
-                write_run(job, status)
-            return []
-
-        monkeypatch.setattr("cvxrl.commands.study.train_plan", train)
-        return cvxrl("compare", "plan.yaml", *arguments)
-
-    (tmp_path / "plan.yaml").write_text(PLAN)
-    return call
+from cvxrl.recipe.load import load_recipe
+from cvxrl.study.cells import tuning
+from cvxrl.study.directories import plan_cells
+from cvxrl.study.plan import load_study
 
 
 def test_it_tunes_tries_alternatives_confirms_on_fresh_seeds_and_judges(study: Any, tmp_path: Path) -> None:
@@ -121,7 +47,7 @@ def test_tables_fit_and_name_the_verdict(study: Any) -> None:
 
 def test_nothing_is_judged_before_every_run_has_ended(study: Any, tmp_path: Path) -> None:
     stopped = study(status="interrupted")
-    assert stopped.code == 3 and "12 tuning runs have not ended" in stopped.err
+    assert stopped.code == 3 and "unfinished: 40 runs have not ended, so nothing is chosen yet" in stopped.err
     assert not (tmp_path / "outputs/mine/choices.json").exists()
     finished = study()
     assert finished.code == 0 and len(study.trained[0]) == 12 and all(job.resume for job in study.trained[0])
@@ -132,7 +58,7 @@ def test_a_confirmatory_run_that_has_not_ended_blocks_the_verdict(study: Any, tm
     record = tmp_path / "outputs/mine/confirmation/once/optim.lr=0.001/lco/seed-3/run.json"
     record.write_text(record.read_text().replace('"finished"', '"interrupted"'))
     done = study(status="interrupted")
-    assert done.code == 3 and "unfinished: 1 runs have not ended" in done.err
+    assert done.code == 3 and "unfinished: 1 run has not ended" in done.err
     assert "Verdict" not in done.out and len(study.trained[0]) == 1
     assert "Verdict" in study().out
 
@@ -178,9 +104,7 @@ def test_the_plans_that_ship_are_whole(name: str) -> None:
     file = ROOT / "recipes/plans" / f"{name}.yaml"
     plan = load_study(file)
     assert plan.name == name and file.read_text().startswith("# ")
-    for setting in tuning(plan):
-        from cvxrl.comparison.study_stages import plan_setting
-
-        assert plan_setting(plan, file, setting, Path("nowhere")).jobs
+    for cell in tuning(plan):
+        assert plan_cells(plan, file, [cell], Path("nowhere"))[0][1].jobs
     with pytest.raises(UserError):
         load_recipe(file)

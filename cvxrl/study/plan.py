@@ -1,18 +1,17 @@
-"""A study as a file: methods, regimes, a stage that tunes, one that confirms on fresh seeds, and the rule that judges.
+"""A study as a file: methods, regimes, a stage that tunes, one that confirms on fresh seeds, grids, and the rule.
 
 Everything that could be decided after looking at results is decided in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, field_validator, model_validator
 
 from cvxrl.comparison.gate import Gate, parse_gate
-from cvxrl.comparison.options import parse_seeds
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.base import RunName, Section
 from cvxrl.recipe.load import check
@@ -24,6 +23,10 @@ _MARK = "study"
 
 # Dotted recipe keys and their values, as `--set` takes them.
 Settings = dict[str, Any]
+# Training seeds, such as `0-9`, or `3` alone, which YAML reads as a number.
+Seeds = Annotated[str, BeforeValidator(lambda seeds: str(seeds) if type(seeds) is int else seeds)]
+# Seeds for each multiple of the chosen value.
+Multiples = dict[float, Seeds]
 
 
 class StudiedMethod(Section):
@@ -34,6 +37,20 @@ class StudiedMethod(Section):
     alternatives: tuple[Settings, ...] = Field(
         (), description="Settings tried one by one at the best value of the tuning stage; the best of all is confirmed."
     )
+    regimes: tuple[RunName, ...] | None = Field(
+        None, description="Regimes in which it is tuned and confirmed; none means all, an empty list only grids."
+    )
+    values: dict[RunName, tuple[PositiveFloat, ...]] = Field(
+        {}, description="By regime: its own values of the varied key to tune over."
+    )
+    confirm: Multiples | None = Field(
+        None, description="Its own confirmatory seeds for each multiple, instead of the stage's."
+    )
+
+    @field_validator("confirm")
+    @classmethod
+    def _as_confirmed(cls, seeds: Multiples | None) -> Multiples | None:
+        return None if seeds is None else _checked_multiples(seeds)
 
 
 class Regime(Section):
@@ -49,7 +66,7 @@ class Tuning(Section):
     """The stage that chooses a value of the varied key for every method and regime."""
 
     values: tuple[PositiveFloat, ...] = Field(min_length=1, description="Values of the varied key.")
-    seeds: str = Field(description="Training seeds, such as 100-101; no confirmatory seed may be among them.")
+    seeds: Seeds = Field(description="Training seeds, such as 100-101; no confirmatory seed may be among them.")
     by: Literal["area", "mean"] = Field(
         "area", description="What is highest at the chosen value: mean area under the curve, or mean final score."
     )
@@ -58,16 +75,33 @@ class Tuning(Section):
 class Confirmation(Section):
     """The stage whose runs are judged."""
 
-    seeds: dict[float, str] = Field(
+    seeds: Multiples = Field(
         min_length=1, description="For each multiple of the chosen value, its training seeds, such as {1: 0-9, 2: 0-5}."
     )
 
     @field_validator("seeds")
     @classmethod
-    def _the_chosen_value_itself(cls, seeds: dict[float, str]) -> dict[float, str]:
-        if 1.0 not in seeds or any(multiple <= 0 for multiple in seeds):
-            raise ValueError("multiples are positive, and 1 is among them; write {1: 0-9, 2: 0-5}")
-        return seeds
+    def _as_confirmed(cls, seeds: Multiples) -> Multiples:
+        return _checked_multiples(seeds)
+
+
+class Grid(Section):
+    """Methods at values of the varied key that are fixed beforehand, or at multiples of the chosen one."""
+
+    methods: tuple[RunName, ...] = Field(min_length=1, description="Methods that are run.")
+    regimes: tuple[RunName, ...] | None = Field(None, description="Regimes in which they are; none means all.")
+    set: Settings = Field({}, description="Dotted recipe keys and values, laid over the regime's.")
+    values: tuple[PositiveFloat, ...] = Field((), description="Values of the varied key; needs no tuning.")
+    multiples: tuple[PositiveFloat, ...] = Field(
+        (), description="Multiples of the chosen value, in place of values; of methods that are tuned."
+    )
+    seeds: Seeds = Field(description="Training seeds of every cell.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.values) == bool(self.multiples):
+            raise ValueError("give values or multiples; write e.g. values: [1.0e-4, 1.0e-3]")
+        return self
 
 
 class Rule(Section):
@@ -76,8 +110,9 @@ class Rule(Section):
     verdict: str = Field(min_length=1, description="What is concluded where all requirements hold.")
     when: tuple[str, ...] = Field(
         min_length=1,
-        description="Requirements as `--require` takes them; a method in a regime is METHOD@REGIME. What speaks of "
-        "`headroom` is held against all confirmatory runs, everything else against those at the chosen values.",
+        description="Requirements as `--require` takes them. METHOD@REGIME is a method at its chosen value, "
+        "METHOD@REGIME[x4] at four times it, METHOD@REGIME@GRID[optim.lr=0.001] in a grid; `headroom` is of all "
+        "values.",
     )
 
 
@@ -89,12 +124,13 @@ class Study(Section):
     question: str = Field(min_length=1, description="What is to be decided, in a sentence.")
     set: Settings = Field({}, description="Dotted recipe keys and values for all runs.")
     methods: dict[RunName, StudiedMethod] = Field(
-        min_length=2, description="Methods by name; the first is the baseline."
+        min_length=1, description="Methods by name; the first is the baseline."
     )
     regimes: dict[RunName, Regime] = Field({"all": Regime()}, min_length=1, description="Regimes by name.")
     vary: str = Field("optim.lr", description="Recipe key that is tuned and then exceeded.")
-    tuning: Tuning = Field(description="First stage.")
-    confirmation: Confirmation = Field(description="Second stage.")
+    tuning: Tuning | None = Field(None, description="First stage; none where there are only grids.")
+    confirmation: Confirmation | None = Field(None, description="Second stage; none where there are only grids.")
+    grids: dict[RunName, Grid] = Field({}, description="Third stage: grids by name.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of intervals and verdicts.")
     rules: tuple[Rule, ...] = Field(
         min_length=1, description="In order; the first whose requirements hold is the verdict."
@@ -103,20 +139,40 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        wrong = list(_contradictions(self))
+        from cvxrl.study.contradictions import contradictions
+
+        wrong = list(contradictions(self))
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
 
     @property
+    def tuned(self) -> list[tuple[str, str]]:
+        """Method and regime of whatever is tuned and confirmed, the baseline first; regimes in order."""
+        if self.tuning is None:
+            return []
+        return [(method, regime) for regime in self.regimes for method in self.methods if self.runs_in(method, regime)]
+
+    @property
     def labels(self) -> list[str]:
-        """Every method in every regime, as rules name them."""
-        return [f"{method}@{regime}" for regime in self.regimes for method in self.methods]
+        """The same as rules name them."""
+        return [f"{method}@{regime}" for method, regime in self.tuned]
 
     @property
     def gates(self) -> list[list[Gate]]:
         """Requirements of each rule."""
         return [[parse_gate(text) for text in rule.when] for rule in self.rules]
+
+    def runs_in(self, method: str, regime: str) -> bool:
+        """Whether a method is tuned and confirmed in a regime."""
+        own = self.methods[method].regimes
+        return own is None or regime in own
+
+    def multiples(self, method: str) -> Multiples:
+        """Confirmatory seeds of a method for each multiple of its chosen value."""
+        stage = {} if self.confirmation is None else self.confirmation.seeds
+        own = self.methods[method].confirm
+        return stage if own is None else own
 
 
 def is_study(path: Path) -> bool:
@@ -140,37 +196,6 @@ def load_study(path: Path) -> Study:
     return check(Study, layers)
 
 
-def _contradictions(study: Study) -> Iterator[str]:
-    """Lines of the form `key: what is wrong; remedy`."""
-    taken: set[int] = set()
-    for key, text in _seed_texts(study):
-        try:
-            seeds = set(parse_seeds(text))
-        except UserError as error:
-            yield f"{key}: {error.problems[0].message}; write e.g. 0-4"
-            continue
-        if key == "tuning.seeds":
-            taken = seeds
-        elif both := sorted(seeds & taken):
-            yield f"{key}: seed {both[0]} was used to choose the value; take fresh seeds"
-    for number, rule in enumerate(study.rules):
-        for text in rule.when:
-            try:
-                gate = parse_gate(text)
-            except UserError as error:
-                yield f"rules.{number}.when: {error.problems[0].message}; {error.problems[0].remedy.replace(';', ',')}"
-                continue
-            for name in (*gate.names, *gate.swept):
-                if name not in study.labels:
-                    yield f"rules.{number}.when: there is no {name}; there are {', '.join(study.labels)}"
-
-
-def _seed_texts(study: Study) -> Iterator[tuple[str, str]]:
-    yield "tuning.seeds", study.tuning.seeds
-    for multiple, text in study.confirmation.seeds.items():
-        yield f"confirmation.seeds.{multiple:g}", text
-
-
 def as_overrides(*settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Settings as `--set` texts, later ones last."""
     return tuple(f"{key}={write_value(value)}" for one in settings for key, value in one.items())
@@ -192,3 +217,9 @@ def recipe_of(method: StudiedMethod, plan: Path) -> Path:
     if not found.is_file():
         raise UserError(Problem(f"there is no recipe {found}", "methods", str(plan), "paths are relative to the plan"))
     return found
+
+
+def _checked_multiples(seeds: Multiples) -> Multiples:
+    if 1.0 not in seeds or any(multiple <= 0 for multiple in seeds):
+        raise ValueError("multiples are positive, and 1 is among them; write {1: 0-9, 2: 0-5}")
+    return seeds

@@ -1,0 +1,60 @@
+"""What `cvxrl compare PLAN.yaml` can be asked beside what the plan decides; light, since every `compare` imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvxrl.commands.options import writable_file
+from cvxrl.errors import Problem, UserError
+
+_STUDY = "Studies (a plan as PATH)"
+_STAGES = ("tuning", "confirmation", "grids")
+
+
+def parse_stage(text: str) -> str:
+    """One of the stages.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    if text not in _STAGES:
+        raise UserError(Problem(f"there is no stage `{text}`", "--stage", remedy=f"write {', '.join(_STAGES)}"))
+    return text
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How a study is brought on."""
+
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_stage,
+            metavar="|".join(_STAGES),
+            help="Train this stage alone, such as tuning, to commit what was chosen before the next.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None
+    choices: Annotated[
+        Path | None,
+        typer.Option(
+            parser=writable_file,
+            help="File that keeps what tuning chose; none means choices.json beside the runs.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None
+
+    def refuse_without_plan(self) -> None:
+        """These options belong to a plan.
+
+        Raises:
+            UserError: one is given.
+        """
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        if given:
+            what = "is for a study"
+            raise UserError(*(Problem(what, f"--{name}", remedy="give a plan as PATH") for name in given))

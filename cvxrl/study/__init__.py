@@ -1,0 +1,1 @@
+"""Studies: plans whose runs are trained stage by stage, and what their own rules say of them."""
