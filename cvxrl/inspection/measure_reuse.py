@@ -131,7 +131,8 @@ class _Look:
                 seen = replace(batch, logits_NV=batch.logits_NV.detach())
                 logits.add(seen, micro)
                 self._note(seen, micro, share_N.detach(), prompts)
-        sizes = norms({name: p.grad for name, p in self.loaded.trainable.items() if p.grad is not None})
+        gradient = {name: p.grad for name, p in self.loaded.trainable.items()}
+        sizes = norms({name: torch.zeros(()) if g is None else g for name, g in gradient.items()})
         self._clear()
         prompt_N, columns = self._joined("prompt"), {name: self._joined(name) for name in self.columns}
         reward, interval, share = self._reward(sequences, prompts)

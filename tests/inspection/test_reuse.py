@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SilentSink, tiny
+from helpers import ROOT, TINY, SilentSink
 from torch import Tensor
 
 from cvxrl.engine.session import run_training
@@ -30,6 +30,7 @@ from cvxrl.inspection.walk import Walk
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.training import SgdSpec
 from cvxrl.runs.directory import RunDir
 from cvxrl.tasks import load_grader, load_task
@@ -45,7 +46,8 @@ RULES = Rules(eigenvalue_tokens=1)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rollouts of GRPO, four optimizer steps each, every rollout's end kept."""
     out = tmp_path_factory.mktemp("outputs")
-    recipe = tiny("math_grpo", *REUSED)
+    # Its sums are answered half right, so that four samples of a prompt differ.
+    recipe = load_recipe(ROOT / "tests" / "trajectories" / "recipes" / "math_grpo.yaml", [*TINY, *REUSED])
     run_training(recipe, RunDir.of(out, recipe), SilentSink(), "new")
     return out / "math_grpo" / "seed-0"
 
@@ -79,7 +81,7 @@ def test_the_steps_are_those_that_training_took_next(run: Path, plan: Inspection
     before = {name: p.detach().clone() for name, p in loaded.trainable.items()}
     found = reuse(loaded, plan, loaded.objectives[0], plan.walk)
     trained = {r["step"]: r for r in map(json.loads, RunDir(run).metrics.read_text().splitlines())}[2]
-    assert (found.optimizer, len(found.steps)) == ("saved", 4)
+    assert (found.optimizer, len(found.steps)) == ("saved", 4) and trained["grad/norm"] > 0.1
     assert sum(s.norm for s in found.steps) / 4 == pytest.approx(trained["grad/norm"], rel=1e-6)
     assert sum(s.loss for s in found.steps) / 4 == pytest.approx(trained["loss"], rel=1e-5, abs=1e-9)
     assert all(s.learning_rate == pytest.approx(trained["optim/lr"]) for s in found.steps)
