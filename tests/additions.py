@@ -38,6 +38,7 @@ SPEC = '''class BoundedSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"advantages"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
+    minimum: ClassVar[Minimum] = "none"
     equation: ClassVar[str] = "L = -clip(A, -bound, bound) log pi(a)"
     kind: Literal["bounded"] = Field("bounded", description="Bounded advantage times log-probability.")
     bound: PositiveFloat = Field(0.5, description="Largest size of an advantage.")

@@ -12,6 +12,7 @@ import typer
 
 from cvxrl.commands import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.study_options import StudyOptions
+from cvxrl.commands.study_output import Shown, report, show, take
 from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options
 from cvxrl.errors import Problem, UserError
@@ -19,15 +20,15 @@ from cvxrl.report.document import print_report
 from cvxrl.study import cells as of
 from cvxrl.study.cells import Cell
 from cvxrl.study.choices import Choice, choose, read_choices, write_choices
-from cvxrl.study.directories import Found, missing, plan_cells, read_cells, together
+from cvxrl.study.collected import Collected, Found, missing
+from cvxrl.study.directories import plan_cells, read_cells, together
 from cvxrl.study.forecast import forecast, forecast_table, runs_left, time_left
 from cvxrl.study.plan import Study, load_study
-from cvxrl.study.tables import choices_table, study_tables
-from cvxrl.study.verdict import judge_study
+from cvxrl.study.read_csv import CsvRuns
+from cvxrl.study.tables import choices_table
 
 if TYPE_CHECKING:
     from cvxrl.commands.compare import Output
-    from cvxrl.study.verdict import Judged
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class _Work:
     def trains(self, stage: of.Stage) -> bool:
         return self.stage in (None, stage)
 
+    def find(self, cells: Sequence[Cell]) -> Found:
+        """Runs of cells in their directories."""
+        return read_cells(plan_cells(self.study, self.file, cells, self.training.out))
+
 
 def run_study(
     paths: Sequence[str],
@@ -68,22 +73,37 @@ def run_study(
     study = load_study(file)
     kept = pieces.choices or training.out / study.name / "choices.json"
     work = _Work(study, file, kept, training, pieces.stage)
-    chosen = read_choices(kept, study)
     if training.dry_run:
-        table = forecast_table(study, forecast(study, file, training.out, chosen), training.jobs)
-        print_report([study.question], [table], [], sys.stdout)
-        return
+        rows = forecast(study, file, training.out, read_choices(kept, study))
+        print_report([study.question], [forecast_table(study, rows, training.jobs)], [], sys.stdout)
+    elif pieces.source is not None:
+        runs = CsvRuns(study, pieces.source)
+        chosen, collected = take(study, runs.find, pieces.choices, pieces.partial)
+        runs.require_planned(collected)
+        show(Shown(study, chosen, collected.ended, training.out), output)
+    elif pieces.partial:
+        chosen, collected = take(study, work.find, kept, True)
+        show(Shown(study, chosen, collected.ended, training.out), output)
+    else:
+        _bring_on(work, output)
+
+
+def _bring_on(work: _Work, output: Output) -> None:
+    """Train what is missing, stage by stage, and judge once nothing is."""
+    study = work.study
+    chosen = read_choices(work.kept, study)
     if chosen is None:
         chosen = _chosen(work)
     if work.stage == "tuning":
-        _report([choices_table(study, chosen)], output)
+        report([choices_table(study, chosen)], output)
         return
     confirmed = _train(work, "confirmation", of.confirmation(study, chosen))
     in_grids = _train(work, "grids", of.grids(study, chosen))
     if missing([*confirmed, *in_grids]):
-        _report([choices_table(study, chosen)] if chosen else [], output)
+        report([choices_table(study, chosen)] if chosen else [], output)
         _leave_unfinished(work, chosen, "so nothing is judged")
-    _show(study, chosen, judge_study(study, chosen, confirmed, in_grids), output)
+    tuned = work.find([*of.tuning(study), *of.alternatives(study, chosen)])
+    show(Shown(study, chosen, Collected(tuned, confirmed, in_grids), work.training.out), output)
 
 
 def _only_plan(paths: Sequence[str], training: Training, options: Options, require: Sequence[Any]) -> Path:
@@ -167,23 +187,3 @@ def _leave_unfinished(work: _Work, chosen: dict[str, Choice] | None, so: str) ->
     time = time_left(rows, work.training.jobs)
     typer.echo(f"unfinished: {few} not ended, {so}; the same command goes on, {time}", err=True)
     raise typer.Exit(GATE_NOT_MET)
-
-
-def _report(tables: Sequence[Any], output: Output) -> None:
-    print_report([], tables, [], sys.stderr if output.as_json else sys.stdout)
-
-
-def _show(study: Study, chosen: dict[str, Choice], judged: Judged, output: Output) -> None:
-    """Print the tables of all stages and the verdict, and write what was asked for."""
-    from cvxrl.commands.compare import write_outputs
-    from cvxrl.runs.files import json_line
-    from cvxrl.study.export import to_document
-
-    verdicts = [result for _, results in judged.rules for result in results]
-    written = write_outputs(judged.sweep, verdicts, output) if judged.sweep is not None else []
-    if output.as_json:
-        typer.echo(json_line(to_document(study, chosen, judged)))
-    else:
-        print_report([study.question], study_tables(study, chosen, judged), [], sys.stdout)
-    for path in written:
-        typer.echo(f"wrote {path}", err=True)

@@ -48,13 +48,32 @@ class StudyOptions:
         ),
     ] = None
 
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Train nothing and judge what there is: what is missing is named, and what it takes is not told.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = False
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CSV",
+            help="Take all runs from a file that --csv wrote.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = None
+
     def refuse_without_plan(self) -> None:
         """These options belong to a plan.
 
         Raises:
             UserError: one is given.
         """
-        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        names = {"source": "from"}
+        given = [names.get(f.name, f.name) for f in fields(self) if getattr(self, f.name) != f.default]
         if given:
             what = "is for a study"
             raise UserError(*(Problem(what, f"--{name}", remedy="give a plan as PATH") for name in given))

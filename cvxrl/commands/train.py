@@ -122,7 +122,7 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
 
 def _print_plan(recipe: Recipe, as_json: bool) -> None:
     """What `--dry-run` shows."""
-    from cvxrl.engine.memory import describe
+    from cvxrl.engine.plan import describe
     from cvxrl.recipe.digest import digest
     from cvxrl.recipe.load import dump
     from cvxrl.recipe.task import MadeSource, space
@@ -142,6 +142,7 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"digest            {digest(recipe)}")
     typer.echo(f"loss per token    {plan.equation}")
     typer.echo(f"reduction         {plan.reduction}")
+    typer.echo(textwrap.fill(f"step              {plan.step}", 80, subsequent_indent=" " * 18))
     if isinstance(source := recipe.task.source, MadeSource):
         typer.echo(f"prompts           {space(source):,} different ones, {source.held_out:.0%} of them held out")
     typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")

@@ -49,31 +49,31 @@ def headroom_text(h: Headroom) -> str:
     if h.best is None or (h.half is None and h.beyond is None):
         return NOTHING
     if h.headroom is not None:
-        point = _factor(h.headroom)
+        point = factor(h.headroom)
     else:
         bound = (h.trials[-1] if h.beyond == "above" else h.trials[0]).value / h.best
-        point = f"{'>' if h.beyond == 'above' else '<'} {_factor(bound)}"
+        point = f"{'>' if h.beyond == 'above' else '<'} {factor(bound)}"
     return f"{point}\n{factor_span(h.headroom_interval)}" if h.headroom_interval else f"{point}\n{_NEEDS}"
 
 
 def factor_span(interval: Interval) -> str:
     """`[x1.5, x8]`, `x1.5 or more`, `x8 or less`, or that nothing is known."""
     if interval.low <= 0:
-        return "not known" if interval.high == inf else f"{_factor(interval.high)} or less"
-    low = _factor(interval.low)
-    return f"{low} or more" if interval.high == inf else f"[{low}, {_factor(interval.high)}]"
+        return "not known" if interval.high == inf else f"{factor(interval.high)} or less"
+    low = factor(interval.low)
+    return f"{low} or more" if interval.high == inf else f"[{low}, {factor(interval.high)}]"
 
 
 def _against(pair: HeadroomPair | None) -> list[str]:
     if pair is None:
         return ["", ""]
-    ratio = NOTHING if pair.ratio is None else _factor(pair.ratio)
+    ratio = NOTHING if pair.ratio is None else factor(pair.ratio)
     if pair.ratio_interval is not None:
         known = factor_span(pair.ratio_interval)
         ratio = known if pair.ratio is None else f"{ratio}\n{known}"
     return [ratio, pair.verdict]
 
 
-def _factor(value: float) -> str:
+def factor(value: float) -> str:
     """Two digits, or all that stand before the point."""
     return f"x{value:,.0f}" if value >= 99.5 else f"x{value:.2g}"

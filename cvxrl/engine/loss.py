@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -23,6 +24,26 @@ from cvxrl.objectives.statistics import action_log_probs, entropy
 from cvxrl.policy.model import Policy, ResponseOutputs
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.schema import Recipe
+
+# Told of a pass: its sequences, and the policy's logits [N, V] there, or hidden states [N, H] where losses are chunked.
+Hear = Callable[[Sequences, Tensor], None]
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What one forward pass came to.
+
+    Attributes:
+        loss: weighted sum of the token losses, with gradient.
+        said: see `Hear`.
+        metrics: per-token diagnostics that come with the loss.
+        entropies: of every token; they are work of their own, which a loss alone does without.
+    """
+
+    loss: Tensor
+    said: Tensor
+    metrics: dict[str, Tensor]
+    entropies: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,12 @@ class Loss:
             sequences: as they were collected.
             off_policy: whether the policy will move while they are used. Otherwise the policy that sampled is the
                 current one, and its logits are at hand in the pass itself.
+
+        Returns:
+            What has been remembered already, by the policy of then, as it is.
         """
+        if sequences.moved:
+            return sequences
         if self.reference is not None:
             sequences = replace(sequences, reference_logprobs=self.reference.log_probs(sequences))
         if sequences.advantages is None or not off_policy:
@@ -96,14 +122,28 @@ class Loss:
         """
         return self._run(step.select([]), step)
 
-    def backward(self, step: Sequences) -> dict[str, float]:
-        """As `evaluate`, and add the gradient to the parameters'; responses without one get no backward pass."""
+    def backward(self, step: Sequences, hear: Hear | None = None) -> dict[str, float]:
+        """As `evaluate`, and add the gradient to the parameters'; responses without one get no backward pass.
+
+        Args:
+            step: all sequences of this process, weighed.
+            hear: told, pass by pass, what the policy said.
+        """
         moving, still = self.split(step)
         if not len(moving):
             self._zero_gradients()
-        return self._run(moving, still)
+        return self._run(moving, still, hear)
 
-    def _run(self, moving: Sequences, still: Sequences) -> dict[str, float]:
+    @torch.no_grad()
+    def value(self, passes: Iterable[Sequences]) -> float:
+        """The loss alone, finite or not, of weighed sequences that are given pass by pass.
+
+        On the passes of `backward` it is, at the same weights, the same number: a difference of two is one of weights.
+        """
+        total = sum((float(self._weighted(micro).loss) for micro in passes), start=0.0)
+        return float(self.world.sum(torch.tensor([total], dtype=torch.float64)))
+
+    def _run(self, moving: Sequences, still: Sequences, hear: Hear | None = None) -> dict[str, float]:
         """Pass over all sequences, with a backward pass for those that move the policy."""
         sums: dict[str, float] = defaultdict(float)
         counts = torch.tensor([sum(moving.lengths) + sum(still.lengths)])
@@ -111,13 +151,17 @@ class Loss:
         limit, coupling = self.reader.limit, self.recipe.objective.coupling
 
         def run(micro: Sequences) -> Tensor:
-            loss, metrics = self._weighted(micro)
+            passed = self._weighted(micro)
             with blame(micro):
-                require_finite("loss", loss.detach())
-            sums["loss"] += float(loss.detach())
+                require_finite("loss", passed.loss.detach())
+            if hear is not None:
+                hear(micro, passed.said)
+            sums["loss"] += float(passed.loss.detach())
+            with torch.no_grad():
+                metrics = {"policy/entropy": passed.entropies(), **passed.metrics}
             for key, value_N in metrics.items():
                 sums[key] += float(value_N.sum()) / num_tokens
-            return loss
+            return passed.loss
 
         for micro in moving.split(limit, coupling):
             run(micro).backward()  # type: ignore[no-untyped-call]
@@ -150,13 +194,14 @@ class Loss:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def _weighted(self, micro: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the token losses of one forward pass, and per-token diagnostics."""
+    def _weighted(self, micro: Sequences) -> _Passed:
+        """Weighted sum of the token losses of one forward pass."""
         weight_N = micro.per_token(self.policy.device)
-        if self.reader.head is None:
-            loss_N, _, metrics = self.losses(micro)
-            return (weight_N * loss_N).sum(), metrics
-        return self._in_chunks(micro, weight_N)
+        if self.reader.head is not None:
+            return self._in_chunks(micro, weight_N)
+        loss_N, batch, metrics = self._token_losses(micro)
+        said_NV = batch.logits_NV.detach()
+        return _Passed((weight_N * loss_N).sum(), said_NV, metrics, lambda: entropy(said_NV))
 
     def batch(self, sequences: Sequences) -> tuple[TokenBatch, ResponseOutputs]:
         """What the objective sees of the sequences, and the forward pass it comes from, with gradient."""
@@ -165,19 +210,24 @@ class Loss:
 
     def losses(self, sequences: Sequences) -> tuple[Tensor, TokenBatch, dict[str, Tensor]]:
         """Loss of every token, the batch it was computed from, and per-token diagnostics; from full logits."""
+        loss_N, batch, metrics = self._token_losses(sequences)
+        with torch.no_grad():
+            return loss_N, batch, {"policy/entropy": entropy(batch.logits_NV), **metrics}
+
+    def _token_losses(self, sequences: Sequences) -> tuple[Tensor, TokenBatch, dict[str, Tensor]]:
+        """As `losses`, with those diagnostics alone that come with the loss."""
         batch, outputs = self.batch(sequences)
         output = compute(batch, self.recipe.objective)
         extra_N, extra_metrics = regularization(batch, self.recipe.regularizer)
         loss_N = output.loss_N + extra_N
-        with torch.no_grad():
-            metrics = {"policy/entropy": entropy(batch.logits_NV), **output.metrics, **extra_metrics}
+        metrics = {**output.metrics, **extra_metrics}
         if self.critic is not None:
             value_N = self._value_loss(self.critic, outputs.hidden_NH, sequences)
             loss_N = loss_N + value_N
             metrics["critic/loss"] = value_N.detach()
         return loss_N, batch, metrics
 
-    def _in_chunks(self, micro: Sequences, weight_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _in_chunks(self, micro: Sequences, weight_N: Tensor) -> _Passed:
         """As `_weighted`, from hidden states, a few tokens at a time: no [N, V] tensor."""
         head, chunk = self.reader.head, self.reader.chunk_tokens
         assert head is not None
@@ -189,17 +239,18 @@ class Loss:
         if spec.kl_coefficient or spec.entropy_coefficient:
             logprobs_N, entropy_N = _statistics(batch, chunk)
         extra_N, extra = penalties(batch.actions_N, logprobs_N, entropy_N, batch.reference_logprobs_N, spec)
-        said_N = found.entropy_N
-        if said_N is None:  # the loss needed no projection; the log does
-            with torch.no_grad():
-                said_N = _statistics(batch, chunk)[1]
         loss = found.loss + (weight_N * extra_N).sum()
-        metrics = {"policy/entropy": said_N, **found.metrics, **extra}
+        metrics = {**found.metrics, **extra}
         if self.critic is not None:
             value_N = self._value_loss(self.critic, hidden_NH, micro)
             loss = loss + (weight_N * value_N).sum()
             metrics["critic/loss"] = value_N.detach()
-        return loss, metrics
+
+        def entropies() -> Tensor:
+            # Where the loss needed no projection, the log does.
+            return found.entropy_N if found.entropy_N is not None else _statistics(batch, chunk)[1]
+
+        return _Passed(loss, hidden_NH.detach(), metrics, entropies)
 
     def _value_loss(self, critic: Critic, hidden_NH: Tensor, sequences: Sequences) -> Tensor:
         spec = self.recipe.advantage

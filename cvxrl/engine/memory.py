@@ -1,4 +1,4 @@
-"""What a recipe is going to do, in numbers, before anything heavy is loaded: peak memory first (no torch here)."""
+"""Peak memory of a run, before anything heavy is loaded (no torch here)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
-from cvxrl.engine.sizes import Shape, shape_of
+from cvxrl.engine.sizes import Shape
 from cvxrl.errors import UserError
 from cvxrl.evaluation.memory import MOST_ROWS
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.schema import Recipe
+from cvxrl.recipe.step import FixedStep, LineSearchStep, TrustRegionStep
 from cvxrl.recipe.task import MadeSource
 from cvxrl.recipe.training import AdamwSpec, SgdSpec
 from cvxrl.tasks import load_task
@@ -24,6 +25,8 @@ _LOGIT_COPIES = 5
 _DRAWING = 2 * 4 + 2 * 8
 # What all chunks of logits may take (`objectives.linear.sweep`).
 _CHUNK_BYTES = 160 * 2**20
+# Bytes of a token that waits to be trained on: its number as a Python object in a list, log-probabilities, credit.
+_WAITING = 64
 # A prompt whose length is not known before its task and the tokenizer are loaded.
 _ASSUMED_PROMPT_TOKENS = 48
 # What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
@@ -40,6 +43,7 @@ class Footprint:
     Attributes:
         state: weights, optimizer state, frozen policies, and rollout logits kept for later passes.
         gradients: of the trained weights; they live until the next step's first backward pass.
+        tried: while a step is searched, copies of the trained weights and a pass without gradient.
         update: what one forward and backward pass keeps for its micro-batch.
         sampling: key/value cache and the drawing of tokens, in training or evaluation.
         micro_batches: whether there are several passes, so that gradients and a pass's activations coexist.
@@ -47,6 +51,7 @@ class Footprint:
 
     state: int
     gradients: int
+    tried: int
     update: int
     sampling: int
     micro_batches: bool
@@ -56,7 +61,7 @@ class Footprint:
         """Largest of the phases of a step."""
         update, sampling = int(_HOLES * self.update), int(_HOLES * self.sampling)
         passing = update + self.gradients if self.micro_batches else max(update, self.gradients)
-        return self.state + max(passing, sampling + self.gradients)
+        return self.state + max(passing, self.tried, sampling + self.gradients)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def footprint(recipe: Recipe, shape: Shape) -> Footprint:
     loss = _chunked(recipe, shape, whole) if recipe.train.loss == "chunked" else _full(shape, whole)
     return Footprint(
         state=_state(recipe, shape) + _kept(recipe, shape),
+        tried=_tried(recipe, shape, loss),
         gradients=shape.trainable * _trained_width(recipe),
         update=activations(recipe, shape, whole) + _flowing(recipe, shape, whole) + loss,
         sampling=_sampling(recipe, shape, lengths),
@@ -210,6 +216,14 @@ def _state(recipe: Recipe, shape: Shape) -> int:
     return policies + adapter + optimizer
 
 
+def _tried(recipe: Recipe, shape: Shape, loss: int) -> int:
+    """Copies of what the optimizer steps, from before a step and after it, and what a pass takes for its logits."""
+    if isinstance(recipe.step, FixedStep):
+        return 0
+    # The first copy is made beside the gradients, the second in their place.
+    return 2 * shape.trainable * (_FP32 if recipe.optim.master_weights else _trained_width(recipe)) + loss
+
+
 def _frozen_policies(recipe: Recipe) -> int:
     """Policies held beside the trained one; a verifier is taken to be as large as it."""
     reference = "reference_logprobs" in recipe.objective.needs or recipe.regularizer.kl_coefficient > 0
@@ -220,58 +234,19 @@ def _frozen_policies(recipe: Recipe) -> int:
 
 
 def _kept(recipe: Recipe, shape: Shape) -> int:
-    """What the policy said of the whole step at its start, which later passes over it compare with."""
-    if recipe.train.inner_epochs * recipe.train.minibatches == 1 or "old_logits" not in recipe.objective.needs:
-        return 0
-    tokens = recipe.sequences_per_step * recipe.rollout.max_new_tokens
+    """What policies said of sequences, which later passes over them compare with; and the rollouts that wait.
+
+    Of a whole rollout before its first optimizer step, and of an optimizer step's part of one, where its KL or its loss
+    is measured again.
+    """
+    lag, tokens = recipe.rollout.lag, recipe.sequences_per_step * recipe.rollout.max_new_tokens
+    minibatches, needed = recipe.train.minibatches, "old_logits" in recipe.objective.needs
+    again = recipe.train.inner_epochs * minibatches + lag > 1 or isinstance(recipe.step, LineSearchStep)
+    # Of every rollout that waits, and of the one that is trained on.
+    rollouts = 1 + lag if again and needed else 0
+    said = rollouts * tokens + (tokens // minibatches if isinstance(recipe.step, TrustRegionStep) else 0)
+    heads = rollouts + isinstance(recipe.step, TrustRegionStep)
+    queue = lag * tokens * _WAITING
     if recipe.train.loss == "chunked":
-        return (tokens + shape.vocab) * shape.hidden * _FP32
-    return tokens * shape.vocab * _FP32
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Numbers that `--dry-run` prints.
-
-    Attributes:
-        equation: per-token loss of the objective.
-        notes: what is worth knowing before it runs.
-        reduction: how token losses become one number.
-        sequences: sequences per step.
-        max_tokens: most response tokens per step.
-        optimizer_steps: optimizer steps in the whole run.
-        parameters: number of parameters, or None if the configuration is not at hand.
-        trainable: how many are trained: all of them, or those of an adapter beside them; None likewise.
-        memory_bytes: estimated peak beyond the interpreter and its libraries, or None likewise.
-    """
-
-    equation: str
-    notes: list[str]
-    reduction: str
-    sequences: int
-    max_tokens: int
-    optimizer_steps: int
-    parameters: int | None
-    trainable: int | None
-    memory_bytes: int | None
-
-
-def describe(recipe: Recipe) -> Plan:
-    """Plan of a run.
-
-    Raises:
-        UserError: the policy's files do not exist.
-    """
-    sequences = recipe.sequences_per_step
-    shape = shape_of(recipe.model)
-    return Plan(
-        equation=recipe.equation,
-        notes=recipe.notes,
-        reduction=recipe.reduction,
-        sequences=sequences,
-        max_tokens=sequences * recipe.rollout.max_new_tokens,
-        optimizer_steps=recipe.train.steps * recipe.train.inner_epochs * recipe.train.minibatches,
-        parameters=shape.parameters if shape else None,
-        trainable=shape.trainable if shape else None,
-        memory_bytes=footprint(recipe, shape).peak if shape else None,
-    )
+        return queue + (said + heads * shape.vocab) * shape.hidden * _FP32
+    return queue + said * shape.vocab * _FP32

@@ -22,7 +22,8 @@ from cvxrl.report.format import NO_ERROR, fixed, is_known, with_error
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
-from cvxrl.runs.files import StorageError, finite, write_json
+from cvxrl.runs.files import StorageError, finite, storage_errors, write_json
+from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
@@ -243,3 +244,13 @@ def _accuracy(record: Mapping[str, float]) -> str:
 def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
     values = [r[key] for r in records if r.get(key) is not None]
     return sum(values) / len(values) if values else float("nan")
+
+
+def draw_curves(run_dir: RunDir, recipe: Recipe) -> None:
+    """Draw the curves of what there is."""
+    records = read_records(run_dir.metrics)
+    if records:
+        from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
+
+        with storage_errors(run_dir.curves):
+            plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")

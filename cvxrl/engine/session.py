@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from cvxrl.engine.divergence import DivergedError, describe_batch
 from cvxrl.engine.guards import Guards, GuardStop, require_silent
+from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.records import (
     accuracies,
     close_record,
     describe_divergence,
+    draw_curves,
     last_values,
     opening_record,
     record_failure,
@@ -20,7 +21,7 @@ from cvxrl.engine.records import (
     summary_rows,
 )
 from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
-from cvxrl.engine.state import Position, load_state, save_state
+from cvxrl.engine.state import Position, load_state, load_waiting, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import World
 from cvxrl.errors import UserError
@@ -34,7 +35,7 @@ from cvxrl.report.stop import StopRequest
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
-from cvxrl.runs.files import finite, storage_errors, write_directory, write_json, write_text
+from cvxrl.runs.files import finite, write_directory, write_json, write_text
 from cvxrl.runs.jsonl import (
     append_record,
     last_contiguous_step,
@@ -85,18 +86,17 @@ class Session:
         if shown:
             write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
 
-    def checkpoint(self, position: Position) -> None:
-        """Save policy, optimizer and position, after the records that lead to them; remove what is not to be kept."""
+    def checkpoint(self, position: Position, waiting: Waiting | None) -> None:
+        """Save all that the run goes on from, after the records that lead there; remove what is not to be kept.
+
+        Args:
+            position: how far it has come.
+            waiting: rollouts that later steps train on.
+        """
         trainer = self.trainer
-        fill = partial(
-            save_state,
-            policy=trainer.policy,
-            critic=trainer.critic,
-            optimizer=trainer.optimizer,
-            position=position,
-        )
+        parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
         sync_records(self.run_dir.metrics)
-        save_checkpoint(self.run_dir.checkpoints, position.step, fill)
+        save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
         self.prune()
 
     def prune(self) -> None:
@@ -153,6 +153,8 @@ class Session:
         if found is not None:
             trainer = self.trainer
             trainer.position = load_state(found, trainer.policy, trainer.critic, trainer.optimizer)
+            if isinstance(trainer.collector, LaggedCollector):
+                trainer.collector.restore(load_waiting(found, trainer.policy.device))
         return found is not None
 
     def hooks(self) -> Hooks:
@@ -249,7 +251,7 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     except BaseException as error:
         record_failure(run_dir, record, error)
         raise
-    _draw(session)
+    draw_curves(run_dir, recipe)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -259,7 +261,7 @@ def _follow(session: Session, entry: Entry) -> TrainResult:
     if entry == "resume":
         session.load()
     trainer.grader.attend(lambda _: None, None)
-    silent = Hooks(lambda _: None, lambda *_: None, lambda _: None)
+    silent = Hooks(lambda _: None, lambda *_: None, lambda *_: None)
     try:
         with StopRequest() as stop:
             done = trainer.run(silent, stop)
@@ -275,19 +277,8 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
-    _draw(session)
+    draw_curves(session.run_dir, session.trainer.recipe)
     return _close(session, record, "diverged", divergence)
-
-
-def _draw(session: Session) -> None:
-    """Draw the curves of what there is."""
-    run_dir, recipe = session.run_dir, session.trainer.recipe
-    records = read_records(run_dir.metrics)
-    if records:
-        from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
-
-        with storage_errors(run_dir.curves):
-            plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
 
 
 def _close(session: Session, record: RunRecord, status: Status, divergence: Divergence | None = None) -> TrainResult:

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.serialization import default_restore_location
 
+from cvxrl.engine.lag import Waiting
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.model import Policy
 
 _TRAINER_FILE = "trainer.pt"
+_WAITING_FILE = "waiting.pt"
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,17 @@ class Position:
 
 
 def save_state(
-    directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer, position: Position
+    directory: Path,
+    policy: Policy,
+    critic: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    waiting: Waiting | None = None,
 ) -> None:
-    """Write the policy as a Hugging Face directory, or its adapter, and the trainer's state beside it."""
+    """Write the policy as a Hugging Face directory, or its adapter, and the trainer's state beside it.
+
+    Rollouts that were collected and are not trained on yet (`engine.lag`) have a file of their own.
+    """
     policy.save_trained(directory)
     state = {
         "optimizer": optimizer.state_dict(),
@@ -43,6 +54,8 @@ def save_state(
         "weights": _digest(policy),
     }
     torch.save(state, directory / _TRAINER_FILE)
+    if waiting is not None:
+        torch.save(waiting, directory / _WAITING_FILE)
 
 
 def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimizer: torch.optim.Optimizer) -> Position:
@@ -60,6 +73,18 @@ def load_state(directory: Path, policy: Policy, critic: nn.Module | None, optimi
     if critic is not None:
         critic.load_state_dict(state["critic"])
     return Position(**state["position"])
+
+
+def load_waiting(directory: Path, device: torch.device) -> Waiting:
+    """Rollouts that `save_state` wrote: what was on the CPU is there again, the rest on ``device``."""
+
+    def place(storage: Any, location: str) -> Any:
+        if location == "cpu":
+            return storage
+        return default_restore_location(storage, str(device))  # type: ignore[no-untyped-call]
+
+    waiting: Waiting = torch.load(directory / _WAITING_FILE, weights_only=True, map_location=place)
+    return waiting
 
 
 def _digest(policy: Policy) -> str | None:

@@ -12,12 +12,14 @@ from cvxrl.engine.build import build_collector, build_critic, build_generator, b
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
+from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.state import Position
-from cvxrl.engine.update import Updater, build_optimizer
+from cvxrl.engine.update import Updater
 from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
@@ -39,7 +41,7 @@ class Hooks:
 
     record: Callable[[Record], None]
     evaluation: Callable[[int, Evaluation], None]
-    checkpoint: Callable[[Position], None]
+    checkpoint: Callable[[Position, Waiting | None], None]
 
 
 @dataclass
@@ -97,6 +99,8 @@ class Trainer:
             raise UserError(*mistakes.problems)
         loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
         _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
+        if recipe.rollout.lag:
+            collector = LaggedCollector(collector, loss, recipe)
         updater = Updater(loss, optimizer)
         return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position())
 
@@ -151,10 +155,10 @@ class Trainer:
                 record |= self._evaluate(step, hooks)
             hooks.record(record)
             if stop.requested and step < self.recipe.train.steps:
-                hooks.checkpoint(self.position)
+                hooks.checkpoint(self.position, self._waiting())
                 return False
             if self._saves(step):
-                hooks.checkpoint(self.position)
+                hooks.checkpoint(self.position, self._waiting())
         return True
 
     def _step(self, step: int) -> Record:
@@ -196,6 +200,10 @@ class Trainer:
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _waiting(self) -> Waiting | None:
+        """Rollouts that later steps train on, of all processes; asked for by all of them."""
+        return self.collector.state() if isinstance(self.collector, LaggedCollector) else None
 
     def _saves(self, step: int) -> bool:
         spec = self.recipe.checkpoint

@@ -1,12 +1,11 @@
-"""Optimizer steps on a loss: the optimizer, the learning rate's schedule, minibatches, clipping."""
+"""Optimizer steps on a loss: minibatches, the learning rate's schedule, clipping, and how much of a step is taken."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,100 +13,21 @@ from torch import Tensor, nn
 from cvxrl.engine.divergence import blame, require_finite_gradients
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.trial import Trial
 from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
 from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
-from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
+from cvxrl.recipe.step import FixedStep
 from cvxrl.rollout.randomness import generator_for
 
-_MASTERS = "masters"
 _CHANCE = ("drop", "jitter")
 # Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
 _RULES = Rules(eigenvalue_tokens=1)
 # Numbers whose squares float32 adds up without a wrong digit.
 _BLOCK = 2**16
-
-
-def build_optimizer(modules: Sequence[nn.Module], spec: OptimSpec) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters; vectors (norms, biases) are never decayed."""
-    trainable: list[Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
-    masters = _Masters.of(trainable) if spec.master_weights else None
-    stepped = trainable if masters is None else masters.stepped(trainable)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in stepped if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in stepped if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = _optimizer(groups, spec)
-    if masters is not None:
-        masters.attach(optimizer)
-    return optimizer
-
-
-def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> torch.optim.Optimizer:
-    match spec:
-        case AdamwSpec():
-            return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
-        case SgdSpec():
-            return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
-        case AdafactorSpec():
-            options: dict[str, Any] = {"beta2_decay": spec.beta2_decay, "d": spec.clip_threshold}
-            return torch.optim.Adafactor(groups, lr=spec.lr, eps=(None, spec.smallest_scale), **options)
-
-
-@dataclass(frozen=True)
-class _Masters:
-    """fp32 copies that the optimizer steps instead of half-precision parameters, which are then rounded from them.
-
-    Attributes:
-        parameters: of the model.
-        copies: of these, in their order.
-    """
-
-    parameters: list[Tensor]
-    copies: list[Tensor]
-
-    @classmethod
-    def of(cls, trainable: Sequence[Tensor]) -> _Masters:
-        """Copies of what is not fp32 already."""
-        halves = [p for p in trainable if p.dtype != torch.float32]
-        return cls(halves, [p.detach().float() for p in halves])
-
-    def stepped(self, trainable: Sequence[Tensor]) -> list[Tensor]:
-        """What the optimizer steps: copies where there are some."""
-        copy_of = {id(p): copy for p, copy in zip(self.parameters, self.copies, strict=True)}
-        return [copy_of.get(id(p), p) for p in trainable]
-
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make every step of the optimizer begin with the parameters' gradients and end in the parameters.
-
-        Its state holds the copies too, so that a resumed run goes on from them and not from the rounded parameters.
-        """
-        optimizer.register_step_pre_hook(self._take_gradients)
-        optimizer.register_step_post_hook(self._round)
-        optimizer.register_state_dict_post_hook(self._save)
-        optimizer.register_load_state_dict_pre_hook(self._load)
-
-    def _take_gradients(self, *_: object) -> None:
-        for parameter, copy in zip(self.parameters, self.copies, strict=True):
-            copy.grad = None if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None  # one of the two is enough
-
-    @torch.no_grad()
-    def _round(self, *_: object) -> None:
-        for parameter, copy in zip(self.parameters, self.copies, strict=True):
-            parameter.copy_(copy)
-            copy.grad = None
-
-    def _save(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        state[_MASTERS] = self.copies
-
-    @torch.no_grad()
-    def _load(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        for copy, saved in zip(self.copies, state[_MASTERS], strict=True):
-            copy.copy_(saved)
 
 
 @contextmanager
@@ -184,12 +104,19 @@ class Updater:
             DivergedError: see `update`.
         """
         # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
-        torch.manual_seed(generator_for(self.recipe.seed, "dropout", index).initial_seed())
+        seed = generator_for(self.recipe.seed, "dropout", index).initial_seed()
+        torch.manual_seed(seed)
         self.optimizer.zero_grad(set_to_none=True)
-        metrics = self.loss.backward(self.loss.weigh(sequences))
+        weighed, control = self.loss.weigh(sequences), self.recipe.step
+        trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed)
+        metrics = self.loss.backward(weighed, trial.hear if trial else None)
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
-            return {**metrics, **looked, **self._move(index)}
+            moved, clipped = self._clip(index)
+            if trial is not None:
+                return {**metrics, **looked, **moved, **trial.take(self.optimizer, metrics["loss"], clipped)}
+            self.optimizer.step()
+            return {**metrics, **looked, **moved}
 
     def _looks(self, index: int) -> bool:
         """Whether gradients are looked at in optimizer step ``index``."""
@@ -206,8 +133,12 @@ class Updater:
             batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
         return metrics | logit_metrics(batch, self.recipe)
 
-    def _move(self, index: int) -> dict[str, float]:
-        """Clip the accumulated gradient and take optimizer step ``index``."""
+    def _clip(self, index: int) -> tuple[dict[str, float], float]:
+        """Clip the accumulated gradient and set the learning rate of optimizer step ``index``.
+
+        Returns:
+            What is logged, and what the gradient was multiplied with.
+        """
         optim, model, critic = self.recipe.optim, self.loss.policy.model, self.loss.critic
         limit = optim.max_grad_norm
         parameters = [p for p in (*model.parameters(), *(critic.parameters() if critic else ())) if p.grad is not None]
@@ -218,10 +149,10 @@ class Updater:
         rate = learning_rate(optim, index, optimizer_steps(self.recipe.train))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
         before = float(norm)
         after = before if limit is None else min(before, limit)
-        return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}
+        factor = 1.0 if limit is None else min(1.0, limit / (before + 1e-6))  # as torch has it
+        return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}, factor
 
     def minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""

@@ -19,10 +19,11 @@ from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
 from cvxrl.engine.loss import Loss, with_old_logits
+from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.records import identify
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
-from cvxrl.engine.update import Updater, build_optimizer
+from cvxrl.engine.update import Updater
 from cvxrl.engine.world import SingleProcess
 from cvxrl.errors import Problem, UserError
 from cvxrl.inspection.objectives import NamedObjective

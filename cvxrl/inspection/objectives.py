@@ -15,6 +15,7 @@ from cvxrl.recipe.merge import Layers
 from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.step import LineSearchStep
 
 _OPTION = "--objectives"
 _USUAL = ("lco-kld", "lco-mse", "grpo", "reinforce")
@@ -131,7 +132,10 @@ def _gae(recipe: Recipe) -> dict[str, Any]:
 def _replaced(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
     """The run's recipe with other sections; what does not go together is told under the objective's name."""
     layers = Layers(Recipe)
-    layers.add({**recipe.model_dump(mode="json"), "reading": "paper", **changes}, _OPTION)
+    values = {**recipe.model_dump(mode="json"), "reading": "paper", **changes}
+    if isinstance(recipe.step, LineSearchStep):  # beside the run's own, a loss without a minimum is a control
+        values["step"]["allow_unbounded"] = True
+    layers.add(values, _OPTION)
     try:
         replaced = check(Recipe, layers)
     except UserError as error:

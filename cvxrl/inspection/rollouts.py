@@ -66,7 +66,8 @@ def rollout_key(recipe: Recipe, step: int, model_hash: str, tokenizer_hash: str,
         "tokenizer": tokenizer_hash,
         "questions": task,
         "task": recipe.task.model_dump(mode="json", exclude=recipe.task.not_in_digests),
-        "rollout": recipe.rollout.model_dump(mode="json"),
+        # Whose rollouts a training step waits for is no matter of what this policy says.
+        "rollout": recipe.rollout.model_dump(mode="json", exclude={"lag"}),
         "seed": recipe.seed,
         "step": step,
     }

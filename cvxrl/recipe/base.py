@@ -21,7 +21,7 @@ Need = Literal[
     "reference_logprobs",  # of the tokens, by the policy that training started from
 ]
 
-# Every objective declares these two beside its `equation` and what it `needs`; the engine asks nothing else of it.
+# Every objective declares these three beside its `equation` and what it `needs`; the engine asks nothing else of it.
 # What the loss of a token depends on beside the token itself, and so what must share a forward pass:
 Coupling = Literal[
     "token",  # nothing
@@ -34,6 +34,13 @@ ZeroAdvantage = Literal[
     "no gradient on-policy",  # the target is the policy that sampled, which pulls back a policy that has moved
     "gradient",
 ]
+# Whether a line search on the loss has something to stop at:
+Minimum = Literal[
+    "has one",  # bounded below, and its gradient is that of its value
+    "none",  # falls without end as some token's probability goes to 0
+    "flat",  # beyond a clip, where it is lowest
+    "detached",  # its value changes with parts of it through which no gradient flows
+]
 
 
 # Mark of a field that says what is written or shown beside the numbers and cannot change one of them, as in
@@ -44,6 +51,10 @@ NEUTRAL: Final = "cannot change a result"
 # Mark of a field that `--resume` may change: it decides what steps to come do, how far they go, or what is measured of
 # them, and no number of the steps that are done. Runs that differ in one are different runs all the same.
 AMENDABLE: Final = "leaves the steps that are done as they are"
+
+# Mark of a field that came later and whose default is what was there before it: digests and comparisons of recipes
+# leave it out at its default, so that those of older recipes and runs stay what they were.
+ADDED: Final = "is no part of a digest at its default"
 
 
 class Section(BaseModel):

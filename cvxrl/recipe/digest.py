@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cvxrl.recipe.base import AMENDABLE, NEUTRAL, section_classes
+from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, section_classes
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.yaml_file import read_mapping
 
@@ -20,7 +20,12 @@ Difference = tuple[str, Any, Any]
 
 def digest(recipe: Recipe) -> str:
     """SHA-256 of the fields that can change a result, in canonical form."""
-    return _digest(_without_neutral(recipe.model_dump(mode="json")))
+    return digest_of(recipe.model_dump(mode="json"))
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """The same of a recipe's contents; fields that cannot change a result may be missing."""
+    return _digest(without_neutral(values))
 
 
 def digests_as_written(path: Path) -> tuple[str, str]:
@@ -33,7 +38,7 @@ def digests_as_written(path: Path) -> tuple[str, str]:
         UserError: the file is missing, unreadable, not YAML, or not a mapping.
     """
     values = read_mapping(path)
-    return _digest(_without_neutral(values)), _digest(values)
+    return _digest(without_neutral(values)), _digest(values)
 
 
 def differences(left: Recipe | Mapping[str, Any], right: Recipe | Mapping[str, Any]) -> list[Difference]:
@@ -42,7 +47,7 @@ def differences(left: Recipe | Mapping[str, Any], right: Recipe | Mapping[str, A
     A value is None where a side lacks the key.
     """
     contents = (side.model_dump(mode="json") if isinstance(side, Recipe) else side for side in (left, right))
-    return _unlike(*(_without_neutral(values) for values in contents))
+    return _unlike(*(without_neutral(values) for values in contents))
 
 
 def neutral_differences(left: Recipe, right: Recipe) -> list[Difference]:
@@ -73,6 +78,12 @@ def amendable_keys() -> frozenset[str]:
     return frozenset(_marked(Recipe, "", AMENDABLE))
 
 
+@cache
+def added_defaults() -> dict[str, Any]:
+    """Dotted keys of the fields that are no part of a digest at their defaults, with those."""
+    return dict(_defaults(Recipe, ""))
+
+
 def is_in(key: str, marked: frozenset[str]) -> bool:
     """Whether a dotted key is one of ``marked``, or inside a section that is."""
     return any(f"{key}.".startswith(f"{one}.") for one in marked)
@@ -87,11 +98,22 @@ def _marked(section: type[BaseModel], prefix: str, mark: str) -> Iterator[str]:
             yield from _marked(inner, f"{prefix}{name}.", mark)
 
 
-def _without_neutral(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    kept = {}
+def _defaults(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in section.model_fields.items():
+        if ADDED in field.metadata:
+            default = field.default
+            yield f"{prefix}{name}", default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+        for inner in section_classes(field.annotation):
+            yield from _defaults(inner, f"{prefix}{name}.")
+
+
+def without_neutral(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe's contents without the fields that cannot change a result, and without later ones at their defaults."""
+    kept, added = {}, added_defaults()
     for key, value in values.items():
-        if f"{prefix}{key}" not in neutral_keys():
-            kept[key] = _without_neutral(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        name = f"{prefix}{key}"
+        if name not in neutral_keys() and not (name in added and value == added[name]):
+            kept[key] = without_neutral(value, f"{name}.") if isinstance(value, dict) else value
     return kept
 
 

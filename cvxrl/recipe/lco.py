@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from cvxrl.recipe.base import Coupling, Need, Section, ZeroAdvantage
+from cvxrl.recipe.base import Coupling, Minimum, Need, Section, ZeroAdvantage
 
 
 class ExactSupport(Section):
@@ -81,6 +81,11 @@ class LcoSpec(Section):
     def zero_advantage(self) -> ZeroAdvantage:
         """The target of such a token is the policy that sampled it, or the current one."""
         return "no gradient on-policy"
+
+    @property
+    def minimum(self) -> Minimum:
+        """A divergence from a frozen target is never negative; a moving target goes along with the policy."""
+        return "has one" if self.target == "frozen" else "detached"
 
     @property
     def dense_equation(self) -> str:

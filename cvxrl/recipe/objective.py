@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, field_serializer
 
-from cvxrl.recipe.base import Coupling, FunctionName, Need, Section, ZeroAdvantage
+from cvxrl.recipe.base import ADDED, Coupling, FunctionName, Minimum, Need, Section, ZeroAdvantage
 from cvxrl.recipe.lco import LcoKldSpec, LcoLchSpec, LcoMseSpec
 
 Estimator = Literal["k1", "k2", "k3"]
@@ -18,6 +18,7 @@ class GrpoSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
+    minimum: ClassVar[Minimum] = "flat"
     equation: ClassVar[str] = "L = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = pi(a) / pi_old(a)"
     kind: Literal["grpo"] = Field("grpo", description="Clipped ratio times advantage, as in PPO.")
     clip_low: float = Field(0.2, gt=0, le=1, description="How far the ratio may fall below 1 before it is clipped.")
@@ -30,6 +31,7 @@ class GspoSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "sequence"
     zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
+    minimum: ClassVar[Minimum] = "flat"
     equation: ClassVar[str] = "L = -min(s A, clip(s, 1 - clip_low, 1 + clip_high) A),  s = exp(mean_t log r_t)"
     kind: Literal["gspo"] = Field("gspo", description="Clipped sequence ratio times advantage.")
     clip_low: float = Field(3e-4, gt=0, le=1, description="How far the sequence ratio may fall below 1.")
@@ -42,6 +44,7 @@ class CispoSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
+    minimum: ClassVar[Minimum] = "detached"
     equation: ClassVar[str] = "L = -stopgrad(min(r, ratio_max)) A log pi(a)"
     kind: Literal["cispo"] = Field(
         "cispo", description="Clipped, detached ratio times advantage times log-probability."
@@ -55,6 +58,7 @@ class ReinforceSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"advantages"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "no gradient"
+    minimum: ClassVar[Minimum] = "none"
     equation: ClassVar[str] = "L = -A log pi(a)"
     kind: Literal["reinforce"] = Field("reinforce", description="Advantage times log-probability.")
 
@@ -65,6 +69,7 @@ class AwrSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"advantages"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L = -min(exp(A / beta), weight_max) log pi(a)"
     kind: Literal["awr"] = Field("awr", description="Exponentiated advantage times log-probability.")
     beta: PositiveFloat = Field(1.0, description="Temperature of the weights.")
@@ -77,6 +82,7 @@ class TpoSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "group"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L = -G q_i log p_i,  p = softmax_i(log pi(y_i)),  q ~ p_old exp(A / eta)"
     kind: Literal["tpo"] = Field("tpo", description="Cross-entropy to the tilted distribution over a prompt's samples.")
     eta: PositiveFloat = Field(1.0, description="Temperature of the tilt; advantages should be standardised.")
@@ -88,6 +94,7 @@ class PmdSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "sequence"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L = tau / 2 (A / tau - log w)^2,  log w = sum_t log r_t"
     kind: Literal["pmd"] = Field("pmd", description="Squared distance of the sequence log-ratio to A / tau.")
     tau: PositiveFloat = Field(1.0, description="Temperature; advantages should be group-centered rewards.")
@@ -99,6 +106,7 @@ class DroSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L = -A log pi(a) + beta / 2 (log r)^2"
     kind: Literal["dro"] = Field("dro", description="Policy gradient with a quadratic penalty on the log-ratio.")
     beta: PositiveFloat = Field(1.0, description="Weight of the penalty.")
@@ -110,6 +118,7 @@ class RebelSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "group"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L_i = mean_{j != i} ((log w_i - log w_j) - eta (A_i - A_j))^2"
     kind: Literal["rebel"] = Field("rebel", description="Squared error of differences of sequence log-ratios.")
     eta: PositiveFloat = Field(1.0, description="Step size: log-ratio per unit of reward.")
@@ -121,6 +130,7 @@ class GvpoSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logprobs", "advantages"})
     coupling: ClassVar[Coupling] = "group"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L_i = G / (2 (G - 1)) ((b log w_i - mean) - (A_i - mean))^2,  b = beta"
     kind: Literal["gvpo"] = Field("gvpo", description="Squared error of centred implicit and true rewards.")
     beta: PositiveFloat = Field(1.0, description="Scale of the implicit reward beta log w.")
@@ -132,6 +142,7 @@ class SftSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"demonstrations"})
     coupling: ClassVar[Coupling] = "token"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L = -log pi(a)  on demonstrations"
     kind: Literal["sft"] = Field("sft", description="Supervised fine-tuning on the task's demonstrations.")
 
@@ -142,6 +153,7 @@ class DpoSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"preferences", "reference_logprobs"})
     coupling: ClassVar[Coupling] = "group"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = "L = -log sigmoid(beta (log w_chosen - log w_rejected)),  log w = sum_t log pi / pi_ref"
     kind: Literal["dpo"] = Field("dpo", description="Logistic loss on log-ratio differences to the starting policy.")
     beta: PositiveFloat = Field(0.1, description="Scale of the implicit reward.")
@@ -157,6 +169,7 @@ class QrmSpec(Section):
     needs: ClassVar[frozenset[Need]] = frozenset({"preferences"})
     coupling: ClassVar[Coupling] = "group"
     zero_advantage: ClassVar[ZeroAdvantage] = "gradient"
+    minimum: ClassVar[Minimum] = "has one"
     equation: ClassVar[str] = (
         "L = -log sigmoid(beta (mean log pi(chosen) - mean log pi(rejected)) - gamma) - sft mean log pi(chosen)"
     )
@@ -186,6 +199,11 @@ class CallableObjective(Section):
         "token",
         description="What the loss of a token depends on and so must share a forward pass: nothing else, the tokens of "
         "its response (`sequence`), or all responses of its prompt (`group`).",
+    )
+    minimum: Annotated[Minimum, ADDED] = Field(
+        "none",
+        description="Whether a line search on the loss has something to stop at: `has one` promises that it is bounded "
+        "below and that its gradient is that of its value; of all others `step.kind: line-search` is refused.",
     )
     equation: str = Field("L by a function", description="The loss in words, for `--dry-run` and reports.")
 

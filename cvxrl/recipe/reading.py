@@ -90,6 +90,11 @@ def notes(recipe: Recipe) -> list[str]:
             "weight by the learning rate whatever the size of its gradient (sign descent); the authors' code takes a "
             f"step per sequence, which would be train.minibatches {recipe.sequences_per_step}"
         )
+    if recipe.rollout.lag:
+        said.append(
+            f"rollout.lag {recipe.rollout.lag}: step 1 samples {1 + recipe.rollout.lag} rollouts, and the last "
+            f"{recipe.rollout.lag} that are sampled wait for steps beyond the end"
+        )
     noise = recipe.task.reward.noise
     if noise.kind != "none":
         what = {"flip": "are exchanged with", "coin": "are a coin's, `correct` with"}[noise.kind]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from cvxrl.recipe.base import FunctionName, Section
+from cvxrl.recipe.base import ADDED, FunctionName, Section
 
 
 class NoNoise(Section):
@@ -45,7 +45,7 @@ class ExactReward(Section):
     kind: Literal["exact"] = Field("exact", description="The extracted text equals the answer.")
     correct: float = Field(1.0, description="Reward of a right reply.")
     incorrect: float = Field(0.0, description="Reward of a wrong reply.")
-    noise: NoiseSpec = Field(NoNoise(), description=_NOISE)
+    noise: Annotated[NoiseSpec, ADDED] = Field(NoNoise(), description=_NOISE)
 
 
 class WorkerReward(Section):
@@ -53,7 +53,7 @@ class WorkerReward(Section):
 
     correct: float = Field(1.0, description="Reward of a right reply.")
     incorrect: float = Field(0.0, description="Reward of a wrong reply, and of one that could not be graded.")
-    noise: NoiseSpec = Field(NoNoise(), description=_NOISE)
+    noise: Annotated[NoiseSpec, ADDED] = Field(NoNoise(), description=_NOISE)
     timeout_s: PositiveFloat = Field(5.0, description="Seconds that grading one reply may take; then it is an error.")
     memory_mb: PositiveInt = Field(
         1024, description="Memory that grading may take (Linux), in MiB; then it is an error."
@@ -96,7 +96,7 @@ class CallableReward(Section):
     timeout_s: PositiveFloat = Field(10.0, description="Seconds that one reply may take; a late one is an error.")
     memory_mb: PositiveInt = Field(4096, description="MiB that the process may take beyond what importing took.")
     ungraded: float = Field(0.0, description="Reward of a reply that broke a limit; it counts as a grader error.")
-    noise: NoiseSpec = Field(
+    noise: Annotated[NoiseSpec, ADDED] = Field(
         NoNoise(),
         description="None: there is no right and no wrong reward to exchange, so the function itself adds it.",
     )

@@ -9,13 +9,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GroupAdvantage
-from cvxrl.recipe.base import AMENDABLE, NEUTRAL, RunName, Section
+from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, RunName, Section
 from cvxrl.recipe.evaluation import EvalSpec
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.monitoring import CheckpointSpec, GuardsSpec, LoggingSpec
 from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, RegularizerSpec
 from cvxrl.recipe.reading import AUTHORS_CODE, notes
+from cvxrl.recipe.step import FixedStep, StepSpec, unsearchable
 from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.recipe.training import AdamwSpec, OptimSpec, RolloutSpec, TrainSpec
 
@@ -48,6 +49,9 @@ class Recipe(Section):
     )
     regularizer: RegularizerSpec = Field(RegularizerSpec(), description="Terms added to the token loss.")
     optim: OptimSpec = Field(AdamwSpec(), description="Optimizer.")
+    step: Annotated[StepSpec, ADDED] = Field(
+        FixedStep(), description="How much of each optimizer step is taken (docs/steps.md)."
+    )
     train: TrainSpec = Field(TrainSpec(), description="Training loop.")
     eval: EvalSpec = Field(EvalSpec(), description="Held-out evaluation.")
     checkpoint: Annotated[CheckpointSpec, NEUTRAL] = Field(CheckpointSpec(), description="Checkpoints.")
@@ -126,6 +130,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     else:
         if recipe.regularizer.kl_coefficient:
             yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
+        if recipe.rollout.lag:
+            yield f"rollout.lag: `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts; leave it out"
         if recipe.advantage != Recipe.model_fields["advantage"].default:
             yield f"advantage: `{recipe.objective.kind}` learns from {recipe.data}, not from rewards; leave it out"
     yield from _ignored(recipe)
@@ -133,6 +139,12 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     yield from _data(recipe)
     yield from _steps(recipe)
     yield from _memory(recipe)
+    why = unsearchable(recipe.step, recipe.objective, recipe.regularizer)
+    if why is not None:
+        yield (
+            f"step.kind: a line search needs a loss with a minimum, and {why}; set step.kind to trust-region or fixed, "
+            "or step.allow_unbounded to true for a control"
+        )
     if recipe.reading == AUTHORS_CODE and not isinstance(recipe.objective, LcoSpec):
         yield f"reading: the authors' code has no `{recipe.objective.kind}`; take an lco objective, or reading: paper"
 

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from cvxrl.recipe.base import AMENDABLE, NEUTRAL, Section
+from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, Section
 
 
 class RolloutSpec(Section):
@@ -40,6 +40,12 @@ class RolloutSpec(Section):
         1,
         description="Dynamic sampling (DAPO): sample up to this many times `prompts` new prompts, until that many "
         "groups hold both right and wrong replies; groups without a contrast fill what is missing. 1 is never.",
+    )
+    lag: Annotated[NonNegativeInt, ADDED] = Field(
+        0,
+        description="Train on rollouts of an earlier policy: that of so many steps ago, or at first the one that "
+        "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
+        "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
     )
 
 

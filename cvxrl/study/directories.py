@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvxrl.comparison.plan import Plan, plan_runs
-from cvxrl.comparison.run import LoggedRun, Run, is_scored
+from cvxrl.comparison.run import LoggedRun
 from cvxrl.comparison.sources import read_run
 from cvxrl.errors import Mistakes, UserError
 from cvxrl.study.cells import Cell
+from cvxrl.study.collected import Found
 from cvxrl.study.plan import Study, as_overrides, recipe_of
 
-# Cells with the runs that there are of them, and cells with what is planned for them.
-Found = list[tuple[Cell, list[Run]]]
+# Cells with what is planned for them.
 Planned = list[tuple[Cell, Plan]]
 
 
@@ -58,11 +58,6 @@ def read_cells(planned: Planned) -> Found:
     return [
         (cell, [replace(run, method=cell.label) for run in runs if isinstance(run, LoggedRun)]) for cell, runs in found
     ]
-
-
-def missing(found: Found) -> int:
-    """Runs that have not ended."""
-    return sum(len(cell.seeds) - sum(is_scored(run) for run in runs) for cell, runs in found)
 
 
 def _plan_cell(study: Study, plan_file: Path, cell: Cell, out: Path) -> Plan:

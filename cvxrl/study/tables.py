@@ -1,26 +1,31 @@
-"""What a study chose and what its rules say, as tables."""
+"""What a study chose, ran and did not run, what came of it, and what its rules say, as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cvxrl.comparison.headroom_table import headroom_table
+from cvxrl.comparison.headroom_table import factor, factor_span, headroom_table
 from cvxrl.comparison.tables import all_tables, scores_table, sensitivity_table
 from cvxrl.report.document import Table
-from cvxrl.report.format import number
+from cvxrl.report.format import NOTHING, number
+from cvxrl.study.cells import Cell
 from cvxrl.study.choices import Choice
+from cvxrl.study.collected import Collected, lacking
+from cvxrl.study.contrasts import contrasts
 from cvxrl.study.plan import Study
-from cvxrl.study.verdict import Judged
+from cvxrl.study.verdict import CANNOT_BE_TOLD, Judged
 
 
-def study_tables(study: Study, chosen: Mapping[str, Choice], judged: Judged) -> list[Table]:
-    """Everything in reading order: what was chosen, what the stages came to, and the verdict."""
+def study_tables(study: Study, chosen: Mapping[str, Choice], collected: Collected, judged: Judged) -> list[Table]:
+    """Everything in reading order: what was chosen, what ran, what the stages came to, and the verdict."""
     tables = [choices_table(study, chosen)] if chosen else []
+    tables += [cells_table(study, chosen, collected)]
     if judged.best is not None:
         tables += [_under(f"At the chosen {study.vary}", table) for table in all_tables(judged.best)]
     if judged.sweep is not None:
         tables += [sensitivity_table(judged.sweep), headroom_table(judged.sweep)]
+        tables += [contrasts_table(study, judged)]
     for name, grid in judged.grids.items():
         tables += [_under(f"Grid {name}", table) for table in (scores_table(grid), sensitivity_table(grid))]
     return [*(table for table in tables if table.rows), rules_table(judged)]
@@ -42,13 +47,57 @@ def choices_table(study: Study, chosen: Mapping[str, Choice]) -> Table:
     return Table(f"Tuning of {study.vary}", ["<method@regime", "chosen", "<setting", f"<{by}"], rows, note)
 
 
+def cells_table(study: Study, chosen: Mapping[str, Choice], collected: Collected) -> Table:
+    """How many runs each method has in each stage, and which cells and seeds it lacks."""
+    without = lacking(collected.every)
+    rows = []
+    by_label: dict[tuple[str, str], list[tuple[Cell, int]]] = {}
+    for cell, runs in collected.every:
+        by_label.setdefault((cell.stage, cell.label), []).append((cell, len(runs)))
+    for (stage, label), members in by_label.items():
+        gaps = [_gap(cell, seeds) for cell, seeds in without if (cell.stage, cell.label) == (stage, label)]
+        planned = sum(len(cell.seeds) for cell, _ in members)
+        ended = planned - sum(len(seeds) for cell, seeds in without if (cell.stage, cell.label) == (stage, label))
+        places = ", ".join(cell.place for cell, _ in members)
+        rows.append([stage, label, places, f"{ended} of {planned}", "\n".join(gaps) or NOTHING])
+    for label in study.labels:
+        if label not in chosen:
+            rows.append(["confirmation", label, NOTHING, "0", "not run: no value is chosen"])
+    columns = ["<stage", "<method@regime", f"<{study.vary}", "runs", "<missing"]
+    return Table("Cells", columns, rows, "Runs that came to an end, diverged and failed ones among them.")
+
+
+def _gap(cell: Cell, seeds: tuple[int, ...]) -> str:
+    if len(seeds) == len(cell.seeds):
+        return f"{cell.place}: not run"
+    return f"{cell.place}: seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def contrasts_table(study: Study, judged: Judged) -> Table:
+    """Ratios of headrooms, those that the rules speak of first."""
+    rows = [
+        [
+            c.one,
+            c.other,
+            NOTHING if c.ratio is None else factor(c.ratio),
+            NOTHING if c.interval is None else factor_span(c.interval),
+            "yes" if c.judged else "",
+        ]
+        for c in contrasts(study, judged)
+    ]
+    columns = ["<headroom of", "<over that of", "ratio", f"<{study.confidence:g} interval", "<in rules"]
+    return Table("Headroom: contrasts", columns, rows, "Each interval by itself, as the rules take it.")
+
+
 def rules_table(judged: Judged) -> Table:
     """Every requirement with both of its sides."""
     rows = []
     for name, results in judged.rules:
         for index, result in enumerate(results):
-            word = "met" if result.met else "unfinished" if result.unfinished else "not met"
-            rows.append(["" if index else name, result.text, number(result.left), word])
-    return Table(
-        f"Verdict: {judged.verdict}", ["<rule", "<requirement", "left side", "<"], rows, "The first rule that holds."
-    )
+            word = "met" if result.met else "not met"
+            if result.unfinished:
+                word = f"{CANNOT_BE_TOLD}: not run {', '.join(result.unfinished)}"
+            left = NOTHING if result.left != result.left else number(result.left)
+            rows.append(["" if index else name, result.text, left, word])
+    note = "The first rule whose requirements all hold."
+    return Table(f"Verdict: {judged.verdict}", ["<rule", "<requirement", "left side", "<"], rows, note)

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cvxrl.comparison.gate import Verdict, judge
+from cvxrl.comparison.gate import Gate, Verdict, judge
+from cvxrl.comparison.headroom import Headroom
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.result import Comparison, build
 from cvxrl.comparison.run import LoggedRun, Run
+from cvxrl.errors import Problem, UserError
 from cvxrl.study.cells import Cell
 from cvxrl.study.choices import Choice
-from cvxrl.study.directories import Found
+from cvxrl.study.collected import Collected, Found
 from cvxrl.study.plan import Study
+
+CANNOT_BE_TOLD = "cannot be told"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished study.
+    """A study held against its rules.
 
     Attributes:
-        verdict: of the first rule whose requirements hold, or the plan's `otherwise`.
-        rules: requirements of every rule, with what they came to.
-        best: confirmatory runs at the chosen values; None without a confirmatory stage.
-        sweep: all confirmatory runs, over the varied key; None without them.
-        grids: the same of every grid, by name.
+        verdict: of the first rule whose requirements hold, or the plan's `otherwise`; that it cannot be told where a
+            rule before it speaks of cells that were not run.
+        rules: requirements of every rule, with what they came to. Those that cannot be told name their cells as
+            unfinished.
+        best: confirmatory runs at the chosen values; None without any.
+        sweep: all confirmatory runs, over the varied key; None without any.
+        grids: the same of every grid with runs, by name.
     """
 
     verdict: str
@@ -33,43 +40,82 @@ class Judged:
     sweep: Comparison | None
     grids: dict[str, Comparison]
 
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """All of them."""
+        return [one for one in (self.best, self.sweep, *self.grids.values()) if one is not None]
 
-def judge_study(study: Study, chosen: Mapping[str, Choice], confirmed: Found, in_grids: Found) -> Judged:
-    """Hold every rule against the runs; all of them have ended.
+    @property
+    def headrooms(self) -> list[Headroom]:
+        """Of everything that ran at several values."""
+        return [h for one in self.comparisons for h in one.headrooms]
+
+
+def judge_study(study: Study, chosen: Mapping[str, Choice], collected: Collected) -> Judged:
+    """Hold every rule against the runs, all of which have ended; cells without runs leave their rules untold.
 
     Args:
         study: the plan.
         chosen: values of the tuning stage.
-        confirmed: runs of every cell of the confirmatory stage.
-        in_grids: runs of every cell of the grids.
+        collected: runs of every cell.
+
+    Raises:
+        UserError: no cell that could be judged has a run.
     """
     values = {label: choice.value for label, choice in chosen.items()}
     plain = Options(confidence=study.confidence, allow_diff=True)
     swept = replace(plain, vary=(study.vary,))
-    best = _compared(
-        [run for cell, runs in confirmed if cell.multiple == 1 for run in runs],
-        replace(plain, baseline=study.labels[0] if study.labels else None),
-    )
-    sweep = _compared([run for _, runs in confirmed for run in runs], swept, values)
-    grids = {}
-    for name in study.grids:
-        found = _compared([run for cell, runs in in_grids if cell.grid == name for run in runs], swept)
-        if found is not None:
-            grids[name] = found
-    named = _compared([run for cell, runs in [*confirmed, *in_grids] for run in _named(cell, runs)], plain)
-    every = [one for one in (best, sweep, *grids.values()) if one is not None]
-    assert every, "a study has a stage"
+    at_best = [run for cell, runs in collected.confirmed if cell.multiple == 1 for run in runs]
+    baseline = next((label for label in study.labels if any(run.method == label for run in at_best)), None)
+    best = _compared(at_best, replace(plain, baseline=baseline))
+    sweep = _compared(_runs(collected.confirmed), swept, values)
+    of_grids = {name: [(c, runs) for c, runs in collected.in_grids if c.grid == name] for name in study.grids}
+    grids = {name: made for name, found in of_grids.items() if (made := _compared(_runs(found), swept)) is not None}
+    judged = Judged(study.otherwise, [], best, sweep, grids)
+    if not judged.comparisons:
+        raise UserError(Problem("no run has ended that the rules could be held against", remedy="run the stages"))
+    rules = _held(study, judged, [*collected.confirmed, *collected.in_grids], plain)
+    return replace(judged, rules=rules, verdict=_first_that_holds(study, rules))
+
+
+def _held(study: Study, judged: Judged, found: Found, options: Options) -> list[tuple[str, list[Verdict]]]:
+    """Every requirement against a context that holds the summaries and headrooms of all comparisons."""
+    named = _compared([run for cell, runs in found for run in _named(cell, runs)], options)
+    every = [*([named] if named else []), *judged.comparisons]
     context = replace(
-        every[0],
-        summaries=[*(named.summaries if named else []), *(s for one in every for s in one.summaries)],
-        headrooms=[h for one in every for h in one.headrooms],
+        judged.comparisons[0],
+        summaries=[s for one in every for s in one.summaries],
+        headrooms=judged.headrooms,
     )
-    rules = [
-        (rule.verdict, [judge(gate, context) for gate in gates])
+    empty = {cell.label for cell, runs in found if not runs}
+    return [
+        (rule.verdict, [_judged(gate, context, empty) for gate in gates])
         for rule, gates in zip(study.rules, study.gates, strict=True)
     ]
-    verdict = next((name for name, results in rules if all(r.met for r in results)), study.otherwise)
-    return Judged(verdict, rules, best, sweep, grids)
+
+
+def _judged(gate: Gate, context: Comparison, empty: set[str]) -> Verdict:
+    """A requirement; untold where a cell was not run, or a method over all values has one that was not."""
+    labels, swept = {s.label for s in context.summaries}, {h.method for h in context.headrooms}
+    lacking = [name for name in gate.names if name not in labels]
+    lacking += [name for name in gate.swept if name in empty or name not in swept]
+    if lacking:
+        return Verdict(gate.text, False, math.nan, math.nan, gate.sign, tuple(lacking))
+    return judge(gate, context)
+
+
+def _first_that_holds(study: Study, rules: Sequence[tuple[str, Sequence[Verdict]]]) -> str:
+    """In order; a rule that may hold or not decides that nothing after it can be told."""
+    for name, results in rules:
+        if all(result.met for result in results):
+            return name
+        if all(result.met or result.unfinished for result in results):
+            return CANNOT_BE_TOLD
+    return study.otherwise
+
+
+def _runs(found: Found) -> list[Run]:
+    return [run for _, runs in found for run in runs]
 
 
 def _compared(runs: Sequence[Run], options: Options, best: Mapping[str, float] | None = None) -> Comparison | None:

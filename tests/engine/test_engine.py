@@ -16,11 +16,12 @@ from helpers import SilentSink, tiny, without_times
 from torch import Tensor
 
 from cvxrl.engine.divergence import DivergedError
+from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.self_check import sampler_mismatch
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
-from cvxrl.engine.update import Updater, build_optimizer, global_norm
+from cvxrl.engine.update import Updater, global_norm
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
@@ -224,7 +225,7 @@ def test_a_large_gradient_is_clipped_to_the_limit(dtype: torch.dtype) -> None:
     recipe = tiny("math_grpo", "optim={kind: sgd, lr: 1.0e-6, max_grad_norm: 2.0}")
     loss = SimpleNamespace(recipe=recipe, policy=SimpleNamespace(model=model), critic=None)
     updater = Updater(loss, build_optimizer([model], recipe.optim))  # type: ignore[arg-type]
-    metrics = updater._move(0)
+    metrics, _ = updater._clip(0)
     assert metrics["grad/norm"] == pytest.approx(exact, rel=2e-7) and metrics["grad/norm_clipped"] == 2.0
     clipped = float(model.weight.grad.double().square().sum()) ** 0.5
     assert clipped == pytest.approx(2.0, rel=2e-6 if dtype == torch.float32 else 2e-3)  # bfloat16 rounds the factor
@@ -238,4 +239,4 @@ def test_the_gradient_that_is_not_finite_is_the_one_that_is_named() -> None:
     recipe = tiny("math_grpo")
     loss = SimpleNamespace(recipe=recipe, policy=SimpleNamespace(model=model), critic=None)
     with pytest.raises(DivergedError, match=r"gradient of 1\.weight: 1 of 4"):
-        Updater(loss, build_optimizer([model], recipe.optim))._move(0)  # type: ignore[arg-type]
+        Updater(loss, build_optimizer([model], recipe.optim))._clip(0)  # type: ignore[arg-type]

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvxrl.engine import memory
-from cvxrl.engine.memory import describe
 from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
+from cvxrl.engine.optimizer import build_optimizer
+from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
 from cvxrl.engine.sizes import shape_of
 from cvxrl.engine.trainer import Trainer
-from cvxrl.engine.update import build_optimizer
 from cvxrl.errors import UserError
 from cvxrl.recipe.training import AdamwSpec, OptimSpec, SgdSpec
 from cvxrl.runs.directory import RunDir

@@ -14,7 +14,7 @@ from helpers import ROOT, SilentSink, tiny
 from torch import Tensor
 
 from cvxrl.cli import main
-from cvxrl.engine.memory import describe
+from cvxrl.engine.plan import describe
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer

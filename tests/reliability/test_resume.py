@@ -74,6 +74,13 @@ STATE_CASES: dict[str, dict[str, Any]] = {
     "guards": {"guards": {"entropy": {"below": 1e-9}, "reward": {"window": 2, "drop": 5.0}}},
     "gradients looked at": {"logging": {"gradients": 1}},
     "scratch": {"model": {"scratch": SCRATCH}},
+    "earlier policies": {"rollout.lag": 2, "advantage": {"kind": "gae"}, "objective": {"kind": "lco-kld"}},
+    "earlier adapters in chunks": {**LORA, "rollout.lag": 1, "train.loss": "chunked", "objective": {"kind": "lco-kld"}},
+    "earlier policies and a verifier": {
+        "rollout.lag": 1,
+        "advantage": {"kind": "dense-logprob", "verifier": "HERE"},
+        "objective": {"kind": "lco-kld"},
+    },
     "coin-flip rewards": {"task": {**SHARED["task"], "reward": {"kind": "exact", "noise": "coin"}}},
 }
 
@@ -152,10 +159,10 @@ def test_everything_that_carries_state(name: str, policy: Path, tmp_path: Path) 
     check(STATE_CASES[name], policy, tmp_path)
 
 
-@pytest.mark.parametrize("part", ["optimizer", "critic", "adapter"])
+@pytest.mark.parametrize("part", ["optimizer", "critic", "adapter", "waiting rollouts"])
 def test_the_comparison_sees_a_lost_part(part: str, policy: Path, tmp_path: Path) -> None:
     """Negative control: a checkpoint that forgot something leads elsewhere."""
-    case = {**LORA, "advantage": {"kind": "gae"}}
+    case = {**LORA, "advantage": {"kind": "gae"}, "rollout.lag": 1}
     recipe = recipe_of(case, policy, tmp_path)
     whole = RunDir.of(tmp_path / "whole", recipe)
     train(recipe, whole, "new")
@@ -163,6 +170,10 @@ def test_the_comparison_sees_a_lost_part(part: str, policy: Path, tmp_path: Path
     checkpoint = copy.checkpoints / "step-000002"
     if part == "adapter":
         shutil.copy(copy.checkpoints / "step-000001" / "adapter_model.safetensors", checkpoint)
+    elif part == "waiting rollouts":
+        (state,) = torch.load(checkpoint / "waiting.pt")
+        state["waiting"] = torch.load(copy.checkpoints / "step-000001" / "waiting.pt")[0]["waiting"]
+        torch.save([state], checkpoint / "waiting.pt")
     else:
         state = torch.load(checkpoint / "trainer.pt")
         if part == "optimizer":

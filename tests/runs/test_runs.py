@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import SilentSink, tiny
 
-from cvxrl.engine.memory import describe
+from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError

@@ -1,0 +1,132 @@
+"""Rollouts of earlier policies: what a step trains on was sampled, checked and remembered some steps ago.
+
+A queue between the collector and the updates. Everything that belongs to the policy that sampled is computed while that
+policy is still there, when a rollout is collected: log-probabilities, advantages, a critic's values, old logits or
+hidden states with the output layer of the time. A sampler that runs beside the updates would fill the same queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from cvxrl.engine.collectors import Collector, Experience
+from cvxrl.engine.divergence import blame
+from cvxrl.engine.loss import Loss
+from cvxrl.engine.readers import policy_shift
+from cvxrl.engine.self_check import self_check
+from cvxrl.engine.sequences import Sequences
+from cvxrl.errors import Problem, UserError
+from cvxrl.objectives.batch import DenseAdvantages
+from cvxrl.objectives.linear import LinearHead, LowRank
+from cvxrl.recipe.schema import Recipe
+
+# What a checkpoint holds of the queues: one mapping per process.
+Waiting = list[dict[str, Any]]
+
+# What is stored as the mapping of its fields.
+_PARTS = (Sequences, DenseAdvantages, LinearHead, LowRank)
+
+
+@dataclass
+class LaggedCollector:
+    """Collects a step's rollout `lag` steps before it is trained on; the first step collects those that come before.
+
+    The rollout of step s is sampled by the policy after s - 1 - lag steps, or by the one that training starts from:
+    with a lag of 2 the first three steps train on rollouts of the untrained policy, step 4 on one of the policy
+    after step 1. Rollouts are collected ahead to the end, so that a run that is gone on with is the longer run.
+
+    Attributes:
+        inner: samples, grades and credits.
+        loss: remembers.
+        recipe: of the run.
+        waiting: what was collected and is not trained on yet, oldest first.
+        newest: step that the newest of it belongs to.
+    """
+
+    inner: Collector
+    loss: Loss
+    recipe: Recipe
+    waiting: deque[Experience] = field(default_factory=deque)
+    newest: int = 0
+
+    def check(self) -> None:
+        """See `Collector`."""
+        self.inner.check()
+
+    def collect(self, step: int) -> Experience:
+        """What step ``step`` trains on, taken in turn, by an earlier policy; how far the policy has moved since.
+
+        Raises:
+            SelfCheckError: sampler and trainer disagree on a rollout that was collected now.
+        """
+        while self.newest < step + self.recipe.rollout.lag:
+            self.waiting.append(self._ahead(self.newest + 1))
+            self.newest += 1
+        experience = self.waiting.popleft()
+        sequences = experience.sequences
+        shift = policy_shift(self.loss.reader, sequences, self.recipe.logging.kl_sequences)
+        versions = sequences.versions or [step - 1]
+        moved = {"rollout/lag": step - 1 - sum(versions) / len(versions)}
+        if shift:
+            moved["rollout/kl"] = shift["policy/kl"]
+        return replace(experience, metrics=experience.metrics | moved)
+
+    def _ahead(self, step: int) -> Experience:
+        """The rollout of a later step, with all that the policy of now says of it."""
+        experience = self.inner.collect(step)
+        with blame(experience.sequences):
+            checked = self_check(self.loss.reader, self.recipe, experience.sequences, step)
+        remembered = self.loss.remember(experience.sequences, off_policy=True)
+        return Experience(remembered, experience.sampled_tokens, experience.metrics | checked)
+
+    def state(self) -> Waiting:
+        """What a checkpoint holds of all processes' queues; called by all of them.
+
+        They are stored, since sampling them anew would need the weights of as many earlier policies.
+        """
+        waiting = [_plain(experience) for experience in self.waiting]
+        return self.loss.world.gather({"newest": self.newest, "waiting": waiting})
+
+    def restore(self, state: Waiting) -> None:
+        """Take back what `state` gave.
+
+        Raises:
+            UserError: it is of another number of processes.
+        """
+        world = self.loss.world
+        if len(state) != world.size:
+            what = f"waiting rollouts are of {len(state)} processes, this run has {world.size}"
+            raise UserError(Problem(what, "rollout.lag", remedy=f"go on with {len(state)} processes"))
+        mine = state[world.rank]
+        self.newest = mine["newest"]
+        self.waiting = deque(_experience(values) for values in mine["waiting"])
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists, tensors and numbers alone, which are read back without running code."""
+    if isinstance(value, (Experience, *_PARTS)):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(element) for element in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _experience(values: Mapping[str, Any]) -> Experience:
+    parts = dict(values["sequences"])
+    if parts["dense"] is not None:
+        parts["dense"] = [DenseAdvantages(**dense) for dense in parts["dense"]]
+    if parts["old_head"] is not None:
+        parts["old_head"] = _head(parts["old_head"])
+    return Experience(**{**values, "sequences": Sequences(**parts)})
+
+
+def _head(values: Mapping[str, Any]) -> LinearHead:
+    low_rank: Iterable[Mapping[str, Any]] = values["low_rank"]
+    return LinearHead(**{**values, "low_rank": tuple(LowRank(**part) for part in low_rank)})

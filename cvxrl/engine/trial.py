@@ -1,0 +1,177 @@
+"""An optimizer step that is tried before it is kept: the loss or the KL along it, and the share that is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.displacement import Displacement
+from cvxrl.engine.loss import Loss, with_old_logits
+from cvxrl.engine.optimizer import stepped_parameters
+from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.step_control import Accepted, confine, search
+from cvxrl.objectives.linear import LinearHead, linear_statistics
+from cvxrl.policy.agreement import rounding
+from cvxrl.recipe.advantage import GroupAdvantage
+from cvxrl.recipe.lco import LcoKldSpec
+from cvxrl.recipe.objective import RegularizerSpec
+from cvxrl.recipe.step import LineSearchStep, TrustRegionStep
+
+# Where the optimizer keeps the share that the next search starts from: beside its learning rate, so that it is saved,
+# restored and, by `train.reset_optimizer`, kept with it.
+_LAST = "last_share"
+
+
+class Trial:
+    """One optimizer step under a line search or a trust region.
+
+    The passes of the backward pass are made again at each share, with the same dropout: `hear` keeps their sequences,
+    and with them what the policy said before the step, which costs no pass.
+    """
+
+    def __init__(self, loss: Loss, spec: LineSearchStep | TrustRegionStep, step: Sequences, seed: int) -> None:
+        """Get ready to hear the backward pass.
+
+        Args:
+            loss: of the optimizer step.
+            spec: the recipe's step control.
+            step: all sequences of this process, weighed.
+            seed: of the dropout of that pass.
+        """
+        self._loss, self._spec, self._seed = loss, spec, seed
+        self._kl = divergence_from_before(loss) if isinstance(spec, TrustRegionStep) else None
+        weighed = step if self._kl is None else self._kl.weigh(step)
+        assert weighed.weights is not None
+        self._weights = dict(zip(weighed.positions, weighed.weights, strict=True))
+        self._passes: list[Sequences] = []
+        head = loss.reader.head
+        self._head = None if head is None else head.frozen()
+
+    def hear(self, micro: Sequences, said: Tensor) -> None:
+        """Keep a pass of the backward pass, see `Loss.backward`."""
+        parts = list(torch.split(said, micro.lengths))
+        weighed = replace(micro, weights=[self._weights[position] for position in micro.positions])
+        if self._kl is not None:
+            self._passes.append(as_before(_without_advantages(weighed), parts, self._head, self._kl))
+        elif micro.advantages is not None and not micro.moved:
+            self._passes.append(as_before(weighed, parts, self._head, self._loss))
+        else:
+            self._passes.append(weighed)
+
+    def take(self, optimizer: torch.optim.Optimizer, loss_before: float, clipped: float) -> dict[str, float]:
+        """Take the optimizer's step, then the share of it that the search accepts.
+
+        Args:
+            optimizer: the parameters' gradients are those of the heard pass, clipped.
+            loss_before: the loss of that pass.
+            clipped: what its gradient was multiplied with.
+
+        Returns:
+            What is logged of it.
+        """
+        loss = self._loss
+        modules = [loss.policy.model, *([loss.critic] if loss.critic else [])]
+        pairs = stepped_parameters(modules, optimizer)
+        gradients = [parameter.grad for _, parameter in pairs]
+        displacement = Displacement(pairs)
+        optimizer.step()
+        slope = self._agreed(displacement.slope(gradients) / clipped)
+        gradients.clear()
+        for _, parameter in pairs:
+            parameter.grad = None  # makes room for the copy of where the step ended
+
+        def at(share: float) -> float:
+            displacement.move(share)
+            torch.manual_seed(self._seed)
+            return (self._kl or loss).value(self._passes)
+
+        accepted = self._search(at, loss_before, slope, optimizer.param_groups[0].get(_LAST))
+        displacement.move(accepted.share)
+        optimizer.param_groups[0][_LAST] = accepted.last
+        return self._metrics(accepted, loss_before)
+
+    def _search(self, at: Callable[[float], float], before: float, slope: float, last: float | None) -> Accepted:
+        if isinstance(self._spec, TrustRegionStep):
+            return confine(at, self._spec, last)
+        given = self._spec.tolerance
+        tolerance = loss_rounding(self._loss, before) if given is None else given
+        return search(at, before, slope, self._spec, last, tolerance)
+
+    def _metrics(self, accepted: Accepted, before: float) -> dict[str, float]:
+        found = {
+            "step/share": accepted.share,
+            "step/evaluations": float(accepted.evaluations),
+            "step/refused": float(accepted.refused),
+        }
+        if self._kl is not None:
+            return {**found, "step/kl": accepted.value or 0.0}
+        after = before if accepted.value is None else accepted.value
+        return {**found, "step/loss_before": before, "step/loss_after": after}
+
+    def _agreed(self, slope: float) -> float:
+        """The same number in every process, which then decide alike."""
+        world = self._loss.world
+        return float(world.sum(torch.tensor(slope, dtype=torch.float64))) / world.size
+
+
+def last_share(optimizer: torch.optim.Optimizer) -> float | None:
+    """The share that the next search of an optimizer starts from, before growth; None if it has searched nothing."""
+    found: float | None = optimizer.param_groups[0].get(_LAST)
+    return found
+
+
+def divergence_from_before(loss: Loss) -> Loss:
+    """KL(before || now), mean over an optimizer step's tokens: LCO-KLD's loss, whose target is the policy before."""
+    recipe = loss.recipe
+    sections: dict[str, Any] = {
+        "objective": LcoKldSpec(),
+        "advantage": GroupAdvantage(),
+        "regularizer": RegularizerSpec(),
+        "reduction": "token-mean",
+        "rollout": recipe.rollout.model_copy(update={"temperature": loss.reader.temperature}),
+    }
+    return Loss(recipe.model_copy(update=sections), loss.policy, world=loss.world)
+
+
+def _without_advantages(sequences: Sequences) -> Sequences:
+    """Without advantages a target is the policy that it is built on."""
+    zeros = [torch.zeros(length) for length in sequences.lengths]
+    credit = dict.fromkeys(["group_advantages", "dense", "values", "returns"])
+    old = dict.fromkeys(["old_logits", "old_logprobs", "old_hidden", "old_head"])
+    nothing: dict[str, Any] = {**credit, **old}
+    return replace(sequences, advantages=zeros, **nothing)
+
+
+@torch.no_grad()
+def as_before(sequences: Sequences, said: list[Tensor], head: LinearHead | None, loss: Loss) -> Sequences:
+    """The same with what the policy says now as that of the policy before, as far as the objective needs it.
+
+    Args:
+        sequences: of one pass.
+        said: logits [T, V] of each, or hidden states [T, H] where losses are chunked.
+        head: the output layer as it is now, frozen, in that case.
+        loss: whose objective it is.
+    """
+    whole = "old_logits" in loss.recipe.objective.needs
+    if head is None:
+        kept = with_old_logits(sequences, said)
+        return kept if whole else replace(kept, old_logits=None)
+    if whole:
+        return replace(sequences, old_hidden=said, old_head=head)
+    actions_N = torch.tensor([token for response in sequences.responses for token in response], device=said[0].device)
+    found = linear_statistics(torch.cat(said), head, actions_N, chunk_tokens=loss.reader.chunk_tokens)
+    return replace(sequences, old_logprobs=list(torch.split(found.logprobs_N, sequences.lengths)))
+
+
+def loss_rounding(loss: Loss, value: float) -> float:
+    """What rounding can do to a difference of two losses: half the square of what it does to a logit, and a sum's own.
+
+    Rounded weights and activations shake the logits of every token; a KL sees the square of that.
+    """
+    model = loss.policy.model
+    logits = rounding(model, torch.bfloat16 if loss.reader.bf16 else None)
+    return 0.5 * logits**2 + 4.0 * torch.finfo(torch.float32).eps * (1.0 + abs(value))
