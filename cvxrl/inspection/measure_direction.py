@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.sequences import Sequences
-from cvxrl.gradients.curvature import critical_sharpness
+from cvxrl.engine.step_control import search
+from cvxrl.engine.trial import loss_rounding
+from cvxrl.gradients.curvature import CriticalSharpness, critical_sharpness
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
 from cvxrl.inspection.measure_update import losses_by_prompt, next_index, take_steps
 from cvxrl.inspection.prompts import interval_of_sum
-from cvxrl.inspection.step_metrics import DirectionMetrics, SharpnessMetrics
+from cvxrl.inspection.step_metrics import DirectionMetrics, LineSearchMetrics, SharpnessMetrics
 from cvxrl.recipe.schema import learning_rate, optimizer_steps
+from cvxrl.recipe.step import FixedStep, LineSearchStep
 
+# Of the slope, in forward passes.
+BACKWARD_PASSES = 3
 # Forward passes of the search for the way back to the start.
 LINE_PASSES = 9
 # Where the loss is looked at: doubling below a quarter, since a step may fit many times or a small part of it.
@@ -61,6 +66,7 @@ class StepLine:
         """Derivative of the loss in alpha at 0: <gradient, d>."""
         self._move(0.0)
         self._clear()
+        self.tick(BACKWARD_PASSES * len(self.sequences))
         self.objective.loss.backward(self.sequences)
         found = 0.0
         for parameter, start, end in zip(self.parameters, self.start, self.end, strict=True):
@@ -81,12 +87,16 @@ class StepLine:
 
 @contextmanager
 def step_line(loaded: LoadedCheckpoint, objective: MeasuredObjective, tick: Tick) -> Iterator[StepLine | None]:
-    """The line of the objective's next step, while the block lasts; None where that step is zero."""
+    """The line of the step that the objective's optimizer takes next, while the block lasts; None where it is zero.
+
+    It is the whole step, whatever step control the recipe has.
+    """
     sequences, critic = loaded.remembered(objective), objective.loss.critic
     parameters = [*loaded.trainable.values(), *(critic.parameters() if critic else ())]
     start = [p.detach().clone() for p in parameters]
     with loaded.restored():
-        take_steps(objective, sequences, 1, loaded.source.step or 0, lambda _: None)
+        whole = objective.under(objective.recipe.model_copy(update={"step": FixedStep()}))
+        take_steps(whole, sequences, 1, loaded.source.step or 0, lambda _: None)
         end = [p.detach().clone() for p in parameters]
         still = all(torch.equal(before, after) for before, after in zip(start, end, strict=True))
         yield None if still else StepLine(objective, sequences, parameters, start, end, tick)
@@ -109,6 +119,32 @@ def measure_sharpness(line: StepLine, step: int, passes: int) -> SharpnessMetric
         searched=found.low if room is None else found.high,
         critical=None if room is None else 2.0 / (room * rate) if room > 0 else None,
         passes=found.evaluations,
+        line_search=_line_search(line, found, passes),
+    )
+
+
+def _line_search(line: StepLine, whole: CriticalSharpness, passes: int) -> LineSearchMetrics:
+    """The share that a line search accepts, and the room of it, searched for as that of the ``whole`` step was."""
+    control = line.objective.recipe.step
+    spec = control if isinstance(control, LineSearchStep) else LineSearchStep()
+    tolerance = loss_rounding(line.objective.loss, whole.start) if spec.tolerance is None else spec.tolerance
+    accepted = search(line.loss_at, whole.start, line.slope, spec, tolerance=tolerance)
+    room = searched = None
+    if not accepted.refused:
+        again = whole
+        if accepted.share != 1.0:
+            again = critical_sharpness(line.loss_at, first=accepted.share, evaluations=passes)
+        room = None if math.isinf(again.high) else 2.0 / again.value / accepted.share
+        searched = (again.low if room is None else again.high) / accepted.share
+    return LineSearchMetrics(
+        share=accepted.share,
+        evaluations=accepted.evaluations,
+        sufficient_decrease=spec.sufficient_decrease,
+        slope=line.slope,
+        loss_before=whole.start,
+        loss=accepted.value,
+        room=room,
+        searched=searched,
     )
 
 

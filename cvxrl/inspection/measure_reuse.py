@@ -101,6 +101,7 @@ def _step(update: int, found: dict[str, float]) -> ReuseStep:
         loss=found["loss"],
         norm=found["grad/norm"],
         qkv=finite_or_none(found["grad/qkv"]),
+        share=found.get("step/share"),
     )
 
 

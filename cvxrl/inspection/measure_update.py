@@ -82,14 +82,16 @@ def next_index(objective: MeasuredObjective, step: int) -> int:
 
 def take_steps(
     objective: MeasuredObjective, sequences: Sequences, count: int, step: int, tick: Callable[[int], None]
-) -> None:
-    """Move the policy by ``count`` optimizer steps on the frozen rollouts."""
+) -> dict[str, float]:
+    """Move the policy by ``count`` optimizer steps on the frozen rollouts; returns what training logs of the last."""
     updater = objective.updater()
+    found: dict[str, float] = {}
     for _ in range(count):
-        updater.step(sequences, next_index(objective, step))
+        found = updater.step(sequences, next_index(objective, step))
         objective.loss.policy.model.eval()
         tick(len(sequences))
     updater.optimizer.zero_grad(set_to_none=True)
+    return found
 
 
 def measure_update(
@@ -115,7 +117,7 @@ def measure_update(
     losses_before = losses_by_prompt(objective, sequences)
     step = loaded.source.step or 0
     with loaded.restored():
-        take_steps(objective, sequences, 1, step, tick)
+        logged = take_steps(objective, sequences, 1, step, tick)
         change = {name: p.detach() - weights[name] for name, p in loaded.trainable.items()}
         after = token_distributions(objective)
         losses_after = losses_by_prompt(objective, sequences)
@@ -130,6 +132,7 @@ def measure_update(
         loss_before=float(losses_before.sum()),
         loss_after=float(losses_after.sum()),
         logits=logits,
+        share=logged.get("step/share"),
         kl_interval=interval_of_mean(kl(before, after), Prompts.of(sequences).of_tokens(sequences)),
         loss_change_interval=interval_of_sum(losses_after - losses_before),
         **_compare(before, after),

@@ -34,7 +34,7 @@ from cvxrl.inspection.measure_update import (
 from cvxrl.inspection.metrics import LogitMetrics
 from cvxrl.inspection.plan import Checkpoint, InspectionPlan
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
-from cvxrl.inspection.scope import LOOK, PRODUCT, SPLIT, STEP, Scope, scope_of, work
+from cvxrl.inspection.scope import LOOK, PRODUCT, SPLIT, STEP, Scope, along_the_step, scope_of, work
 from cvxrl.inspection.size import MOST_HOURS
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.report.format import clock
@@ -204,11 +204,20 @@ def _along_the_step(
 ) -> dict[str, object]:
     """The parts that follow the objective's own step; none where that step is zero."""
     found: dict[str, object] = {}
-    with step_line(loaded, objective, meter.at(1)) as line:
+    spent = 0
+    tick = meter.at(1)
+
+    def count(sequences: int) -> None:
+        nonlocal spent
+        spent += sequences
+        tick(sequences)
+
+    with step_line(loaded, objective, count) as line:
         if line is not None and "sharpness" in scope.parts:
             found["sharpness"] = measure_sharpness(line, loaded.source.step or 0, scope.line_passes)
         if line is not None and "direction" in scope.parts:
             found["direction"] = measure_direction(line)
+    tick(max(0, along_the_step(scope) * len(objective.everything) - spent))
     return found
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint
-from cvxrl.inspection.measure_direction import LINE_PASSES, SHARES
+from cvxrl.inspection.measure_direction import BACKWARD_PASSES, LINE_PASSES, SHARES
 from cvxrl.inspection.measure_gradients import BANDS
 from cvxrl.inspection.options import COSTLY_PARTS, PARTS, QUICK_PARTS, Part
 from cvxrl.inspection.plan import FEWEST_MINIBATCHES, InspectionPlan
+from cvxrl.recipe.step import LineSearchStep
 
 # From here on a model is large: costly parts are left out or measured on a part of the rollouts, and it is said.
 LARGE = 20_000_000
@@ -72,6 +73,12 @@ def _parts(plan: InspectionPlan, large: bool) -> tuple[tuple[Part, ...], list[st
     return tuple(part for part in PARTS if part in parts), notes
 
 
+def along_the_step(scope: Scope) -> int:
+    """Forward passes that the parts along an objective's own step make at most."""
+    search = 2 * scope.line_passes + LineSearchStep().max_evaluations if "sharpness" in scope.parts else 0
+    return search + (len(SHARES) if "direction" in scope.parts else 0) + BACKWARD_PASSES
+
+
 def work(plan: InspectionPlan, scope: Scope, sequences: int) -> int:
     """Progress units of one checkpoint."""
     count, small = len(plan.objectives), sequences // scope.minibatches
@@ -80,11 +87,12 @@ def work(plan: InspectionPlan, scope: Scope, sequences: int) -> int:
         "gradients": count * SPLIT * sequences,
         "bands": count * BANDS * STEP * (small if scope.large else sequences),
         "update": count * STEP * sequences * (2 if "logits" in scope.parts and not scope.large else 1),
-        "sharpness": count * scope.line_passes * sequences,
-        "direction": count * len(SHARES) * sequences,
+        "sharpness": count * along_the_step(scope) * sequences,
         "curvature": count * (plan.options.lanczos + plan.options.probes) * PRODUCT * small,
     }
     if plan.walk is not None:
         stepped = plan.walk.updates * (sequences // plan.walk.minibatches)
         costs["reuse"] = count * STEP * (stepped + len(plan.walk.looks) * sequences)
+    if "direction" in scope.parts and "sharpness" not in scope.parts:
+        costs["direction"] = count * along_the_step(scope) * sequences
     return sum(cost for part, cost in costs.items() if part in scope.parts)

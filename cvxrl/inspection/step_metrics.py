@@ -48,7 +48,7 @@ class SharpnessMetrics(Strict):
 
 
 class UpdateMetrics(Strict):
-    """What one optimizer step of an objective does, measured on the frozen rollouts.
+    """What one optimizer step of an objective does under the run's step control, measured on the frozen rollouts.
 
     Attributes:
         optimizer: `saved` state of the run, or `fresh`.
@@ -64,6 +64,7 @@ class UpdateMetrics(Strict):
         clipped: share of tokens whose gradient a clip at 1 -+ 0.2 would stop.
         ess_tokens, ess_sequences: effective sample size (sum w)^2 / sum w^2 as a share, of r and of its product.
         logits: the objective in logit space after the step, against the target from before it.
+        share: of the optimizer's step that the step control accepted; None where steps are fixed.
         kl_interval, loss_change_interval: of `kl` and of `loss_after` - `loss_before`; None with a single prompt.
     """
 
@@ -83,6 +84,7 @@ class UpdateMetrics(Strict):
     ess_tokens: float
     ess_sequences: float
     logits: LogitMetrics | None
+    share: float | None = None
     kl_interval: Range | None = None
     loss_change_interval: Range | None = None
 

@@ -17,7 +17,7 @@ from cvxrl.engine.session import run_training
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint
 from cvxrl.inspection.findings import findings
-from cvxrl.inspection.measure_direction import SHARES, measure_direction, step_line
+from cvxrl.inspection.measure_direction import SHARES, StepLine, measure_direction, measure_sharpness, step_line
 from cvxrl.inspection.measure_gradients import measure_gradients
 from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.measure_reuse import measure_reuse
@@ -31,6 +31,7 @@ from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.step import LineSearchStep
 from cvxrl.recipe.training import SgdSpec
 from cvxrl.runs.directory import RunDir
 from cvxrl.tasks import load_grader, load_task
@@ -195,6 +196,66 @@ def test_lco_along_its_own_gradient_is_convex_where_the_logits_are_linear(
 
     monkeypatch.setitem(OBJECTIVES, "lco-kld", turned)
     assert bool((bends() < 0).all())
+
+
+# --- a line search along it -----------------------------------------------------------------------------------------
+
+
+class Parabola(StepLine):
+    """A line on which the loss is (alpha - valley)^2, whatever the policy."""
+
+    valley: float
+
+    def loss_at(self, share: float) -> float:
+        return (share - self.valley) ** 2
+
+    @property
+    def slope(self) -> float:
+        return -2 * self.valley
+
+
+@pytest.mark.parametrize(
+    ("valley", "share", "tried"),
+    # Halving from 1, the first that is at most 1.8 valleys: there (a - v)^2 <= v^2 - 0.1 a 2 v.
+    [(0.1, 0.125, 4), (0.5, 0.5, 2), (0.6, 1.0, 1), (3.0, 1.0, 1)],
+)
+def test_what_a_line_search_accepts_fits_more_often(
+    loaded: LoadedCheckpoint, valley: float, share: float, tried: int
+) -> None:
+    control = LineSearchStep(kind="line-search", tolerance=0.0)
+    objective = loaded.objectives[1]
+    objective = objective.under(objective.recipe.model_copy(update={"step": control}))
+    line = Parabola(objective, objective.on_policy, [], [], [], lambda _: None)
+    object.__setattr__(line, "valley", valley)
+    found = measure_sharpness(line, 1, 20)
+    assert found.room == pytest.approx(2 * valley, rel=1e-3)
+    search = found.line_search
+    assert search is not None and (search.share, search.evaluations) == (share, tried)
+    assert search.slope == -2 * valley and search.loss == pytest.approx((share - valley) ** 2)
+    assert search.room == pytest.approx(2 * valley / share, rel=1e-3)
+    assert search.room is not None and search.room >= 1 / (1 - search.sufficient_decrease) * (1 - 1e-3)
+
+
+def test_a_step_that_leads_uphill_is_not_taken(loaded: LoadedCheckpoint) -> None:
+    objective = loaded.objectives[1]
+    line = Parabola(objective, objective.on_policy, [], [], [], lambda _: None)
+    object.__setattr__(line, "valley", -1.0)
+    found = measure_sharpness(line, 1, 5)
+    assert found.room == 0 and found.line_search is not None
+    assert (found.line_search.share, found.line_search.loss, found.line_search.room) == (0, None, None)
+    told = " ".join(findings(ObjectiveMetrics(label="x", own=True, equation="L", sharpness=found), 0, "x", None))
+    assert "a line search takes none of it, which leads uphill" in told
+
+
+def test_a_step_that_is_too_long_is_cut_until_it_fits(loaded: LoadedCheckpoint) -> None:
+    with step_line(loaded, with_rate(loaded.objectives[1], 1e-2), lambda _: None) as line:
+        assert line is not None
+        found = measure_sharpness(line, 1, 9)
+    search = found.line_search
+    assert found.room is not None and found.room < 1
+    assert search is not None and 0 < search.share < 1 and search.loss is not None
+    assert search.loss <= search.loss_before + 0.1 * search.share * search.slope + 1e-5
+    assert search.room is None or search.room > 1
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
