@@ -33,7 +33,8 @@ def test_it_tunes_tries_alternatives_confirms_on_fresh_seeds_and_judges(study: A
     }
     assert list(chosen["lco@once"]["scores"]) == ["0.0001", "0.001", "0.001, alternative 1"]
     assert document["study"]["verdict"] == "lco is better"
-    assert {p["label"]: p["verdict"] for p in document["best"]["comparisons"]}["lco@once"] == "better"
+    assert {p["label"]: p["verdict"] for p in document["best"]["once"]["comparisons"]} == {"lco@once": "better"}
+    assert document["best"]["twice"]["comparisons"][0]["baseline"] == "grpo@twice"
     assert {m["method"] for m in document["sweep"]["methods"]} == set(chosen)
     again = study("--json")
     assert json.loads(again.out) == document and study.trained == []  # nothing is trained or chosen twice
