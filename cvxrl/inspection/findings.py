@@ -174,6 +174,8 @@ def _search(n: LineSearchMetrics | None) -> str:
         return ""
     if n.share == 0:
         return "; a line search takes none of it" + (", which leads uphill" if n.slope >= 0 else "")
+    if n.share == 1:
+        return "; a line search takes all of it"
     fits = "" if n.room is None else f", which fits {n.room:.2g} times"
     return f"; a line search takes {n.share:.3g} of it{fits}"
 
