@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -76,8 +76,15 @@ class Updater:
         """The recipe of the loss."""
         return self.loss.recipe
 
-    def update(self, sequences: Sequences, step: int) -> dict[str, float]:
+    def update(
+        self, sequences: Sequences, step: int, tell: Callable[[dict[str, float]], None] | None = None
+    ) -> dict[str, float]:
         """Inner epochs x minibatches optimizer steps; returns metrics averaged over them.
+
+        Args:
+            sequences: what the step collected.
+            step: its number, from 1.
+            tell: is given every optimizer step's own metrics, as soon as they are known.
 
         Raises:
             DivergedError: a loss or gradient is not finite; parameters are those of the last finite step.
@@ -92,9 +99,12 @@ class Updater:
             for epoch in range(train.inner_epochs):
                 for part in self.minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
-                    for key, value in self.step(part, index).items():
+                    found = self.step(part, index)
+                    for key, value in found.items():
                         totals[key] += value
                     count += 1
+                    if tell is not None:
+                        tell({"step": step, "update": count, "epoch": epoch + 1, **found})
         return {key: value / count for key, value in totals.items()}
 
     def step(self, sequences: Sequences, index: int) -> dict[str, float]:
