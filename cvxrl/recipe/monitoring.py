@@ -89,8 +89,8 @@ class LoggingSpec(Section):
     )
     kl_sequences: NonNegativeInt = Field(
         32,
-        description="Sequences of each step on which KL(policy that sampled || policy after it) is estimated; 0 is never. "
-        "That estimate is what `guards.kl` reads.",
+        description="Sequences of each step on which KL(policy that sampled || policy after it) is estimated; 0 is "
+        "never. That estimate is what `guards.kl` reads.",
     )
     gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
         0,
