@@ -97,7 +97,7 @@ class Updater:
         count = 0
         with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
-                for part in self._minibatches(remembered, step, epoch):
+                for part in self.minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
                     found = self.step(part, index)
                     for key, value in found.items():
@@ -140,7 +140,7 @@ class Updater:
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
         with torch.no_grad():
-            batch, _ = self.loss.batch(sequences.select(range(self.recipe.group_size)))
+            batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
         return metrics | logit_metrics(batch, self.recipe)
 
     def _clip(self, index: int) -> tuple[dict[str, float], float]:
@@ -164,7 +164,7 @@ class Updater:
         factor = 1.0 if limit is None else min(1.0, limit / (before + 1e-6))  # as torch has it
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}, factor
 
-    def _minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
+    def minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
         generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
         units = sequences.units(self.recipe.objective.coupling)
