@@ -68,6 +68,7 @@ class CompareCommand(Command):
         "cvxrl compare outputs/math_*": "runs that are there",
         "cvxrl compare math_grpo math_lco_kld --seeds 0-4 --jobs 2": "train what is missing, then compare",
         "cvxrl compare recipes/plans/small.yaml --jobs 2 --yes": "a study: tune, confirm, and judge by its own rule",
+        "cvxrl compare recipes/plans/stability.yaml --jobs 2 --yes --for 40m": "forty minutes of a longer one",
         "cvxrl compare math_grpo --vary optim.lr=1e-4,1e-3 --seeds 0-2": "one method at several settings",
         'cvxrl compare outputs/* --require "low(diff(a, b)) > 0" --json': "for a script: exit code 3 if not met",
     }

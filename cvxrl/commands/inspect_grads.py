@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +30,7 @@ class InspectCommand(Command):
     examples: ClassVar = {
         "cvxrl inspect-grads outputs/math_grpo/seed-0": "the run's objective beside the usual ones",
         "cvxrl inspect-grads RUN --objectives lco-kld,grpo --step 0,4,8": "some objectives along a run",
+        "cvxrl inspect-grads RUN --updates 16 --plot-reuse reuse.pdf": "along 16 updates on the same rollouts",
         "cvxrl inspect-grads RUN --html page.html --plot figure.svg": "to look at and to publish",
     }
 
@@ -39,7 +41,8 @@ def inspect_grads(options: InspectOptions, output: InspectOutput) -> None:
     from cvxrl.inspection.plan import make_plan
 
     mistakes = Mistakes()
-    mistakes.problems += _figure_problems(output.plot)
+    mistakes.problems += _figure_problems(output)
+    options = replace(options, also=output.shown)
     plan = mistakes.attempt(make_plan, options)  # before the seconds that importing torch takes
     if mistakes.problems or plan is None:
         raise UserError(*mistakes.problems)
@@ -78,26 +81,32 @@ def _write(record: InspectRecord, file: Path, output: InspectOutput) -> None:
     from cvxrl.runs.files import write_bytes, write_json, write_text
 
     write_json(file, record.model_dump(mode="json"))
-    plot, html = output.plot, output.html
-    if plot is not None:
-        from cvxrl.inspection.figures import main_figure
+    figures = {name: plot for name, plot in _figures(output).items() if plot is not None}
+    if figures or output.html is not None:
+        from cvxrl.inspection.page import figure_of, make_page
         from cvxrl.report.figure import to_file
 
-        write_bytes(plot, to_file(main_figure(record).figure, plot.suffix))
-    if html is not None:
-        from cvxrl.inspection.figures import make_page
-
-        write_text(html, make_page(record, shlex.join(["cvxrl", *sys.argv[1:]])))
-    for written in (file, plot, html):
+        for name, plot in figures.items():
+            write_bytes(plot, to_file(figure_of(record, name).figure, plot.suffix))
+        if output.html is not None:
+            write_text(output.html, make_page(record, shlex.join(["cvxrl", *sys.argv[1:]])))
+    for written in (file, *figures.values(), output.html):
         if written is not None:
             typer.echo(f"wrote {written}", err=True)
 
 
-def _figure_problems(plot: Path | None) -> list[Problem]:
-    if plot is None or plot.suffix in _FIGURES:
-        return []
+def _figures(output: InspectOutput) -> dict[str, Path | None]:
+    """Files of the figures, by option."""
+    return {
+        "--plot": output.plot,
+        "--plot-reuse": output.plot_reuse,
+        "--plot-direction": output.plot_direction,
+    }
+
+
+def _figure_problems(output: InspectOutput) -> list[Problem]:
     return [
-        Problem(
-            f"`{plot}` is neither a PNG, an SVG nor a PDF file", "--plot", remedy="end its name in .png, .svg or .pdf"
-        )
+        Problem(f"`{plot}` is no PNG, SVG or PDF file", option, remedy="end its name in .png, .svg or .pdf")
+        for option, plot in _figures(output).items()
+        if plot is not None and plot.suffix not in _FIGURES
     ]

@@ -90,7 +90,7 @@ def show(shown: Shown, output: Output) -> None:
     if output.figures:
         from cvxrl.study.figures.gallery import figure_files
 
-        drawn = figure_files(study, chosen, collected, judged)
+        drawn = figure_files(study, collected, judged)
         files |= {output.figures / name: content for name, content in drawn.items()}
     for file, content in files.items():
         write_bytes(file, content)

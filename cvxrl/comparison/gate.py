@@ -6,7 +6,8 @@ product    := unary (("*" | "/") unary)*
 unary      := "-" unary | number | "(" sum ")" | ("low" | "high") "(" measured ")" | measured
 measured   := "P" "(" name ">" name ")" | function "(" name ("," name)? ")"
 
-A name is that of a method, with a varied key that of a method at a value, and in `headroom` a method over all values.
+A name is that of a method, with a varied key that of a method at a value; in `headroom`, `most` and `least` that of a
+method over all values.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cvxrl.comparison.gate_functions import (
     INTERVAL_OF_ONE,
     INTERVAL_OF_TWO,
     OF_ONE,
+    OF_SWEEP,
     OF_TWO,
     ROOM,
     end_or_nan,
@@ -130,9 +132,8 @@ def judge(gate: Gate, comparison: Comparison) -> Verdict:
     left, right = gate.left(comparison), gate.right(comparison)
     close = math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
     told = not math.isnan(left) and not math.isnan(right) and not (math.isinf(left) and math.isinf(right))
-    waiting = [name for name in gate.names if comparison.summary(name).unfinished]
-    waiting += [name for name in gate.swept if comparison.headroom(name).unfinished]
-    unfinished = tuple(waiting)
+    unfinished = tuple(name for name in gate.names if comparison.summary(name).unfinished)
+    unfinished += tuple(name for name in gate.swept if comparison.headroom(name).unfinished)
     met = told and not unfinished and _COMPARE[gate.sign](left, left if close else right)
     return Verdict(gate.text, met, left, right, gate.sign, unfinished)
 
@@ -195,7 +196,7 @@ class _Parser:
         return self._function()
 
     def _function(self) -> Term:
-        word = self._word(("low", "high", *OF_TWO, *OF_ONE, ROOM))
+        word = self._word(("low", "high", *OF_TWO, *OF_ONE, *OF_SWEEP, ROOM))
         self._must("(")
         end = ENDS.get(word)
         if end is not None:
@@ -205,6 +206,8 @@ class _Parser:
         first, second = self._names_of(word)
         if word == ROOM:
             return lambda c: or_nan(room_of(c.headroom(first), c.headroom(second) if second else None))
+        if word in OF_SWEEP:
+            return lambda c: or_nan(OF_SWEEP[word]([s for s in c.summaries if s.method == first]))
         if second is None:
             of_one = OF_ONE[word]
             return lambda c: or_nan(of_one(c.summary(first)))
@@ -236,7 +239,7 @@ class _Parser:
 
     def _names_of(self, word: str) -> tuple[str, str | None]:
         """The name or names that a function takes, and its closing parenthesis."""
-        named = self._swept if word == ROOM else self._names
+        named = self._swept if word in (ROOM, *OF_SWEEP) else self._names
         first, second = self._name(named), None
         if word == ROOM and self._one_of((",",)):
             second = self._name(named)

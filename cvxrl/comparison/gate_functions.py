@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cvxrl.comparison.headroom import Headroom, ratio_of, ratio_range
 from cvxrl.comparison.pair import difference_of, improvement, improvement_range
 from cvxrl.comparison.summary import GroupSummary
 from cvxrl.stats.bootstrap import Interval
+from cvxrl.stats.proportion import exact_p
 
 OF_ONE: Mapping[str, Callable[[GroupSummary], float | None]] = {
     "mean": lambda s: s.mean,
@@ -37,6 +38,12 @@ OF_TWO: Mapping[str, Callable[[GroupSummary, GroupSummary], float | None]] = {
     "P": improvement,
     "diff": lambda a, b: found.estimate if (found := difference_of(a, b)) else None,
     "p": lambda a, b: found.p_value if (found := difference_of(a, b)) else None,
+    "fisher": lambda a, b: exact_p(a.failures, len(a.rows), b.failures, len(b.rows)) if a.rows and b.rows else None,
+}
+# Of one method over all values of the varied key.
+OF_SWEEP: Mapping[str, Callable[[Sequence[GroupSummary]], float | None]] = {
+    "most": lambda values: max((s.mean for s in values if s.mean is not None), default=None),
+    "least": lambda values: min((s.mean for s in values if s.mean is not None), default=None),
 }
 INTERVAL_OF_ONE: Mapping[str, Callable[[GroupSummary], Interval | None]] = {
     "mean": lambda s: s.intervals.get("mean"),
@@ -77,7 +84,8 @@ FUNCTIONS = (
     "P(a > b)",
     "diff(a, b)",
     "p(a, b)",
+    "fisher(a, b)",
     *(f"{name}(a)" for name in OF_ONE),
-    "headroom(a) and headroom(a, b) with --vary",
+    "headroom(a), headroom(a, b), most(a) and least(a) with --vary",
     "low(...) and high(...) of P, diff, mean, median, iqm, failed and headroom",
 )

@@ -10,13 +10,17 @@ from cvxrl.report.document import Table
 from cvxrl.report.format import NOTHING, short
 from cvxrl.stats.bootstrap import Interval
 
+HALF_FAIL = (
+    "Half fail: probit curve over the logarithm, interval by profile likelihood; < and > mark ends beyond the tried "
+    "values."
+)
 _NEEDS = "needs 2 seeds\nat each value"
 
 
 def headroom_table(c: Comparison) -> Table:
     """One row per method; no end of an interval is a number that lies beyond the tried values."""
     pairs = {pair.method: pair for pair in c.headroom_pairs}
-    percent = f"{c.options.confidence:.0%}"
+    percent = f"{100 * c.options.confidence:g}%"
     against = f"<over {c.headroom_pairs[0].baseline}" if c.headroom_pairs else "<over baseline"
     rows = [
         [h.method, half_text(h), short(h.best), headroom_text(h), *_against(pairs.get(h.method))] for h in c.headrooms
@@ -25,8 +29,7 @@ def headroom_table(c: Comparison) -> Table:
         f"Headroom: {c.options.varied} at which half the seeds fail, over the best",
         ["<method", f"<half fail at\n{percent} interval", "best", "<headroom", against, "<verdict"],
         rows,
-        "Half fail: probit curve over the logarithm, interval by profile likelihood; < and > mark ends beyond the "
-        "tried values. Best: tried value with the largest mean score; the interval of the headroom counts that it is "
+        f"{HALF_FAIL} Best: tried value with the largest mean score; the interval of the headroom counts that it is "
         "chosen on these seeds. Those over the baseline hold for all comparisons together.",
     )
 

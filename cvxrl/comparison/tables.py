@@ -27,7 +27,7 @@ def all_tables(c: Comparison) -> list[Table]:
 
 def scores_table(c: Comparison) -> Table:
     """Mean with interval, interquartile mean, worst seed, and failures with theirs."""
-    percent = f"{c.options.confidence:.0%}"
+    percent = f"{100 * c.options.confidence:g}%"
     rows = [
         [
             *_name(c, s),
@@ -52,7 +52,7 @@ def scores_table(c: Comparison) -> Table:
 
 def pairs_table(c: Comparison) -> Table:
     """Differences from the baseline and verdicts."""
-    percent = f"{c.options.confidence:.0%}"
+    percent = f"{100 * c.options.confidence:g}%"
     better = "better" if c.options.higher_is_better else "higher"
     bases = {c.summary(pair.baseline).method if c.options.vary else pair.baseline for pair in c.pairs}
     own = c.options.vary and len({p.baseline for p in c.pairs}) > 1

@@ -16,7 +16,7 @@ from cvxrl.engine.readers import Reader
 from cvxrl.engine.sequences import Sequences, flat
 from cvxrl.errors import Problem, UserError
 from cvxrl.objectives.statistics import action_log_probs
-from cvxrl.policy.agreement import log_prob_tolerance
+from cvxrl.policy.agreement import log_prob_tolerance, logit_size
 from cvxrl.policy.rows import own_outputs
 from cvxrl.recipe.schema import Recipe
 
@@ -72,13 +72,15 @@ def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) 
         return {}
     order = sorted(range(len(sequences)), key=lambda i: len(sequences.prompts[i]) + len(sequences.responses[i]))
     ends = sequences.select(sorted({order[0], order[-1]}))
-    own = own_mismatch(reader, ends)
+    own, size = own_mismatch(reader, ends)
     found = {"check/forward_deviation": own.log_ratio}
-    _require(reader, recipe, step, own, "the trainer and the model's own forward pass give", reader.log_probs(ends))
+    limit = tolerance(reader, size, reader.log_probs(ends))
+    _require(recipe, step, own, "the trainer and the model's own forward pass give", limit)
     if sequences.sampled_logprobs is not None:
         looked_at = sequences if step == 1 else sequences.select(sorted(order[-_LATER:]))
         sampler = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
-        _require(reader, recipe, step, sampler, "the sampler and the trainer give", looked_at.sampled_logprobs or [])
+        limit = tolerance(reader, size, looked_at.sampled_logprobs or [])
+        _require(recipe, step, sampler, "the sampler and the trainer give", limit)
         found = {"check/ratio_deviation": sampler.ratio, **found}
     return found
 
@@ -104,27 +106,37 @@ def sampler_mismatch(reader: Reader, sequences: Sequences, again: int = _FEW) ->
 
 
 @torch.no_grad()
-def own_mismatch(reader: Reader, sequences: Sequences) -> Mismatch:
-    """Of the trainer and the model's own forward pass, one sequence at a time, without padding."""
-    policy, own = reader.policy, []
+def own_mismatch(reader: Reader, sequences: Sequences) -> tuple[Mismatch, float]:
+    """Of the trainer and the model's own forward pass, one sequence at a time, without padding.
+
+    Returns:
+        How far they are apart, and the size of the logits (`logit_size`).
+    """
+    policy, own, size = reader.policy, [], 0.0
     for prompt, response in zip(sequences.prompts, sequences.responses, strict=True):
         with policy.activated(), torch.autocast(policy.device.type, dtype=torch.bfloat16, enabled=reader.bf16):
             ids = torch.tensor([[*prompt, *response[:-1]]], device=policy.device)
             logits_TV = own_outputs(policy.model, ids).logits[0, len(prompt) - 1 :]
-        own.append(action_log_probs(logits_TV.float() / reader.temperature, flat([response], policy.device)))
-    return Mismatch.of(reader.log_probs(sequences), own)
+        scaled_TV = logits_TV.float() / reader.temperature
+        own.append(action_log_probs(scaled_TV, flat([response], policy.device)))
+        size = max(size, logit_size(scaled_TV))
+    return Mismatch.of(reader.log_probs(sequences), own), size
 
 
-def tolerance(reader: Reader, recipe: Recipe, logprobs: list[Tensor]) -> float:
-    """Largest difference of log-probabilities that is let pass; the recipe's limit is one of ratios."""
-    if recipe.train.ratio_tolerance is not None:
-        return math.log1p(recipe.train.ratio_tolerance)
+def tolerance(reader: Reader, size: float, logprobs: list[Tensor]) -> float:
+    """Largest difference of log-probabilities that rounding explains.
+
+    In fp32 a policy whose logits have grown large in training carries larger errors into them, however likely its
+    samples are. In bf16 that bound would let real mistakes pass; there the largest -log p has been enough.
+    """
+    model = reader.policy.model
+    half = reader.bf16 or any(p.dtype == torch.bfloat16 for p in model.parameters())
+    unlikely = max((float(part.abs().max()) for part in logprobs if part.numel()), default=0.0)
     dtype = torch.bfloat16 if reader.bf16 else None
-    return log_prob_tolerance(reader.policy.model, torch.cat(logprobs), dtype)
+    return log_prob_tolerance(model, unlikely if half else max(size, unlikely), dtype)
 
 
-def _require(reader: Reader, recipe: Recipe, step: int, found: Mismatch, sides: str, logprobs: list[Tensor]) -> None:
-    limit = tolerance(reader, recipe, logprobs)
+def _require(recipe: Recipe, step: int, found: Mismatch, sides: str, limit: float) -> None:
     given = recipe.train.ratio_tolerance
     apart = found.ratio if given is not None else found.log_ratio
     if apart <= (given if given is not None else limit):

@@ -38,6 +38,7 @@ from cvxrl.runs.entry import Entry
 from cvxrl.runs.files import finite, write_directory, write_json, write_text
 from cvxrl.runs.jsonl import (
     append_record,
+    keep_lines,
     last_contiguous_step,
     read_records,
     read_what_is_whole,
@@ -95,9 +96,14 @@ class Session:
         """
         trainer = self.trainer
         parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
-        sync_records(self.run_dir.metrics)
+        for written in (self.run_dir.metrics, *([self.run_dir.updates] if trainer.recipe.logging.updates else [])):
+            sync_records(written)
         save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
         self.prune()
+
+    def update(self, record: Record) -> None:
+        """Append to updates.jsonl."""
+        append_record(self.run_dir.updates, record)
 
     def prune(self) -> None:
         """Remove checkpoints that are not to be kept."""
@@ -131,6 +137,7 @@ class Session:
             for file in (run_dir.evaluation(end), run_dir.samples(end)):
                 file.unlink(missing_ok=True)
         write_lines(run_dir.metrics, records)
+        keep_lines(run_dir.updates, self.trainer.position.step)
         return recovery.lost
 
     def load(self) -> bool:
@@ -159,7 +166,7 @@ class Session:
 
     def hooks(self) -> Hooks:
         """What the trainer calls."""
-        return Hooks(self.record, self.evaluation, self.checkpoint)
+        return Hooks(self.record, self.evaluation, self.checkpoint, self.update)
 
 
 @dataclass(frozen=True)
@@ -261,7 +268,7 @@ def _follow(session: Session, entry: Entry) -> TrainResult:
     if entry == "resume":
         session.load()
     trainer.grader.attend(lambda _: None, None)
-    silent = Hooks(lambda _: None, lambda *_: None, lambda *_: None)
+    silent = Hooks(lambda _: None, lambda *_: None, lambda *_: None, lambda _: None)
     try:
         with StopRequest() as stop:
             done = trainer.run(silent, stop)

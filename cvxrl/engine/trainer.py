@@ -42,6 +42,7 @@ class Hooks:
     record: Callable[[Record], None]
     evaluation: Callable[[int, Evaluation], None]
     checkpoint: Callable[[Position, Waiting | None], None]
+    update: Callable[[Record], None]
 
 
 @dataclass
@@ -150,7 +151,7 @@ class Trainer:
                 return False
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
-            record = self._step(step)
+            record = self._step(step, hooks.update if self.recipe.logging.updates else None)
             if self._due(self.recipe.eval.every, step):
                 record |= self._evaluate(step, hooks)
             hooks.record(record)
@@ -161,7 +162,7 @@ class Trainer:
                 hooks.checkpoint(self.position, self._waiting())
         return True
 
-    def _step(self, step: int) -> Record:
+    def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
         """Collect, check, update, measure: one outer step."""
         start = time.perf_counter()
         self.generator.sync(self.policy, step - 1)
@@ -171,7 +172,7 @@ class Trainer:
         record: Record = {"step": step, **experience.metrics}
         with blame(sequences):
             record |= self_check(reader, self.recipe, sequences, step)
-            record |= self.updater.update(sequences, step)
+            record |= self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         updated = time.perf_counter()

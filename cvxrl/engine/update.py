@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -76,8 +76,15 @@ class Updater:
         """The recipe of the loss."""
         return self.loss.recipe
 
-    def update(self, sequences: Sequences, step: int) -> dict[str, float]:
+    def update(
+        self, sequences: Sequences, step: int, tell: Callable[[dict[str, float]], None] | None = None
+    ) -> dict[str, float]:
         """Inner epochs x minibatches optimizer steps; returns metrics averaged over them.
+
+        Args:
+            sequences: what the step collected.
+            step: its number, from 1.
+            tell: is given every optimizer step's own metrics, as soon as they are known.
 
         Raises:
             DivergedError: a loss or gradient is not finite; parameters are those of the last finite step.
@@ -90,11 +97,14 @@ class Updater:
         count = 0
         with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
-                for part in self._minibatches(remembered, step, epoch):
+                for part in self.minibatches(remembered, step, epoch):
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
-                    for key, value in self.step(part, index).items():
+                    found = self.step(part, index)
+                    for key, value in found.items():
                         totals[key] += value
                     count += 1
+                    if tell is not None:
+                        tell({"step": step, "update": count, "epoch": epoch + 1, **found})
         return {key: value / count for key, value in totals.items()}
 
     def step(self, sequences: Sequences, index: int) -> dict[str, float]:
@@ -130,7 +140,7 @@ class Updater:
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
         with torch.no_grad():
-            batch, _ = self.loss.batch(sequences.select(range(self.recipe.group_size)))
+            batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
         return metrics | logit_metrics(batch, self.recipe)
 
     def _clip(self, index: int) -> tuple[dict[str, float], float]:
@@ -154,7 +164,7 @@ class Updater:
         factor = 1.0 if limit is None else min(1.0, limit / (before + 1e-6))  # as torch has it
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}, factor
 
-    def _minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
+    def minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
         """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
         generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
         units = sequences.units(self.recipe.objective.coupling)

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,24 @@ class MeasuredObjective:
         """Parts of the sequences for one forward pass each."""
         return sequences.split(self.loss.reader.limit, self.recipe.objective.coupling)
 
+    @property
+    def optimizer_state(self) -> str:
+        """Where the optimizer starts from: `saved` state, or `fresh`."""
+        return "fresh" if self.saved is None or self.recipe.train.reset_optimizer else "saved"
+
     def updater(self) -> Updater:
         """Takes steps on the loss with an optimizer of its own: in the saved state, or as new."""
         modules = [self.loss.policy.model, *([self.loss.critic] if self.loss.critic else [])]
         optimizer = build_optimizer(modules, self.recipe.optim)
         if self.saved is not None:
             optimizer.load_state_dict(copy.deepcopy(self.saved))
+        if self.recipe.train.reset_optimizer:
+            optimizer.state.clear()
         return Updater(self.loss, optimizer)
+
+    def under(self, recipe: Recipe) -> MeasuredObjective:
+        """The same objective where another recipe says how steps are taken."""
+        return replace(self, named=replace(self.named, recipe=recipe), loss=replace(self.loss, recipe=recipe))
 
 
 @dataclass(frozen=True)

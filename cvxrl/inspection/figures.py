@@ -1,4 +1,4 @@
-"""Pictures of an inspection, and the self-contained HTML page that holds them with its words and tables."""
+"""Pictures of an inspection: over training, and side by side at one checkpoint."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
-from cvxrl.inspection.tables import all_tables
-from cvxrl.report.document import Page
 from cvxrl.report.figure import (
     BLACK,
     GREEN,
@@ -30,17 +28,6 @@ from cvxrl.report.figure import (
 from cvxrl.report.format import percent, short
 
 _COLUMNS = 2
-
-
-def main_figure(record: InspectRecord) -> Shown:
-    """What `--plot` writes: the trajectory over several checkpoints, or the comparison at one."""
-    return _trajectory(record) if len(record.snapshots) > 1 else _single(record)
-
-
-def all_figures(record: InspectRecord) -> list[Shown]:
-    """The trajectory, if there is one, and the comparison at the last checkpoint."""
-    shown = [_trajectory(record)] if len(record.snapshots) > 1 else []
-    return [*shown, _single(record)]
 
 
 @dataclass(frozen=True)
@@ -70,14 +57,17 @@ _OVER_TRAINING = (
 )
 
 
-def _trajectory(record: InspectRecord) -> Shown:
+def trajectory_figure(record: InspectRecord) -> Shown:
+    """The policy and every objective over the checkpoints of a run."""
     figure, grid = new_figure(3, _COLUMNS, 6.6)
     axes = [axis for row in grid for axis in row]
     labels = [o.label for o in record.snapshots[-1].objectives]
     steps = [float(s.step or 0) for s in record.snapshots]
     for axis, line in zip(axes, _OVER_TRAINING, strict=True):
         if line.policy is not None:
-            axis.plot(steps, _values([line.policy(s) for s in record.snapshots]), color=BLACK, marker=".", markersize=4)
+            axis.plot(
+                steps, with_gaps([line.policy(s) for s in record.snapshots]), color=BLACK, marker=".", markersize=4
+            )
         for index, label in enumerate(labels if line.objective is not None else ()):
             assert line.objective is not None
             found = [
@@ -86,11 +76,11 @@ def _trajectory(record: InspectRecord) -> Shown:
             colour, dash, _ = method_style(index)
             axis.plot(
                 steps,
-                _values(found),
+                with_gaps(found),
                 color=colour,
                 linestyle=dash,
                 marker="o",
-                markersize=0.6 * _size(index),
+                markersize=0.6 * marker_size(index),
                 linewidth=line_width(index),
                 label=label,
             )
@@ -119,7 +109,8 @@ def _finish(axis: Axes, line: _Line) -> None:
         axis.set_ylim(0, 1.08 * float(np.nanmax(drawn)) or 1.0)
 
 
-def _single(record: InspectRecord) -> Shown:
+def side_by_side(record: InspectRecord) -> Shown:
+    """The objectives at the last checkpoint."""
     checkpoint = record.snapshots[-1]
     panels = [draw for measured, draw in _PANELS if any(measured(o) for o in checkpoint.objectives)]
     figure, grid = new_figure(max(1, len(panels)), 1, 0.6 + 2.1 * max(1, len(panels)))
@@ -191,8 +182,10 @@ def _bands(axis: Axes, checkpoint: CheckpointMetrics) -> None:
         if index == 0:
             axis.bar(middle, [b.tokens for b in o.gradients.bands], width=0.09, color=PALE, label="tokens")
         colour, dash, marker = method_style(index)
-        shares = _values([b.share for b in o.gradients.bands])
-        axis.plot(middle, shares, color=colour, linestyle=dash, marker=marker, markersize=_size(index), label=o.label)
+        shares = with_gaps([b.share for b in o.gradients.bands])
+        axis.plot(
+            middle, shares, color=colour, linestyle=dash, marker=marker, markersize=marker_size(index), label=o.label
+        )
     axis.set_xlabel("probability of the sampled token")
     axis.set_ylabel("share of tokens, of gradient norm", fontsize="small")
     axis.set_ylim(bottom=0)
@@ -205,14 +198,14 @@ def _layers(axis: Axes, checkpoint: CheckpointMetrics) -> None:
             continue
         colour, dash, marker = method_style(index)
         names = list(o.gradients.by_layer)
-        values = _values([v if v > 0 else None for v in o.gradients.by_layer.values()])
+        values = with_gaps([v if v > 0 else None for v in o.gradients.by_layer.values()])
         axis.plot(
             range(len(names)),
             values,
             color=colour,
             linestyle=dash,
             marker=marker,
-            markersize=_size(index),
+            markersize=marker_size(index),
             label=o.label,
         )
         axis.set_xticks(
@@ -232,7 +225,7 @@ _PANELS: tuple[tuple[Callable[[ObjectiveMetrics], object], Callable[[Axes, Check
 )
 
 
-def _size(index: int) -> float:
+def marker_size(index: int) -> float:
     """Marker size; the first are the largest, so that a curve is still seen below one that covers it."""
     return max(3.0, 8.0 - 1.5 * index)
 
@@ -243,20 +236,6 @@ def _rows(axis: Axes, shown: list[ObjectiveMetrics]) -> None:
     axis.grid(False, axis="y")
 
 
-def _values(found: list[float | None]) -> list[float]:
+def with_gaps(found: list[float | None]) -> list[float]:
+    """As matplotlib has them: a gap where there is nothing."""
     return [float("nan") if value is None else value for value in found]
-
-
-def make_page(record: InspectRecord, command: str) -> str:
-    """The page as text: what it says first, then pictures, then tables."""
-    page = Page(f"Gradients of {record.recipe}", command)
-    page.note(f"Target: {record.target}")
-    for note in record.notes:
-        page.warning(note)
-    for objective in record.snapshots[-1].objectives:
-        page.section(f"{objective.label}: {objective.verdict[0]}", objective.equation, objective.verdict[1:])
-    for shown in all_figures(record):
-        page.figure(shown)
-    for table in all_tables(record):
-        page.table(table)
-    return page.html()

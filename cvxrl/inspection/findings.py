@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cvxrl.inspection.record import (
-    CurvatureMetrics,
-    GradientMetrics,
-    LogitMetrics,
-    ObjectiveMetrics,
-    Range,
-    SharpnessMetrics,
-    UpdateMetrics,
-)
+from cvxrl.inspection.metrics import CurvatureMetrics, GradientMetrics, LogitMetrics, Range
+from cvxrl.inspection.record import ObjectiveMetrics
+from cvxrl.inspection.step_metrics import LineSearchMetrics, ReuseMetrics, SharpnessMetrics, UpdateMetrics
 
 # A share of tokens below this is mentioned but decides nothing.
 NOTABLE = 0.05
@@ -54,7 +48,10 @@ def _end(interval: Range | None, name: Literal["low", "high"], value: float) -> 
 
 def _overshoots(metrics: ObjectiveMetrics) -> bool:
     """Whether the loss is back at its start before the step's end, and above it there beyond doubt."""
-    if metrics.sharpness is None or metrics.sharpness.room is None or metrics.sharpness.room >= 1:
+    if metrics.sharpness is None or metrics.sharpness.room is None:
+        return False
+    taken = metrics.update.share if metrics.update is not None and metrics.update.share is not None else 1.0
+    if metrics.sharpness.room >= taken:
         return False
     change = None if metrics.update is None else metrics.update.loss_change_interval
     return change is None or change.low > 0
@@ -81,6 +78,7 @@ def findings(metrics: ObjectiveMetrics, drift: int, own: str, displaced_kl: floa
         metrics.gradients and _gradients(metrics.gradients),
         metrics.update and _update(metrics.update),
         metrics.sharpness and _sharpness(metrics.sharpness),
+        metrics.reuse and _reuse(metrics.reuse),
         metrics.curvature and _curvature(metrics.curvature),
     ):
         if text:
@@ -151,21 +149,50 @@ def _bounds(n: GradientMetrics) -> list[tuple[str, float | None]]:
 
 
 def _update(n: UpdateMetrics) -> str:
+    part = "" if n.share is None else f", {n.share:.3g} of it accepted"
     return (
-        f"one step (lr {n.learning_rate:.2g}, {n.optimizer} optimizer state) moves the policy by KL {n.kl:.2g}, its "
-        f"surrogate by {n.surrogate:+.2g}, entropy {n.entropy_before:.3g} to {n.entropy_after:.3g}, "
+        f"one step (lr {n.learning_rate:.2g}, {n.optimizer} optimizer state{part}) moves the policy by KL {n.kl:.2g}, "
+        f"its surrogate by {n.surrogate:+.2g}, entropy {n.entropy_before:.3g} to {n.entropy_after:.3g}, "
         f"largest ratio {n.ratio['max']:.3g}"
     )
 
 
 def _sharpness(n: SharpnessMetrics) -> str:
     if n.room is None:
-        return f"its step can be stretched {n.searched:g} times and more before its loss rises"
-    if n.room == 0:
-        return f"its step overshoots: even {n.searched:.1g} of it raises the loss"
-    if n.room < 1:
-        return f"its step overshoots: the loss is back at its start after {n.room:.2g} of it"
-    return f"its step can be stretched {n.room:.2g} times before its loss is back at its start"
+        text = f"its step can be stretched {n.searched:g} times and more before its loss rises"
+    elif n.room == 0:
+        text = f"its step overshoots: even {n.searched:.1g} of it raises the loss"
+    elif n.room < 1:
+        text = f"its step overshoots: the loss is back at its start after {n.room:.2g} of it"
+    else:
+        text = f"its step can be stretched {n.room:.2g} times before its loss is back at its start"
+    return text + _search(n.line_search)
+
+
+def _search(n: LineSearchMetrics | None) -> str:
+    if n is None:
+        return ""
+    if n.share == 0:
+        return "; a line search takes none of it" + (", which leads uphill" if n.slope >= 0 else "")
+    if n.share == 1:
+        return "; a line search takes all of it"
+    fits = "" if n.room is None else f", which fits {n.room:.2g} times"
+    return f"; a line search takes {n.share:.3g} of it{fits}"
+
+
+def _reuse(n: ReuseMetrics) -> str:
+    first, last = n.points[0], n.points[-1]
+    if n.diverged is not None:
+        return f"on one rollout it diverges {n.diverged}"
+    gone = "" if not first.norm else f", gradient norm {last.norm / first.norm:.2g} times what it was"
+    away, frozen = (
+        f"{_percent(share or 0.0)}{_range(last.logits, name)}"
+        for name, share in (("away", last.logits.away), ("frozen", last.logits.frozen))
+    )
+    return (
+        f"after {last.update} steps on one rollout: {away} of the tokens pull away, {frozen} are frozen{gone}, KL to "
+        f"the target {first.target_kl:.2g} to {last.target_kl:.2g}, entropy {first.entropy:.3g} to {last.entropy:.3g}"
+    )
 
 
 def _curvature(n: CurvatureMetrics) -> str:

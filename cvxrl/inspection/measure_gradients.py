@@ -22,7 +22,7 @@ from cvxrl.gradients.gram import (
 )
 from cvxrl.gradients.parameters import Norms, norms
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
-from cvxrl.inspection.record import CurvatureMetrics, GradientMetrics, NoiseScaleInterval, ProbabilityBand
+from cvxrl.inspection.metrics import CurvatureMetrics, GradientMetrics, NoiseScaleInterval, ProbabilityBand
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.rollout.randomness import generator_for

@@ -11,13 +11,11 @@ from cvxrl.engine.sequences import Sequences
 from cvxrl.gradients.logit_gradient import REASONS
 from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.inspection.checkpoint import MeasuredObjective
-from cvxrl.inspection.record import LogitMetrics, Range
+from cvxrl.inspection.metrics import LogitMetrics
+from cvxrl.inspection.prompts import Prompts, interval_of_share
+from cvxrl.objectives.batch import TokenBatch
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.rollout.randomness import generator_for
-from cvxrl.stats.bootstrap import Interval
-from cvxrl.stats.clusters import share_interval
-
-CONFIDENCE = 0.95  # of what is said in words
 
 _COLUMNS = (
     "psd_N",
@@ -34,6 +32,40 @@ _COLUMNS = (
 )
 
 
+class LogitColumns:
+    """Per-token columns of one objective, collected pass by pass, and their summary."""
+
+    def __init__(self, objective: MeasuredObjective, target: LcoKldSpec, rules: Rules) -> None:
+        """Begin without tokens; see `measure_logits`."""
+        self._objective, self._target, self._rules = objective, target, rules
+        self._prompts = Prompts.of(objective.sequences)
+        self._found: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
+        self._prompt_N: list[Tensor] = []
+        self._structure = ""
+
+    def add(self, batch: TokenBatch, micro: Sequences) -> None:
+        """Look at the tokens of one pass over ``micro``, which is weighed."""
+        recipe = self._objective.recipe
+        space = logit_space(
+            batch,
+            recipe.objective,
+            self._target,
+            rules=self._rules,
+            regularizer=recipe.regularizer,
+            weights_N=micro.per_token(batch.logits_NV.device).double(),
+            generator=generator_for(recipe.seed, "inspected tokens", len(self._prompt_N)),
+        )
+        self._structure = space.structure.kind
+        for name in _COLUMNS:
+            self._found[name].append(getattr(space, name))
+        self._prompt_N.append(self._prompts.of_tokens(micro))
+
+    def summary(self) -> LogitMetrics:
+        """Of all tokens so far."""
+        columns = {name: torch.cat(parts) for name, parts in self._found.items()}
+        return summarize(columns, torch.cat(self._prompt_N), self._structure)
+
+
 def measure_logits(
     objective: MeasuredObjective, sequences: Sequences, target: LcoKldSpec, rules: Rules, tick: Callable[[int], None]
 ) -> LogitMetrics:
@@ -46,28 +78,13 @@ def measure_logits(
         rules: thresholds and amount of work.
         tick: told how many sequences were done.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
-    prompts: list[Tensor] = []
-    structure = ""
-    recipe = objective.recipe
-    for index, micro in enumerate(objective.passes(sequences)):
+    columns = LogitColumns(objective, target, rules)
+    for micro in objective.passes(sequences):
         with torch.no_grad():
             batch, _ = objective.loss.batch(micro)
-        space = logit_space(
-            batch,
-            recipe.objective,
-            target,
-            rules=rules,
-            regularizer=recipe.regularizer,
-            weights_N=micro.per_token(batch.logits_NV.device).double(),
-            generator=generator_for(recipe.seed, "inspected tokens", index),
-        )
-        structure = space.structure.kind
-        for name in _COLUMNS:
-            found[name].append(getattr(space, name))
-        prompts.append(torch.tensor(micro.groups).repeat_interleave(torch.tensor(micro.lengths)))
+        columns.add(batch, micro)
         tick(len(micro))
-    return summarize({name: torch.cat(parts) for name, parts in found.items()}, torch.cat(prompts), structure)
+    return columns.summary()
 
 
 def summarize(columns: dict[str, Tensor], prompt_N: Tensor, structure: str) -> LogitMetrics:
@@ -88,7 +105,7 @@ def summarize(columns: dict[str, Tensor], prompt_N: Tensor, structure: str) -> L
         "away": (columns["away_N"], directed_N),
         "frozen": (reason_N > 0, directed_N),
     }
-    intervals = {name: _interval(chosen_N, of_N, prompt_N) for name, (chosen_N, of_N) in shares.items()}
+    intervals = {name: interval_of_share(chosen_N, of_N, prompt_N) for name, (chosen_N, of_N) in shares.items()}
     frozen_by = {name: _share(reason_N == i, directed_N) for i, name in enumerate(REASONS) if name}
     return LogitMetrics(
         tokens=known_N.numel(),
@@ -114,19 +131,6 @@ def summarize(columns: dict[str, Tensor], prompt_N: Tensor, structure: str) -> L
 def _share(chosen_N: Tensor, of_N: Tensor) -> float | None:
     count = int(of_N.sum())
     return int((chosen_N & of_N).sum()) / count if count else None
-
-
-def _interval(chosen_N: Tensor, of_N: Tensor, prompt_N: Tensor) -> Range | None:
-    """95% interval of a share over prompts."""
-    hits_C, counts_C = (
-        torch.bincount(prompt_N.cpu(), weights=w.cpu().double()).numpy() for w in (chosen_N & of_N, of_N)
-    )
-    return as_range(share_interval(hits_C, counts_C, CONFIDENCE))
-
-
-def as_range(interval: Interval | None) -> Range | None:
-    """An interval as the record has it."""
-    return None if interval is None else Range(low=interval.low, high=interval.high)
 
 
 def _extreme(values_N: Tensor, pick: Callable[[Tensor], Tensor]) -> float | None:

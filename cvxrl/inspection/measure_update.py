@@ -1,30 +1,26 @@
-"""Optimizer steps of an objective, taken and taken back: what one does on the frozen rollouts, and how far it fits."""
+"""Optimizer steps of an objective, taken and taken back: what one does on the frozen rollouts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cvxrl.engine.sequences import Sequences
-from cvxrl.gradients.curvature import critical_sharpness
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
 from cvxrl.inspection.measure_gradients import finite_or_none, weighted_losses
-from cvxrl.inspection.measure_logits import CONFIDENCE, as_range, measure_logits
-from cvxrl.inspection.record import Range, SharpnessMetrics, UpdateMetrics
+from cvxrl.inspection.measure_logits import measure_logits
+from cvxrl.inspection.prompts import Prompts, interval_of_mean, interval_of_sum
+from cvxrl.inspection.step_metrics import UpdateMetrics
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.schema import learning_rate, optimizer_steps
-from cvxrl.stats.clusters import ratio_interval
 
 _QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
-# Forward passes of the line search.
-LINE_PASSES = 9
 _CLIP = 0.2  # the usual clip range, so that the share can be compared across objectives that have none
 
 
@@ -86,14 +82,16 @@ def next_index(objective: MeasuredObjective, step: int) -> int:
 
 def take_steps(
     objective: MeasuredObjective, sequences: Sequences, count: int, step: int, tick: Callable[[int], None]
-) -> None:
-    """Move the policy by ``count`` optimizer steps on the frozen rollouts."""
+) -> dict[str, float]:
+    """Move the policy by ``count`` optimizer steps on the frozen rollouts; returns what training logs of the last."""
     updater = objective.updater()
+    found: dict[str, float] = {}
     for _ in range(count):
-        updater.step(sequences, next_index(objective, step))
+        found = updater.step(sequences, next_index(objective, step))
         objective.loss.policy.model.eval()
         tick(len(sequences))
     updater.optimizer.zero_grad(set_to_none=True)
+    return found
 
 
 def measure_update(
@@ -119,7 +117,7 @@ def measure_update(
     losses_before = losses_by_prompt(objective, sequences)
     step = loaded.source.step or 0
     with loaded.restored():
-        take_steps(objective, sequences, 1, step, tick)
+        logged = take_steps(objective, sequences, 1, step, tick)
         change = {name: p.detach() - weights[name] for name, p in loaded.trainable.items()}
         after = token_distributions(objective)
         losses_after = losses_by_prompt(objective, sequences)
@@ -127,111 +125,59 @@ def measure_update(
     recipe = objective.recipe
     whole, by_module = update_ratio(change, weights)
     return UpdateMetrics(
-        optimizer="fresh" if objective.saved is None else "saved",
+        optimizer=objective.optimizer_state,
         learning_rate=learning_rate(recipe.optim, next_index(objective, step), optimizer_steps(recipe.train)),
         update_to_weight=finite_or_none(whole),
         by_module={name: finite_or_none(ratio) for name, ratio in by_module.items()},
         loss_before=float(losses_before.sum()),
         loss_after=float(losses_after.sum()),
         logits=logits,
-        kl_interval=_kl_interval(kl(before, after), sequences),
-        loss_change_interval=_sum_interval(losses_after - losses_before),
+        share=logged.get("step/share"),
+        kl_interval=interval_of_mean(kl(before, after), Prompts.of(sequences).of_tokens(sequences)),
+        loss_change_interval=interval_of_sum(losses_after - losses_before),
         **_compare(before, after),
     )
-
-
-def measure_sharpness(
-    loaded: LoadedCheckpoint, objective: MeasuredObjective, passes: int, tick: Callable[[int], None]
-) -> SharpnessMetrics | None:
-    """Line search of the objective's loss along the step that its optimizer takes; None if that step is zero.
-
-    Args:
-        loaded: the checkpoint.
-        objective: the objective.
-        passes: forward passes of the search.
-        tick: told how many sequences were passed over.
-    """
-    recipe = objective.recipe
-    step, sequences = loaded.source.step or 0, loaded.remembered(objective)
-    start = {name: p.detach().clone() for name, p in loaded.trainable.items()}
-    with loaded.restored():
-        take_steps(objective, sequences, 1, step, lambda _: None)
-        end = {name: p.detach().clone() for name, p in loaded.trainable.items()}
-        if all(torch.equal(start[name], end[name]) for name in start):
-            tick(passes * len(objective.everything))
-            return None
-
-        def loss_at(length: float) -> float:
-            with torch.no_grad():
-                for name, parameter in loaded.trainable.items():
-                    parameter.copy_(torch.lerp(start[name], end[name], length))
-            tick(len(objective.everything))
-            return reduced_loss(objective, sequences)
-
-        found = critical_sharpness(loss_at, evaluations=passes)
-    rate = learning_rate(recipe.optim, next_index(objective, step), optimizer_steps(recipe.train))
-    room = None if math.isinf(found.high) else 2.0 / found.value
-    return SharpnessMetrics(
-        room=room,
-        searched=found.low if room is None else found.high,
-        critical=None if room is None else 2.0 / (room * rate) if room > 0 else None,
-        passes=found.evaluations,
-    )
-
-
-def reduced_loss(objective: MeasuredObjective, sequences: Sequences) -> float:
-    """The loss of an optimizer step over all sequences, at the policy as it now is."""
-    return float(losses_by_prompt(objective, sequences).sum())
 
 
 @torch.no_grad()
 def losses_by_prompt(objective: MeasuredObjective, sequences: Sequences) -> Tensor:
     """What the sequences of each prompt add to the loss of an optimizer step, [P], float64 on the CPU."""
-    number = {group: k for k, group in enumerate(dict.fromkeys(sequences.groups))}
-    total_P = torch.zeros(len(number), dtype=torch.float64)
+    prompts = Prompts.of(sequences)
+    total_P = torch.zeros(len(prompts), dtype=torch.float64)
     for micro in objective.passes(sequences):
         share_N, _ = weighted_losses(objective, micro)
-        total_P.index_add_(0, _prompt_of_tokens(micro, number), share_N.double().cpu())
+        total_P.index_add_(0, prompts.of_tokens(micro), share_N.double().cpu())
     return total_P
-
-
-def _prompt_of_tokens(sequences: Sequences, number: Mapping[int, int]) -> Tensor:
-    """Number of the prompt of every response token, [N]."""
-    prompts = torch.tensor([number[group] for group in sequences.groups])
-    return prompts.repeat_interleave(torch.tensor(sequences.lengths))
-
-
-def _kl_interval(kl_N: Tensor, sequences: Sequences) -> Range | None:
-    """Interval over prompts of the mean KL per token."""
-    number = {group: k for k, group in enumerate(dict.fromkeys(sequences.groups))}
-    prompt_N = _prompt_of_tokens(sequences, number)
-    sums_P, counts_P = torch.bincount(prompt_N, weights=kl_N.double()), torch.bincount(prompt_N).double()
-    return as_range(ratio_interval(sums_P.numpy(), counts_P.numpy(), CONFIDENCE))
-
-
-def _sum_interval(parts_P: Tensor) -> Range | None:
-    """Interval over prompts of a sum of what each adds."""
-    mean = ratio_interval(parts_P.numpy(), torch.ones_like(parts_P).numpy(), CONFIDENCE)
-    return None if mean is None else Range(low=mean.low * len(parts_P), high=mean.high * len(parts_P))
 
 
 def _compare(before: TokenDistributions, after: TokenDistributions) -> dict[str, float | dict[str, float]]:
     log_ratio_N = after.action_N - before.action_N
-    ratio_N, advantages_N = probability_ratio(log_ratio_N), before.advantages_N
-    quantiles = torch.quantile(ratio_N.double(), torch.tensor(list(_QUANTILES.values()), dtype=torch.float64))
-    clipped_N = torch.where(advantages_N > 0, ratio_N > 1 + _CLIP, (advantages_N < 0) & (ratio_N < 1 - _CLIP))
     kl_N = kl(before, after)
     return {
-        "surrogate": float(((ratio_N - 1) * advantages_N).mean()),
+        "surrogate": float(((probability_ratio(log_ratio_N) - 1) * before.advantages_N).mean()),
         "kl": float(kl_N.mean()),
         "kl_max": float(kl_N.max()),
         "entropy_before": float(before.entropy_N.mean()),
         "entropy_after": float(after.entropy_N.mean()),
-        "ratio": dict(zip(_QUANTILES, quantiles.tolist(), strict=True)),
-        "clipped": float(clipped_N.double().mean()),
+        "ratio": ratio_quantiles(log_ratio_N),
+        "clipped": clipped_share(log_ratio_N, before.advantages_N),
         "ess_tokens": effective_share(log_ratio_N),
         "ess_sequences": effective_share(per_sequence(log_ratio_N, before.sequence_N)),
     }
+
+
+def ratio_quantiles(log_ratio_N: Tensor) -> dict[str, float]:
+    """Quantiles of the probability ratio by name."""
+    ratio_N = probability_ratio(log_ratio_N).double()
+    found = torch.quantile(ratio_N, torch.tensor(list(_QUANTILES.values()), dtype=torch.float64))
+    return dict(zip(_QUANTILES, found.tolist(), strict=True))
+
+
+def clipped_share(log_ratio_N: Tensor, advantages_N: Tensor) -> float:
+    """Share of tokens whose gradient the usual clip would stop."""
+    ratio_N = probability_ratio(log_ratio_N)
+    clipped_N = torch.where(advantages_N > 0, ratio_N > 1 + _CLIP, (advantages_N < 0) & (ratio_N < 1 - _CLIP))
+    return float(clipped_N.double().mean())
 
 
 def effective_share(log_weights: Tensor) -> float:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from cvxrl.errors import Problem, UserError, suggest
 
-Part = Literal["logits", "gradients", "bands", "update", "sharpness", "curvature"]
-PARTS: tuple[Part, ...] = ("logits", "gradients", "bands", "update", "sharpness", "curvature")
+Part = Literal["logits", "gradients", "bands", "update", "sharpness", "direction", "reuse", "curvature"]
+PARTS: tuple[Part, ...] = get_args(Part)
 # What a look at every checkpoint measures unless told otherwise: the others cost many passes each.
 QUICK_PARTS: tuple[Part, ...] = ("logits", "gradients", "update", "sharpness")
+# What a large model is measured on only when asked.
+COSTLY_PARTS: tuple[Part, ...] = ("bands", "direction", "reuse", "curvature")
 
 _WHAT, _WORK, _WRITE = "What is looked at", "Amount of work", "Output"
 
@@ -30,6 +32,7 @@ class InspectOptions:
 
     Attributes:
         steps: numbers, or texts of numbers.
+        also: parts to measure besides, such as those that a figure shows.
         out: None takes `inspect/` in the run.
     """
 
@@ -94,16 +97,37 @@ class InspectOptions:
             rich_help_panel=_WORK,
         ),
     ] = 4
+    updates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Also look along N optimizer steps of each objective on the same rollouts, old probabilities frozen. "
+            "Default: those of the recipe, if it takes more than one per rollout.",
+            rich_help_panel=_WORK,
+        ),
+    ] = None
+    inner_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Likewise, N passes over the rollouts.", rich_help_panel=_WORK),
+    ] = None
+    inner_minibatches: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Of these passes: steps in each. Default: the recipe's.", rich_help_panel=_WORK
+        ),
+    ] = None
     parts: Annotated[
         tuple[str, ...] | None,
         typer.Option(
             parser=split_commas,
             metavar="A,B",
-            help="logits, gradients, bands, update, sharpness, curvature. Default: all, without curvature for large "
-            "models, and without bands and curvature for --all-steps.",
+            help="logits, gradients, bands, update, sharpness, direction, reuse, curvature. Default: all, without "
+            "bands, direction, reuse and curvature for large models and several checkpoints.",
             rich_help_panel=_WORK,
         ),
     ] = None
+    also: tuple[Part, ...] = ()
     lanczos: Annotated[
         int,
         typer.Option(min=2, metavar="N", help="Hessian-vector products for the eigenvalues.", rich_help_panel=_WORK),
@@ -135,8 +159,22 @@ class InspectOptions:
 class InspectOutput:
     """What is written beside INSPECT.json."""
 
+    @property
+    def shown(self) -> tuple[Part, ...]:
+        """Parts that the figures are made of."""
+        wanted: dict[Part, Path | None] = {"reuse": self.plot_reuse, "direction": self.plot_direction}
+        return tuple(part for part, file in wanted.items() if file is not None)
+
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a figure (.png, .svg, .pdf).", rich_help_panel=_WRITE)
+    ] = None
+    plot_reuse: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a figure along the updates on one rollout.", rich_help_panel=_WRITE),
+    ] = None
+    plot_direction: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a figure of each loss along its own step.", rich_help_panel=_WRITE),
     ] = None
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one self-contained page.", rich_help_panel=_WRITE)

@@ -15,6 +15,7 @@ from cvxrl.evaluation.target import Target, find_target, renamed
 from cvxrl.inspection.objectives import NamedObjective, select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_steps
 from cvxrl.inspection.size import Size
+from cvxrl.inspection.walk import Walk, plan_walk
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.load import load_recipe
@@ -75,6 +76,8 @@ class InspectionPlan:
         objectives: the run's own first.
         yardstick: defines the target that all of them are held against.
         parts: what is measured; None leaves it to the model's size.
+        also: what is measured besides, whatever the size.
+        walk: updates along which a rollout is reused, or None.
         minibatches: equal parts of the rollout.
         folder: where rollouts and results go.
         size: of each checkpoint's rollouts.
@@ -86,6 +89,8 @@ class InspectionPlan:
     objectives: list[NamedObjective]
     yardstick: LcoKldSpec
     parts: tuple[Part, ...] | None
+    also: tuple[Part, ...]
+    walk: Walk | None
     minibatches: int
     folder: Path
     size: Size
@@ -113,13 +118,24 @@ def make_plan(options: InspectOptions) -> InspectionPlan:
     objectives = mistakes.attempt(select_objectives, options.objectives, recipe, _has_values(found)) or []
     count = options.minibatches or _largest_divisor(recipe.rollout.prompts)
     mistakes.problems += _too_few(options, parts, recipe, count)
+    also = _also(options)
+    asked = "reuse" in (*also, *(parts or ()))
+    walk = mistakes.attempt(plan_walk, options, asked, found.recipe, recipe, objectives)
     size = mistakes.attempt(Size.of, recipe)
     if size is not None and not options.yes:
         mistakes.problems += size.problems()
     if mistakes.problems or size is None:
         raise UserError(*mistakes.problems)
     folder = options.out or found.folder
-    return InspectionPlan(options, recipe, found.chosen, objectives, yardstick(objectives), parts, count, folder, size)
+    return InspectionPlan(
+        options, recipe, found.chosen, objectives, yardstick(objectives), parts, also, walk, count, folder, size
+    )
+
+
+def _also(options: InspectOptions) -> tuple[Part, ...]:
+    """Parts that are measured although no list names them: whoever says how many updates wants to see them."""
+    given = (options.updates, options.inner_epochs, options.inner_minibatches)
+    return (*options.also, "reuse") if any(value is not None for value in given) else options.also
 
 
 def _impossible(options: InspectOptions) -> list[Problem]:

@@ -12,9 +12,9 @@ from cvxrl.engine.build import check_functions
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
-from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint
 from cvxrl.inspection.findings import findings
+from cvxrl.inspection.measure_direction import measure_direction, measure_sharpness, step_line
 from cvxrl.inspection.measure_gradients import (
     BANDS,
     measure_bands,
@@ -23,53 +23,23 @@ from cvxrl.inspection.measure_gradients import (
     measure_gradients,
 )
 from cvxrl.inspection.measure_logits import measure_logits
+from cvxrl.inspection.measure_reuse import measure_reuse
 from cvxrl.inspection.measure_update import (
-    LINE_PASSES,
     TokenDistributions,
     kl,
-    measure_sharpness,
     measure_update,
     take_steps,
     token_distributions,
 )
-from cvxrl.inspection.options import PARTS, QUICK_PARTS, Part
-from cvxrl.inspection.plan import FEWEST_MINIBATCHES, Checkpoint, InspectionPlan
-from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, ObjectiveMetrics
+from cvxrl.inspection.metrics import LogitMetrics
+from cvxrl.inspection.plan import Checkpoint, InspectionPlan
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
+from cvxrl.inspection.scope import LOOK, PRODUCT, SPLIT, STEP, Scope, along_the_step, scope_of, work
 from cvxrl.inspection.size import MOST_HOURS
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.report.format import clock
 from cvxrl.report.progress import ProgressBar
 from cvxrl.tasks import Grader, Task, load_grader, load_task
-
-# From here on a model is large: costly parts are left out or measured on a part of the rollouts, and it is said.
-LARGE = 20_000_000
-# Tokens of a micro-batch whose eigenvalues are computed: each is a bisection over the vocabulary, so that this many
-# numbers of the logits, but at least this many tokens, are looked at. The signs, which the shares count, are those of
-# all tokens.
-_EIGENVALUE_NUMBERS, _EIGENVALUE_TOKENS = 2**23, 256
-# Passes over a sequence, in forward passes: for progress alone.
-_LOOK, _STEP, _SPLIT, _PRODUCT = 2, 3, 6, 6
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What is measured of a checkpoint, given its size.
-
-    Attributes:
-        parts: names of the parts.
-        large: whether the model is.
-        rules: of logit space.
-        line_passes: forward passes of the line search.
-        minibatches: whose gradients are held beside each other.
-        notes: what was left out.
-    """
-
-    parts: tuple[Part, ...]
-    large: bool
-    rules: Rules
-    line_passes: int
-    minibatches: int
-    notes: list[str]
 
 
 def run_inspection(plan: InspectionPlan, progress: ProgressBar) -> InspectRecord:
@@ -99,9 +69,9 @@ def _run(plan: InspectionPlan, task: Task, grader: Grader, progress: ProgressBar
     for number, source in enumerate(plan.checkpoints):
         loaded = load_checkpoint(plan, source, task, grader, progress.note)
         if scope is None:
-            scope = _scope(plan, loaded)
+            scope = scope_of(plan, loaded)
             sequences = len(loaded.rollouts.responses)
-            total = len(plan.checkpoints) * _work(plan, scope, sequences)
+            total = len(plan.checkpoints) * work(plan, scope, sequences)
             expected = _seconds(loaded, total)
             if expected > 3600 * MOST_HOURS and not plan.options.yes:
                 what = f"{plan.text}, about {expected / 3600:,.0f} hours from here"
@@ -139,28 +109,6 @@ class _Meter:
         return tick
 
 
-def _scope(plan: InspectionPlan, loaded: LoadedCheckpoint) -> Scope:
-    """What the model's size allows."""
-    large = sum(p.numel() for p in loaded.trainable.values()) > LARGE
-    default = QUICK_PARTS if len(plan.checkpoints) > 1 else PARTS
-    parts = plan.parts or default
-    notes = []
-    if plan.parts is None and large:
-        left = [part for part in ("bands", "curvature") if part in parts]
-        parts = tuple(part for part in parts if part not in left)
-        notes += [f"no {part}: the model is large; ask for them with --parts" for part in left]
-    if large and "bands" in parts:
-        notes.append("the gradient by probability is measured on one minibatch: the model is large")
-    drawn = max(_EIGENVALUE_TOKENS, _EIGENVALUE_NUMBERS // loaded.policy.model.get_output_embeddings().weight.shape[0])
-    if "logits" in parts and drawn < sum(map(len, loaded.rollouts.responses)):
-        notes.append(f"eigenvalues in the logits are those of at most {drawn} sampled tokens of each micro-batch")
-    passes = LINE_PASSES // 3 * 2 if large else LINE_PASSES
-    count = plan.minibatches
-    if large and plan.options.minibatches is None and count % FEWEST_MINIBATCHES == 0:
-        count = FEWEST_MINIBATCHES
-    return Scope(parts, large, Rules(eigenvalue_tokens=drawn), passes, count, notes)
-
-
 def _seconds(loaded: LoadedCheckpoint, units: int) -> float:
     """How long ``units`` forward passes over a sequence may take, by one over the first prompt's sequences."""
     own = loaded.objectives[0]
@@ -168,20 +116,6 @@ def _seconds(loaded: LoadedCheckpoint, units: int) -> float:
     began = time.monotonic()
     own.loss.reader.logits(first)
     return (time.monotonic() - began) / len(first) * units
-
-
-def _work(plan: InspectionPlan, scope: Scope, sequences: int) -> int:
-    """Progress units of one checkpoint."""
-    count, small = len(plan.objectives), sequences // scope.minibatches
-    costs = {
-        "logits": count * _LOOK * (2 if plan.options.drift else 1) * sequences + plan.options.drift * _STEP * sequences,
-        "gradients": count * _SPLIT * sequences,
-        "bands": count * BANDS * _STEP * (small if scope.large else sequences),
-        "update": count * _STEP * sequences * (2 if "logits" in scope.parts and not scope.large else 1),
-        "sharpness": count * scope.line_passes * sequences,
-        "curvature": count * (plan.options.lanczos + plan.options.probes) * _PRODUCT * small,
-    }
-    return sum(cost for part, cost in costs.items() if part in scope.parts)
 
 
 def _measure_checkpoint(
@@ -239,27 +173,52 @@ def _measure_objective(
     found: dict[str, object] = {}
     rules = scope.rules if "logits" in scope.parts else None
     if rules is not None:
-        found["logits"] = measure_logits(objective, objective.on_policy, plan.yardstick, rules, meter.at(_LOOK))
+        found["logits"] = measure_logits(objective, objective.on_policy, plan.yardstick, rules, meter.at(LOOK))
     if "gradients" in scope.parts:
         keep = torch.bfloat16 if scope.large else None
-        gradients, total = measure_gradients(loaded, objective, scope.minibatches, keep, meter.at(_SPLIT))
+        gradients, total = measure_gradients(loaded, objective, scope.minibatches, keep, meter.at(SPLIT))
         totals.add(total)
         del total
         if "bands" in scope.parts:
             chosen = part if scope.large else objective.everything
-            bands = measure_bands(loaded, objective, chosen, 1 if scope.large else BANDS, meter.at(_STEP))
+            bands = measure_bands(loaded, objective, chosen, 1 if scope.large else BANDS, meter.at(STEP))
             gradients = gradients.model_copy(update={"bands": bands, "band_completions": len(chosen)})
         found["gradients"] = gradients
     if "update" in scope.parts:
         # In logit space once more only where that is cheap; the displaced policy shows the same.
         again = None if scope.large else rules
-        found["update"] = measure_update(loaded, objective, distributions, plan.yardstick, again, meter.at(_STEP))
-    if "sharpness" in scope.parts:
-        found["sharpness"] = measure_sharpness(loaded, objective, scope.line_passes, meter.at(1))
+        found["update"] = measure_update(loaded, objective, distributions, plan.yardstick, again, meter.at(STEP))
+    if "sharpness" in scope.parts or "direction" in scope.parts:
+        found |= _along_the_step(scope, loaded, objective, meter)
+    if "reuse" in scope.parts and plan.walk is not None:
+        tick = meter.at(STEP)
+        found["reuse"] = measure_reuse(loaded, objective, plan.walk, plan.yardstick, scope.rules, tick)
     if "curvature" in scope.parts:
-        tick = meter.at(_PRODUCT)
+        tick = meter.at(PRODUCT)
         found["curvature"] = measure_curvature(loaded, objective, part, options.lanczos, options.probes, tick)
     return metrics.model_copy(update=found)
+
+
+def _along_the_step(
+    scope: Scope, loaded: LoadedCheckpoint, objective: MeasuredObjective, meter: _Meter
+) -> dict[str, object]:
+    """The parts that follow the objective's own step; none where that step is zero."""
+    found: dict[str, object] = {}
+    spent = 0
+    tick = meter.at(1)
+
+    def count(sequences: int) -> None:
+        nonlocal spent
+        spent += sequences
+        tick(sequences)
+
+    with step_line(loaded, objective, count) as line:
+        if line is not None and "sharpness" in scope.parts:
+            found["sharpness"] = measure_sharpness(line, loaded.source.step or 0, scope.line_passes)
+        if line is not None and "direction" in scope.parts:
+            found["direction"] = measure_direction(line)
+    tick(max(0, along_the_step(scope) * len(objective.everything) - spent))
+    return found
 
 
 def _informative_part(loaded: LoadedCheckpoint, count: int) -> list[int]:
@@ -277,11 +236,11 @@ def _displaced(
     own = loaded.objectives[0]
     rollouts = {objective.label: loaded.remembered(objective) for objective in loaded.objectives}
     with loaded.restored():
-        take_steps(own, rollouts[own.label], plan.options.drift, loaded.source.step or 0, meter.at(_STEP))
+        take_steps(own, rollouts[own.label], plan.options.drift, loaded.source.step or 0, meter.at(STEP))
         distance = float(kl(distributions, token_distributions(own)).mean())
         found = {
             objective.label: measure_logits(
-                objective, rollouts[objective.label], plan.yardstick, scope.rules, meter.at(_LOOK)
+                objective, rollouts[objective.label], plan.yardstick, scope.rules, meter.at(LOOK)
             )
             for objective in loaded.objectives
         }

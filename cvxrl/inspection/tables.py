@@ -6,7 +6,10 @@ import textwrap
 from typing import TextIO
 
 from cvxrl.inspection.findings import headline
-from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, LogitMetrics, NoiseScaleInterval, SharpnessMetrics
+from cvxrl.inspection.metrics import LogitMetrics, NoiseScaleInterval
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord
+from cvxrl.inspection.reuse_tables import reuse_table
+from cvxrl.inspection.step_metrics import LineSearchMetrics, SharpnessMetrics
 from cvxrl.report.document import WIDTH, Table, print_report
 from cvxrl.report.format import NOTHING, fixed, percent, scientific, share, short, signed, to_error
 
@@ -20,6 +23,8 @@ def all_tables(record: InspectRecord) -> list[Table]:
         _parameters(last),
         _bands(last),
         _updates(last),
+        _line_search(last),
+        reuse_table(last),
         _curvature(last),
         _cosines(last),
     ]
@@ -171,6 +176,33 @@ def _updates(checkpoint: CheckpointMetrics) -> Table:
     return Table("One optimizer step", columns, rows, note)
 
 
+def _line_search(checkpoint: CheckpointMetrics) -> Table:
+    """What a line search on the objective's own loss makes of the step whose room is known."""
+    rows = []
+    for o in checkpoint.objectives:
+        found = None if o.sharpness is None else o.sharpness.line_search
+        if found is not None:
+            change = None if found.loss is None else found.loss - found.loss_before
+            rows.append(
+                [
+                    o.label,
+                    _room(o.sharpness),
+                    scientific(found.slope, sign=True),
+                    short(found.share) if found.share else "none",
+                    str(found.evaluations),
+                    scientific(change, sign=True),
+                    _room(found),
+                ]
+            )
+    columns = ("<objective", "room", "slope", "accepted", "tried", "change", "room then")
+    note = (
+        "slope: of the loss along the step at its start. accepted: share of the step, halved until the loss has fallen "
+        "by its part of what the slope promises. change: of the loss there. room then: how often the accepted step "
+        "fits before the loss is back at its start."
+    )
+    return Table("Line search along that step", columns, rows, note)
+
+
 def _curvature(checkpoint: CheckpointMetrics) -> Table:
     rows = []
     for o in checkpoint.objectives:
@@ -194,8 +226,8 @@ def _cosines(checkpoint: CheckpointMetrics) -> Table:
     return Table("Cosines between the gradients", ("<objective", *labels), rows if len(labels) > 1 else [])
 
 
-def _room(numbers: SharpnessMetrics | None) -> str:
-    if numbers is None:
+def _room(numbers: SharpnessMetrics | LineSearchMetrics | None) -> str:
+    if numbers is None or numbers.searched is None:
         return NOTHING
     if numbers.room is None:
         return f">{numbers.searched:g}"

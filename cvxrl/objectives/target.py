@@ -46,7 +46,8 @@ def target_log_probs(old_logits_NV: Tensor, actions_N: Tensor, tilt_N: Tensor) -
 def linear_tilt(slope_N: Tensor, log_odds_N: Tensor, margin: float) -> Tensor:
     """Logit shift whose probability is linear in the advantage: q = clip(p0 + slope (1 - p0)). Ours, not the paper's.
 
-    On-policy the KLD gradient's weight is then (q - p0) / (1 - p0) = A / b, so zero-mean advantages do not drift.
+    On-policy the KLD gradient's weight is then (q - p0) / (1 - p0) = A / b, so zero-mean advantages do not drift where
+    nothing is clipped; at small p0 negative ones are.
 
     Args:
         slope_N: A / b.

@@ -42,16 +42,21 @@ def logit_tolerance(model: PreTrainedModel) -> float:
     return _LOGITS * rounding(model)
 
 
-def log_prob_tolerance(model: PreTrainedModel, logprobs: Tensor, dtype: torch.dtype | None = None) -> float:
+def log_prob_tolerance(model: PreTrainedModel, size: float, dtype: torch.dtype | None = None) -> float:
     """Largest difference of log-probabilities that is taken for rounding: those of large logits carry larger errors.
 
     Args:
         model: its size counts.
-        logprobs: log-probabilities of sampled tokens.
+        size: largest distance of a logit from the mean of its row (`logit_size`), or, where logits are not at hand, the
+            largest -log p.
         dtype: format of the activations, if it is not that of the parameters.
     """
-    largest = float(logprobs.abs().max()) if logprobs.numel() else 0.0
-    return _LOG_PROBS * rounding(model, dtype) * max(1.0, largest)
+    return _LOG_PROBS * rounding(model, dtype) * max(1.0, size)
+
+
+def logit_size(logits: Tensor) -> float:
+    """Largest distance of a logit [N, V] from the mean of its row; tokens that a family hides do not count."""
+    return float(_centred(logits).abs().max()) if logits.numel() else 0.0
 
 
 def difference(mine: Tensor, theirs: Tensor) -> float:

@@ -46,7 +46,8 @@ class LcoSpec(Section):
     negative_beta_scale: PositiveFloat = Field(
         1.0,
         description="Factor on beta where the advantage is negative. The paper's equation is 1; the authors' "
-        "rule-reward code uses 100. Large values damp the push away from bad samples.",
+        "rule-reward code uses 100. Large values leave little but the push towards good samples, so that sampled "
+        "tokens drift up instead of down (docs/method.md, 1).",
     )
     target: Literal["frozen", "moving"] = Field(
         "frozen",

@@ -95,6 +95,11 @@ class LoggingSpec(Section):
         description="Every N steps, log gradient norms by kind of module and, for one group of completions, the shares "
         "of tokens that are convex, pull away from their target or are frozen (docs/inspect.md); 0 is never.",
     )
+    updates: Annotated[bool, NEUTRAL] = Field(
+        False,
+        description="Also write every optimizer step by itself, a line of `updates.jsonl` each; metrics.jsonl has the "
+        "means over those of a rollout.",
+    )
     sinks: Annotated[tuple[SinkSpec, ...], NEUTRAL] = Field(
         (),
         description="Where the metrics go besides metrics.jsonl and the display, e.g. `[{kind: csv}]`. A sink that "

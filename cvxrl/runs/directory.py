@@ -47,6 +47,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def updates(self) -> Path:
+        """One JSON object per optimizer step; there only if `logging.updates` asks for it."""
+        return self.path / "updates.jsonl"
+
+    @property
     def log(self) -> Path:
         """Traceback of a crash."""
         return self.path / "run.log"

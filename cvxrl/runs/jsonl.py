@@ -1,4 +1,4 @@
-"""Files of JSON lines: metrics.jsonl, samples.jsonl and rollouts/*.jsonl, one object per line.
+"""Files of JSON lines: metrics.jsonl, updates.jsonl, samples.jsonl and rollouts/*.jsonl, one object per line.
 
 Lines are only ever appended, so that a crash leaves at most a torn last line. Readers leave that one out; a damaged
 line before it is an error.
@@ -100,6 +100,22 @@ def read_what_is_whole(path: Path) -> list[dict[str, float]]:
             record = _record(line)
             found[int(record["step"])] = record
     return [found[step] for step in sorted(found)]
+
+
+def keep_lines(path: Path, last: int) -> None:
+    """Leave of a file of records, several to a step, those that are whole and of steps up to ``last``.
+
+    Raises:
+        StorageError: see `write_lines`.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError):
+            record = _record(line)
+            kept += [record] if record["step"] <= last else []
+    write_lines(path, kept)
 
 
 def last_contiguous_step(records: Sequence[Mapping[str, float]]) -> int:

@@ -33,7 +33,7 @@ def to_document(study: Study, chosen: Mapping[str, Choice], collected: Collected
                 "verdict": judged.verdict,
                 "rules": rules,
             },
-            "best": comparison_document(judged.best, []) if judged.best else None,
+            "best": {regime: comparison_document(best, []) for regime, best in judged.best.items()},
             "sweep": comparison_document(judged.sweep, []) if judged.sweep else None,
             "grids": {name: comparison_document(grid, []) for name, grid in judged.grids.items()},
         }
@@ -57,7 +57,7 @@ def to_html_page(study: Study, chosen: Mapping[str, Choice], collected: Collecte
     page.note(study.question)
     *tables, verdict = study_tables(study, chosen, collected, judged)
     page.table(verdict)
-    for shown in all_figures(study, chosen, collected, judged):
+    for shown in all_figures(study, collected, judged):
         page.figure(shown)
     for table in tables:
         page.table(table)

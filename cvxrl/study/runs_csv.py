@@ -15,7 +15,7 @@ from typing import Any
 
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.outcome import outcome_of
-from cvxrl.comparison.run import LoggedRun, Run, is_scored
+from cvxrl.comparison.run import LoggedRun, Run, is_scored, setting
 from cvxrl.comparison.score import quality_key, score_run, stability_of
 from cvxrl.recipe.digest import digest_of, leaves, without_neutral
 from cvxrl.recipe.yaml_file import write_value
@@ -39,7 +39,8 @@ def to_csv(study: Study, found: Found, folder: Path) -> str:
         folder: of the study's runs, from which paths are written.
     """
     options = Options(confidence=study.confidence)
-    rows = [_row(cell, run, folder, options) for cell, runs in found for run in runs if isinstance(run, LoggedRun)]
+    every = [(cell, run) for cell, runs in found for run in runs if isinstance(run, LoggedRun)]
+    rows = [_row(cell, run, study.vary, folder, options) for cell, run in every]
     recipes = sorted({key for row in rows for key in row if key.startswith(RECIPE)})
     own = list(dict.fromkeys(key for row in rows for key in row if not key.startswith(RECIPE)))
     stream = io.StringIO()
@@ -49,7 +50,7 @@ def to_csv(study: Study, found: Found, folder: Path) -> str:
     return stream.getvalue()
 
 
-def _row(cell: Cell, run: LoggedRun, folder: Path, options: Options) -> dict[str, Any]:
+def _row(cell: Cell, run: LoggedRun, vary: str, folder: Path, options: Options) -> dict[str, Any]:
     recipe = dict(run.recipe or {})
     return {
         "stage": cell.stage,
@@ -73,6 +74,7 @@ def _row(cell: Cell, run: LoggedRun, folder: Path, options: Options) -> dict[str
         "path": _below(run.path, folder),
         "evaluations": _json(_columns(_evaluations(run), EVALUATED)),
         "training": _json(_columns(_steps(run), TRAINED)),
+        f"{RECIPE}{vary}": write_value(setting(recipe, vary)),
         **{f"{RECIPE}{key}": write_value(value) for key, value in leaves(without_neutral(recipe))},
     }
 

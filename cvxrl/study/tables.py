@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cvxrl.comparison.headroom_table import factor, factor_span, headroom_table
+from cvxrl.comparison.headroom_table import HALF_FAIL, factor, factor_span, headroom_table
+from cvxrl.comparison.result import Comparison
 from cvxrl.comparison.tables import all_tables, scores_table, sensitivity_table
 from cvxrl.report.document import Table
 from cvxrl.report.format import NOTHING, number
@@ -16,19 +18,30 @@ from cvxrl.study.contrasts import contrasts
 from cvxrl.study.plan import Study
 from cvxrl.study.verdict import CANNOT_BE_TOLD, Judged
 
+_OWN = 4  # columns of the table of headrooms that are of one method
+_EDGED = 3  # values from which on the best one can lie between others
+
 
 def study_tables(study: Study, chosen: Mapping[str, Choice], collected: Collected, judged: Judged) -> list[Table]:
     """Everything in reading order: what was chosen, what ran, what the stages came to, and the verdict."""
     tables = [choices_table(study, chosen)] if chosen else []
     tables += [cells_table(study, chosen, collected)]
-    if judged.best is not None:
-        tables += [_under(f"At the chosen {study.vary}", table) for table in all_tables(judged.best)]
+    for regime, best in judged.best.items():
+        tables += [_under(f"{regime}, at the chosen {study.vary}", table) for table in all_tables(best)]
     if judged.sweep is not None:
-        tables += [sensitivity_table(judged.sweep), headroom_table(judged.sweep)]
+        tables += [sensitivity_table(judged.sweep), _headrooms(judged.sweep)]
         tables += [contrasts_table(study, judged)]
     for name, grid in judged.grids.items():
         tables += [_under(f"Grid {name}", table) for table in (scores_table(grid), sensitivity_table(grid))]
     return [*(table for table in tables if table.rows), rules_table(judged)]
+
+
+def _headrooms(sweep: Comparison) -> Table:
+    """Without the ratios to one baseline for all regimes, in whose place contrasts stand."""
+    whole = headroom_table(sweep)
+    return Table(
+        whole.title, whole.columns[:_OWN], [row[:_OWN] for row in whole.rows], f"{HALF_FAIL} Best: the chosen value."
+    )
 
 
 def _under(heading: str, table: Table) -> Table:
@@ -41,10 +54,25 @@ def choices_table(study: Study, chosen: Mapping[str, Choice]) -> Table:
     for label, choice in chosen.items():
         others = "\n".join(f"{name}: {number(score)}" for name, score in choice.scores.items())
         settings = ", ".join(f"{key}={value}" for key, value in choice.settings.items()) or "as it is"
-        rows.append([label, f"{choice.value:g}", settings, others])
+        rows.append([label, f"{choice.value:g}{_edge(choice)}", settings, others])
     seeds, by = (study.tuning.seeds, study.tuning.by) if study.tuning is not None else ("", "")
     note = f"Seeds {seeds}, which are not reported again; chosen by the highest {by}."
     return Table(f"Tuning of {study.vary}", ["<method@regime", "chosen", "<setting", f"<{by}"], rows, note)
+
+
+def _side(value: float) -> str:
+    """A side of a requirement; the open end of an interval is no number."""
+    if math.isnan(value):
+        return NOTHING
+    return "open" if math.isinf(value) else number(value)
+
+
+def _edge(choice: Choice) -> str:
+    """Says that a better value may lie beyond those that were tried."""
+    tried = sorted(float(name) for name in choice.scores if "," not in name)
+    if len(tried) < _EDGED or tried[0] < choice.value < tried[-1]:
+        return ""
+    return "\nsmallest tried" if choice.value == tried[0] else "\nlargest tried"
 
 
 def cells_table(study: Study, chosen: Mapping[str, Choice], collected: Collected) -> Table:
@@ -94,10 +122,8 @@ def rules_table(judged: Judged) -> Table:
     rows = []
     for name, results in judged.rules:
         for index, result in enumerate(results):
-            word = "met" if result.met else "not met"
-            if result.unfinished:
-                word = f"{CANNOT_BE_TOLD}: not run {', '.join(result.unfinished)}"
-            left = NOTHING if result.left != result.left else number(result.left)
-            rows.append(["" if index else name, result.text, left, word])
+            word = CANNOT_BE_TOLD if result.unfinished else "met" if result.met else "not met"
+            gap = f"\nnot run: {', '.join(result.unfinished)}" if result.unfinished else ""
+            rows.append(["" if index else name, word, _side(result.left), result.text + gap])
     note = "The first rule whose requirements all hold."
-    return Table(f"Verdict: {judged.verdict}", ["<rule", "<requirement", "left side", "<"], rows, note)
+    return Table(f"Verdict: {judged.verdict}", ["<rule", "<", "left side", "<requirement"], rows, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvxrl.comparison.gate import Gate, Verdict, judge
@@ -29,21 +29,21 @@ class Judged:
             rule before it speaks of cells that were not run.
         rules: requirements of every rule, with what they came to. Those that cannot be told name their cells as
             unfinished.
-        best: confirmatory runs at the chosen values; None without any.
+        best: confirmatory runs at the chosen values, by regime, against the first method that ran there.
         sweep: all confirmatory runs, over the varied key; None without any.
         grids: the same of every grid with runs, by name.
     """
 
     verdict: str
     rules: list[tuple[str, list[Verdict]]]
-    best: Comparison | None
+    best: dict[str, Comparison]
     sweep: Comparison | None
     grids: dict[str, Comparison]
 
     @property
     def comparisons(self) -> list[Comparison]:
         """All of them."""
-        return [one for one in (self.best, self.sweep, *self.grids.values()) if one is not None]
+        return [one for one in (*self.best.values(), self.sweep, *self.grids.values()) if one is not None]
 
     @property
     def headrooms(self) -> list[Headroom]:
@@ -65,12 +65,10 @@ def judge_study(study: Study, chosen: Mapping[str, Choice], collected: Collected
     values = {label: choice.value for label, choice in chosen.items()}
     plain = Options(confidence=study.confidence, allow_diff=True)
     swept = replace(plain, vary=(study.vary,))
-    at_best = [run for cell, runs in collected.confirmed if cell.multiple == 1 for run in runs]
-    baseline = next((label for label in study.labels if any(run.method == label for run in at_best)), None)
-    best = _compared(at_best, replace(plain, baseline=baseline))
+    at_best = [(cell, runs) for cell, runs in collected.confirmed if cell.multiple == 1]
+    best = _each(study.regimes, lambda regime: [one for one in at_best if one[0].regime == regime], plain)
     sweep = _compared(_runs(collected.confirmed), swept, values)
-    of_grids = {name: [(c, runs) for c, runs in collected.in_grids if c.grid == name] for name in study.grids}
-    grids = {name: made for name, found in of_grids.items() if (made := _compared(_runs(found), swept)) is not None}
+    grids = _each(study.grids, lambda name: [one for one in collected.in_grids if one[0].grid == name], swept)
     judged = Judged(study.otherwise, [], best, sweep, grids)
     if not judged.comparisons:
         raise UserError(Problem("no run has ended that the rules could be held against", remedy="run the stages"))
@@ -112,6 +110,12 @@ def _first_that_holds(study: Study, rules: Sequence[tuple[str, Sequence[Verdict]
         if all(result.met or result.unfinished for result in results):
             return CANNOT_BE_TOLD
     return study.otherwise
+
+
+def _each(names: Iterable[str], members: Callable[[str], Found], options: Options) -> dict[str, Comparison]:
+    """A comparison of every regime, or grid, that has runs."""
+    made = {name: _compared(_runs(members(name)), options) for name in names}
+    return {name: one for name, one in made.items() if one is not None}
 
 
 def _runs(found: Found) -> list[Run]:

@@ -94,6 +94,13 @@ def test_the_choice_of_the_best_value_is_part_of_the_interval() -> None:
         ("low(headroom(never, brittle)) > 1", True),
         ("headroom(never) > 1", False),  # its value is beyond the tried ones and so not known
         ("headroom(never) < 1", False),
+        ("most(steady) == mean(steady[optim.lr=0.0001])", True),
+        ("least(never) > 0.8", True),
+        ("most(never) - least(never) < 0.11", True),
+        ("most(brittle) - least(brittle) < 0.11", False),
+        ("fisher(brittle[optim.lr=0.001], steady[optim.lr=0.001]) < 0.008", True),  # 5 of 5 against none: 1 / 126
+        ("fisher(brittle[optim.lr=0.001], steady[optim.lr=0.001]) > 0.0079", True),
+        ("fisher(brittle[optim.lr=0.0001], steady[optim.lr=0.0001]) == 1", True),
         ("headroom( steady,brittle ) - 1 > failures(brittle[optim.lr=0.001])", True),
     ],
 )

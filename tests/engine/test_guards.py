@@ -77,10 +77,10 @@ def test_a_diverged_step_leaves_its_batch_and_names_the_last_good_checkpoint(
 
     update = Updater.update
 
-    def fails(self: Updater, sequences: Any, step: int) -> dict[str, float]:
+    def fails(self: Updater, sequences: Any, step: int, tell: Any = None) -> dict[str, float]:
         if step == 3:
             raise DivergedError("loss", "1 of 1 entries are not finite")
-        return update(self, sequences, step)
+        return update(self, sequences, step, tell)
 
     monkeypatch.setattr(Updater, "update", fails)
     recipe = tiny("math_grpo", "train.steps=4", "checkpoint.every=1")

@@ -11,7 +11,7 @@ from helpers import SilentSink, tiny
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from cvxrl.engine.memory import describe
+from cvxrl.engine.plan import describe
 from cvxrl.engine.self_check import SelfCheckError
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
@@ -41,9 +41,9 @@ def test_each_step_trains_on_the_rollout_of_the_policy_so_many_steps_ago(monkeyp
     trainer, used = lagged("math_grpo", lag), []
     update = type(trainer.updater).update
 
-    def watch(self: Any, sequences: Any, step: int) -> dict[str, float]:
+    def watch(self: Any, sequences: Any, step: int, tell: Any = None) -> dict[str, float]:
         used.append((set(sequences.versions), sequences.ids))
-        return update(self, sequences, step)
+        return update(self, sequences, step, tell)
 
     monkeypatch.setattr(type(trainer.updater), "update", watch)
     records = steps(trainer, 5)

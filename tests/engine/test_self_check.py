@@ -16,7 +16,7 @@ from cvxrl.cli import main
 from cvxrl.comparison.run import is_scored
 from cvxrl.comparison.run_directory import RunDirectories
 from cvxrl.engine import self_check as module
-from cvxrl.engine.self_check import self_check
+from cvxrl.engine.self_check import own_mismatch, self_check, tolerance
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
@@ -86,15 +86,35 @@ def test_given_responses_are_compared_with_the_own_forward_pass(name: str, monke
         self_check(reader, trainer.recipe, sequences, 1)
 
 
+def test_logits_that_grew_in_training_are_no_mistake_of_the_sampler() -> None:
+    """Their rounding is larger, also where the sampled tokens themselves are likely."""
+    trainer = Trainer.build(tiny("math_grpo", *QUICK))
+    reader = trainer.updater.loss.reader
+    sequences = trainer.collector.collect(1).sequences
+    _, before = own_mismatch(reader, sequences)
+    assert tolerance(reader, before, []) == log_prob_tolerance(trainer.policy.model, before) > 1e-4
+    assert tolerance(replace(reader, bf16=True), before, [torch.tensor([-3.0])]) == pytest.approx(
+        log_prob_tolerance(trainer.policy.model, 3.0, torch.bfloat16)
+    )
+    with torch.no_grad():
+        trainer.policy.model.model.norm.weight *= 30
+    _, after = own_mismatch(reader, sequences)
+    assert after == pytest.approx(30 * before, rel=1e-3)
+    sequences = trainer.collector.collect(1).sequences
+    off = [part - 0.02 for part in sequences.sampled_logprobs or []]
+    with pytest.raises(UserError, match="the sampler and the trainer"):
+        self_check(reader, trainer.recipe, replace(sequences, sampled_logprobs=off), 1)
+
+
 def test_the_limit_grows_with_size_depth_and_logits() -> None:
-    """Values by hand: 2 sqrt(layers) (eps of the format + 4 eps of fp32 x sqrt(width)) x the largest -log p."""
+    """Values by hand: 2 sqrt(layers) (eps of the format + 4 eps of fp32 x sqrt(width)) x the largest logit."""
     model = Trainer.build(tiny("smoke")).policy.model
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     fp32, bf16 = 2.0**-23, 2.0**-7
     expected = layers**0.5 * (fp32 + 4 * fp32 * width**0.5)
     assert rounding(model) == pytest.approx(expected)
-    assert log_prob_tolerance(model, torch.tensor([-7.0, -0.1])) == pytest.approx(14 * expected)
-    assert log_prob_tolerance(model, torch.tensor([-0.1])) == pytest.approx(2 * expected)
+    assert log_prob_tolerance(model, 7.0) == pytest.approx(14 * expected)
+    assert log_prob_tolerance(model, 0.1) == pytest.approx(2 * expected)
     assert rounding(model, torch.bfloat16) == pytest.approx(layers**0.5 * (bf16 + 4 * fp32 * width**0.5))
 
 

@@ -91,7 +91,7 @@ def sampling(policy: Policy) -> str:
     episodes = LocalGenerator(policy).generate(PROMPTS, keys, Sampling(12, 1.0))
     theirs = own_log_probs(policy, [e.prompt_ids for e in episodes], [e.response_ids for e in episodes])
     mine = torch.cat([e.logprobs for e in episodes])
-    _require(mine, theirs, log_prob_tolerance(policy.model, theirs), "sampled log-probabilities")
+    _require(mine, theirs, log_prob_tolerance(policy.model, float(theirs.abs().max())), "sampled log-probabilities")
     return _pace(choose(policy, "auto").name)
 
 
@@ -163,7 +163,7 @@ def _own(policy: Policy, prompt: list[int], response: list[int]) -> Tensor:
 def _same_loss_and_gradient(policy: Policy, mine: Tensor) -> None:
     found = _gradient(policy, mine)
     theirs = torch.cat([_own(policy, p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)])
-    limit = log_prob_tolerance(policy.model, theirs.detach())
+    limit = log_prob_tolerance(policy.model, float(theirs.detach().abs().max()))
     _require(mine.detach(), theirs.detach(), limit, "log-probabilities")
     expected = _gradient(policy, theirs)
     apart = float((found - expected).norm() / expected.norm())

@@ -20,22 +20,17 @@ from cvxrl.engine.credit import with_group_advantages
 from cvxrl.engine.session import run_training
 from cvxrl.gradients.gram import Gram, mean_pairwise_cosine
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, load_checkpoint
-from cvxrl.inspection.figures import all_figures
 from cvxrl.inspection.findings import findings, headline
 from cvxrl.inspection.measure_gradients import measure_bands, measure_gradients, split_gradient
 from cvxrl.inspection.measure_logits import summarize
 from cvxrl.inspection.measure_update import effective_share, take_steps
+from cvxrl.inspection.metrics import LogitMetrics
 from cvxrl.inspection.objectives import select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions
+from cvxrl.inspection.page import all_figures
 from cvxrl.inspection.plan import make_plan
-from cvxrl.inspection.record import (
-    InspectRecord,
-    LogitMetrics,
-    ObjectiveMetrics,
-    SharpnessMetrics,
-    UpdateMetrics,
-    read_record,
-)
+from cvxrl.inspection.record import InspectRecord, ObjectiveMetrics, read_record
+from cvxrl.inspection.step_metrics import SharpnessMetrics, UpdateMetrics
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SilentSink, tiny
 
+from cvxrl.engine.plan import describe
 from cvxrl.engine.session import run_training
 from cvxrl.recipe.digest import digest
 from cvxrl.recipe.load import dump, load_recipe
@@ -17,7 +19,13 @@ from cvxrl.recipe.reference import reference
 from cvxrl.runs.directory import RunDir
 
 ALL = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-RUNNABLE = [name for name in ALL if not name.startswith("smollm2")]
+# The same engine as the recipe that they extend, with other numbers; loaded and planned here, run where there is time.
+VARIED = ("reuse_", "stale_", "sgd_", "flip_", "coin_", "authors_", "paper_")
+RUNNABLE = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(VARIED) else [])
+    for name in ALL
+    if not name.startswith("smollm2")
+]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -42,17 +50,36 @@ def test_a_header_says_which_reduction_and_whose(name: str) -> None:
     assert other.get(name, "") in header
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith(VARIED)])
+def test_a_regime_is_what_its_name_says_and_can_be_planned(name: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    plan, train, noise = describe(recipe), recipe.train, recipe.task.reward.noise
+    updates, regime = train.inner_epochs * train.minibatches, name.split("_")[0]
+    assert plan.memory_bytes and plan.optimizer_steps == updates * train.steps
+    assert (noise.kind if noise.kind != "none" else regime) == regime
+    assert (updates >= 64 and recipe.rollout.lag > 0) == (regime == "stale")
+    assert (recipe.optim.kind == "sgd") == (regime == "sgd")
+    match regime:
+        case "reuse" | "sgd":
+            assert (train.inner_epochs, train.minibatches) == (4, 4)
+        case "authors":
+            assert updates == recipe.sequences_per_step == 1536 and recipe.optim.max_grad_norm is None
+            assert train.reset_optimizer and (recipe.task.reward.correct, recipe.task.reward.incorrect) == (1.0, -1.0)  # type: ignore[union-attr]
+        case "paper":
+            assert (recipe.sequences_per_step, updates, train.steps) == (6, 100, 1) and recipe.logging.updates
+
+
 @pytest.mark.figures
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_two_steps(name: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    recipe = tiny(name)
+    recipe = tiny(name, *(["train.minibatches=2"] if name.startswith(VARIED) else []))
     run_dir = RunDir.of(tmp_path, recipe)
     assert run_training(recipe, run_dir, SilentSink(), "new").status == "finished"
     records = [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
     assert [r["step"] for r in records] == [0, 1, 2]
-    assert records[-1]["grad/norm"] > 0 and records[-1]["grad/norm_clipped"] <= 1.0
+    assert records[-1]["grad/norm"] > 0 and records[-1]["grad/norm_clipped"] <= (recipe.optim.max_grad_norm or math.inf)
     assert run_dir.curves.stat().st_size > 10_000
     questions = json.loads(run_dir.evaluation(2).read_text())["questions"]
     assert len(questions) == 4 and all(len(question["correct"]) == 2 for question in questions)

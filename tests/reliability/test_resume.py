@@ -72,7 +72,7 @@ STATE_CASES: dict[str, dict[str, Any]] = {
     "drift-free": {"objective": {"kind": "lco-kld", "shift": "drift-free", "support": {"kind": "top-k", "k": 3}}},
     "authors' code": {"reading": "authors-code", "objective": {"kind": "lco-kld"}, "advantage": {"kind": "reward"}},
     "guards": {"guards": {"entropy": {"below": 1e-9}, "reward": {"window": 2, "drop": 5.0}}},
-    "gradients looked at": {"logging": {"gradients": 1}},
+    "gradients looked at": {"logging": {"gradients": 1, "updates": True}},
     "scratch": {"model": {"scratch": SCRATCH}},
     "earlier policies": {"rollout.lag": 2, "advantage": {"kind": "gae"}, "objective": {"kind": "lco-kld"}},
     "earlier adapters in chunks": {**LORA, "rollout.lag": 1, "train.loss": "chunked", "objective": {"kind": "lco-kld"}},
@@ -127,9 +127,8 @@ def outcome(run_dir: RunDir) -> tuple[list[dict[str, float]], dict[str, bytes]]:
         for file in run_dir.path.glob("*/*.safetensors")
         for name, tensor in load_file(file).items()
     }
-    kept = {
-        file.name: file.read_bytes() for folder in ("evals", "rollouts") for file in run_dir.path.glob(f"{folder}/*")
-    }
+    files = [*run_dir.path.glob("evals/*"), *run_dir.path.glob("rollouts/*"), *run_dir.path.glob("updates.jsonl")]
+    kept = {file.name: file.read_bytes() for file in files}
     return [without_times(r) for r in read_records(run_dir.metrics)], weights | kept
 
 

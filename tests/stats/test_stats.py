@@ -22,7 +22,7 @@ from cvxrl.stats.improvement import (
     improvement_interval,
     probability_of_improvement,
 )
-from cvxrl.stats.proportion import clustered_share_interval, exact_interval, smoothed_error
+from cvxrl.stats.proportion import clustered_share_interval, exact_interval, exact_p, smoothed_error
 
 
 def column(*values: float) -> np.ndarray:
@@ -279,3 +279,11 @@ def test_improvement_interval_covers() -> None:
             found = improvement_interval(generator.normal(shift, 1, 5), generator.normal(0, 1, 5), 0.95)
             hits += found.low <= truth <= found.high
         assert 0.93 < hits / trials < 0.98, shift
+
+
+@pytest.mark.parametrize(
+    ("table", "p"),
+    [((0, 8, 5, 8), 0.0256), ((5, 8, 0, 8), 0.0256), ((3, 4, 1, 4), 0.4857), ((0, 3, 0, 5), 1.0), ((2, 2, 0, 3), 0.1)],
+)
+def test_fishers_exact_test(table: tuple[int, int, int, int], p: float) -> None:
+    assert exact_p(*table) == pytest.approx(p, abs=5e-5)

@@ -12,7 +12,8 @@ from made_studies import PLAN
 
 from cvxrl.errors import UserError
 from cvxrl.recipe.load import load_recipe
-from cvxrl.study.cells import tuning
+from cvxrl.study.cells import grids, tuning
+from cvxrl.study.choices import Choice
 from cvxrl.study.directories import plan_cells
 from cvxrl.study.plan import load_study
 
@@ -33,7 +34,8 @@ def test_it_tunes_tries_alternatives_confirms_on_fresh_seeds_and_judges(study: A
     }
     assert list(chosen["lco@once"]["scores"]) == ["0.0001", "0.001", "0.001, alternative 1"]
     assert document["study"]["verdict"] == "lco is better"
-    assert {p["label"]: p["verdict"] for p in document["best"]["comparisons"]}["lco@once"] == "better"
+    assert {p["label"]: p["verdict"] for p in document["best"]["once"]["comparisons"]} == {"lco@once": "better"}
+    assert document["best"]["twice"]["comparisons"][0]["baseline"] == "grpo@twice"
     assert {m["method"] for m in document["sweep"]["methods"]} == set(chosen)
     again = study("--json")
     assert json.loads(again.out) == document and study.trained == []  # nothing is trained or chosen twice
@@ -108,3 +110,16 @@ def test_the_plans_that_ship_are_whole(name: str) -> None:
         assert plan_cells(plan, file, [cell], Path("nowhere"))[0][1].jobs
     with pytest.raises(UserError):
         load_recipe(file)
+
+
+def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs/compare.md").read_text()
+    (shown,) = [block.split("```")[0] for block in page.split("```yaml\n")[1:] if "\ngrids:" in block.split("```")[0]]
+    stages = "tuning: {values: [1.0e-3], seeds: 100}\nconfirmation: {seeds: {1: 0-1}}\nregimes: {reuse: {}}\n"
+    (tmp_path / "plan.yaml").write_text(f"study: 1\nname: shown\nquestion: Which?\n{stages}{shown}")
+    study = load_study(tmp_path / "plan.yaml")
+    chosen = {"grpo@reuse": Choice(value=1e-3, settings={}, scores={})}
+    planned = plan_cells(study, tmp_path / "plan.yaml", grids(study, chosen), tmp_path)
+    made = {cell.grid: plan.planned[0].recipe for cell, plan in planned}
+    assert made["map"].step.kind == "line-search" and made["coins"].task.reward.noise.kind == "coin"
+    assert [cell.place for cell, _ in planned] == ["0.0003", "0.003", "0.03", "x1"]

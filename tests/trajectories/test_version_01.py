@@ -45,6 +45,8 @@ CHANGED: dict[str, str] = {
     "compare*/comparisons.*.sign_flip_p_value": "one test",
     "compare*/comparisons.*.seeds_needed": "the fewest that the interval allows",
     "compare/warnings.[12]": "other words",
+    "inspect-*/*.verdict.6": "the sentence on room says what a line search accepts, too",
+    "inspect-ppo/*.sharpness.*": "along a step the critic moves with the policy; 0.1 left it at the step's end",
     "inspect-*/*.verdict.1": "the sentence says of how many tokens the smallest eigenvalue is",
     "inspect-*/notes*": "no note on drawn tokens where all were looked at",
     "*/checkpoint.recipe": "fields that cannot change a result are outside the digest of a recipe",

@@ -63,7 +63,7 @@ def all_figures(c: Comparison) -> list[Shown]:
         return []
     words = {
         "metric": c.options.metric,
-        "percent": f"{c.options.confidence:.0%}",
+        "percent": f"{100 * c.options.confidence:g}%",
         "pooled": f"; the runs of all values of {c.options.varied} together" if c.options.vary else "",
     }
     drawn = ((title, draw(c), caption.format(**words)) for title, draw, caption in GALLERY)

@@ -33,7 +33,7 @@ def failure_curves(c: Comparison) -> Figure | None:
     top, bottom = grid[0][0], grid[1][0]
     ratio = values[-1] / values[0]
     for index, h in enumerate(c.headrooms):
-        _shares(top, h, index, ratio ** ((index - (count - 1) / 2) * _DODGE))
+        draw_shares(top, h, index, ratio ** ((index - (count - 1) / 2) * _DODGE))
         _half(bottom, h, index, values[0] / ratio**_MARGIN, values[-1] * ratio**_MARGIN)
     top.axhline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
     for axis in (top, bottom):
@@ -52,7 +52,7 @@ def failure_curves(c: Comparison) -> Figure | None:
     return figure
 
 
-def _shares(axis: Axes, h: Headroom, index: int, shift: float) -> None:
+def draw_shares(axis: Axes, h: Headroom, index: int, shift: float) -> None:
     """Points with exact intervals, the fitted curve, and its band."""
     colour, _, marker = method_style(index)
     dash = _DASHES[index % len(_DASHES)]

@@ -25,7 +25,7 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
     logarithmic = values[0] > 0 and values[-1] / values[0] >= _DECADE
     middle = (len(c.sensitivities) - 1) / 2
     for index, s in enumerate(c.sensitivities):
-        _scores(axes[0], s, index, _shift(values, logarithmic, (index - middle) * _DODGE))
+        draw_scores(axes[0], s, index, value_shift(values, logarithmic, (index - middle) * _DODGE))
         _range(axes[1], s, index)
     if any(p.failures for s in c.sensitivities for p in s.points):
         axes[0].plot([], [], "x", color=RED, markersize=9, markeredgewidth=2, label="failed runs")
@@ -42,7 +42,7 @@ def sensitivity_curves(c: Comparison) -> Figure | None:
     return figure
 
 
-def _scores(axis: Axes, s: Sensitivity, index: int, shift: Callable[[float], float]) -> None:
+def draw_scores(axis: Axes, s: Sensitivity, index: int, shift: Callable[[float], float]) -> None:
     """Means, intervals, and a red cross where runs failed; how many stands in the other panel."""
     colour, dash, marker = method_style(index)
     points = [(shift(p.value), p) for p in s.points]
@@ -78,7 +78,7 @@ def _range(axis: Axes, s: Sensitivity, index: int) -> None:
             )
 
 
-def _shift(values: list[float], logarithmic: bool, share: float) -> Callable[[float], float]:
+def value_shift(values: list[float], logarithmic: bool, share: float) -> Callable[[float], float]:
     """Move a value by a share of the axis."""
     if logarithmic:
         factor: float = (values[-1] / values[0]) ** share
