@@ -141,4 +141,4 @@ def test_ranks_accept_one_share(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("step/share", "step/evaluations"):
         assert found[0][key] == found[1][key] == whole.metrics[key]
     assert found[0]["step/loss_after"] == found[1]["step/loss_after"]
-    assert found[0]["step/loss_after"] == pytest.approx(whole.metrics["step/loss_after"], rel=1e-4)
+    assert found[0]["step/loss_after"] == pytest.approx(whole.metrics["step/loss_after"], rel=1e-2)
