@@ -54,6 +54,14 @@ class TrainedRun:
         """Hugging Face directory of the final policy; it exists if the run finished."""
         return self.path / "policy"
 
+    @property
+    def updates(self) -> list[dict[str, float]]:
+        """One mapping per optimizer step; empty unless the recipe's `logging.updates` asked for them."""
+        from cvxrl.runs.directory import RunDir
+        from cvxrl.runs.jsonl import read_records
+
+        return read_records(RunDir(self.path).updates)
+
     def series(self, key: str) -> list[tuple[int, float]]:
         """(step, value) wherever a metric was measured, ready to be plotted."""
         return [(int(record["step"]), record[key]) for record in self.metrics if record.get(key) is not None]

@@ -12,7 +12,7 @@ import typer
 
 from cvxrl.commands import GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.study_options import StudyOptions
-from cvxrl.commands.study_output import Shown, report, show, take
+from cvxrl.commands.study_output import Shown, report, show, show_choices, take
 from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options
 from cvxrl.errors import Problem, UserError
@@ -20,7 +20,7 @@ from cvxrl.report.document import print_report
 from cvxrl.study import cells as of
 from cvxrl.study.cells import Cell
 from cvxrl.study.choices import Choice, choose, read_choices, write_choices
-from cvxrl.study.collected import Collected, Found, missing
+from cvxrl.study.collected import Collected, Found, collect, missing
 from cvxrl.study.directories import plan_cells, read_cells, together
 from cvxrl.study.forecast import forecast, forecast_table, runs_left, time_left
 from cvxrl.study.plan import Study, load_study
@@ -95,7 +95,8 @@ def _bring_on(work: _Work, output: Output) -> None:
     if chosen is None:
         chosen = _chosen(work)
     if work.stage == "tuning":
-        report([choices_table(study, chosen)], output)
+        collected = collect(study, chosen, work.find)
+        show_choices(Shown(study, chosen, collected.ended, work.training.out), output)
         return
     confirmed = _train(work, "confirmation", of.confirmation(study, chosen))
     in_grids = _train(work, "grids", of.grids(study, chosen))

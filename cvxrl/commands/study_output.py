@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cvxrl.commands import GATE_NOT_MET
 from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import Table, print_report
 from cvxrl.runs.files import json_line, write_bytes
@@ -19,7 +20,7 @@ from cvxrl.study.collected import Collected, Finder, choose_from, collect, missi
 from cvxrl.study.export import to_document, to_html_page, to_markdown_page
 from cvxrl.study.plan import Study
 from cvxrl.study.runs_csv import to_csv
-from cvxrl.study.tables import study_tables
+from cvxrl.study.tables import cells_table, choices_table, study_tables
 from cvxrl.study.verdict import judge_study
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def take(study: Study, find: Finder, kept: Path | None, partial: bool) -> tuple[
 def show(shown: Shown, output: Output) -> None:
     """Judge, print the tables of all stages and the verdict, and write what was asked for."""
     study, chosen, collected = shown.study, shown.chosen, shown.collected
+    if not any(runs for _, runs in [*collected.confirmed, *collected.in_grids]):
+        show_choices(shown, output)
+        typer.echo("unfinished: no run has ended that the rules could be held against", err=True)
+        raise typer.Exit(GATE_NOT_MET)
     judged = judge_study(study, chosen, collected)
     command = shlex.join(["cvxrl", *sys.argv[1:]])
     files: dict[Path, bytes] = {}
@@ -100,6 +105,16 @@ def show(shown: Shown, output: Output) -> None:
         print_report([study.question], study_tables(study, chosen, collected, judged), [], sys.stdout)
     for file in files:
         typer.echo(f"wrote {file}", err=True)
+
+
+def show_choices(shown: Shown, output: Output) -> None:
+    """What the tuning stage came to, and its runs as CSV if that was asked for."""
+    tables = [choices_table(shown.study, shown.chosen)] if shown.chosen else []
+    report([*tables, cells_table(shown.study, shown.chosen, shown.collected)], output)
+    if output.csv:
+        rows = to_csv(shown.study, shown.collected.every, shown.out / shown.study.name)
+        write_bytes(output.csv, rows.encode())
+        typer.echo(f"wrote {output.csv}", err=True)
 
 
 def report(tables: Sequence[Table], output: Output) -> None:

@@ -124,16 +124,9 @@ def own_mismatch(reader: Reader, sequences: Sequences) -> tuple[Mismatch, float]
 
 
 def tolerance(reader: Reader, size: float, logprobs: list[Tensor]) -> float:
-    """Largest difference of log-probabilities that rounding explains.
-
-    In fp32 a policy whose logits have grown large in training carries larger errors into them, however likely its
-    samples are. In bf16 that bound would let real mistakes pass; there the largest -log p has been enough.
-    """
-    model = reader.policy.model
-    half = reader.bf16 or any(p.dtype == torch.bfloat16 for p in model.parameters())
+    """Largest difference of log-probabilities that rounding explains; ``size`` is that of the logits."""
     unlikely = max((float(part.abs().max()) for part in logprobs if part.numel()), default=0.0)
-    dtype = torch.bfloat16 if reader.bf16 else None
-    return log_prob_tolerance(model, unlikely if half else max(size, unlikely), dtype)
+    return log_prob_tolerance(reader.policy.model, unlikely, size, torch.bfloat16 if reader.bf16 else None)
 
 
 def _require(recipe: Recipe, step: int, found: Mismatch, sides: str, limit: float) -> None:

@@ -22,7 +22,9 @@ class EntropyGuard(Section):
 class KlGuard(Section):
     """`policy/kl` above `above` for `patience` steps in a row: a step moves the policy too far."""
 
-    above: PositiveFloat = Field(description="Largest KL(policy before the step, policy after it), in nats per token.")
+    above: PositiveFloat = Field(
+        description="Largest KL(policy that sampled, policy after the step), in nats per token."
+    )
     patience: PositiveInt = Field(1, description="Steps in a row before the guard acts.")
     action: Literal["warn", "stop"] = Field("warn", description=_ACTION)
 
@@ -87,8 +89,8 @@ class LoggingSpec(Section):
     )
     kl_sequences: NonNegativeInt = Field(
         32,
-        description="Sequences of each step on which KL(before || after the update) is estimated; 0 is never. That "
-        "estimate is what `guards.kl` reads.",
+        description="Sequences of each step on which KL(policy that sampled || policy after it) is estimated; 0 is "
+        "never. That estimate is what `guards.kl` reads.",
     )
     gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
         0,

@@ -32,16 +32,20 @@ def study_tables(study: Study, chosen: Mapping[str, Choice], collected: Collecte
         tables += [sensitivity_table(judged.sweep), _headrooms(judged.sweep)]
         tables += [contrasts_table(study, judged)]
     for name, grid in judged.grids.items():
-        tables += [_under(f"Grid {name}", table) for table in (scores_table(grid), sensitivity_table(grid))]
+        of_grid = (scores_table(grid), sensitivity_table(grid), _own_columns(headroom_table(grid)))
+        tables += [_under(f"Grid {name}", table) for table in of_grid if table.rows]
     return [*(table for table in tables if table.rows), rules_table(judged)]
 
 
 def _headrooms(sweep: Comparison) -> Table:
+    """Headrooms over the values that were chosen on other runs."""
+    return replace(_own_columns(headroom_table(sweep)), note=f"{HALF_FAIL} Best: the chosen value.")
+
+
+def _own_columns(table: Table) -> Table:
     """Without the ratios to one baseline for all regimes, in whose place contrasts stand."""
-    whole = headroom_table(sweep)
-    return Table(
-        whole.title, whole.columns[:_OWN], [row[:_OWN] for row in whole.rows], f"{HALF_FAIL} Best: the chosen value."
-    )
+    note = f"{HALF_FAIL} Best: tried value with the largest mean score, on the same seeds, which the interval counts."
+    return Table(table.title, table.columns[:_OWN], [row[:_OWN] for row in table.rows], note)
 
 
 def _under(heading: str, table: Table) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import SilentSink, tiny
 
+from cvxrl.api import TrainedRun
 from cvxrl.engine.session import run_training
 from cvxrl.recipe.digest import digest
 from cvxrl.runs.directory import RunDir
@@ -19,7 +20,8 @@ def test_a_line_per_optimizer_step_whose_means_are_the_metrics(tmp_path: Path) -
     recipe = tiny("math_lco_kld", *REUSED, "logging.updates=true")
     run_dir = RunDir.of(tmp_path, recipe)
     assert run_training(recipe, run_dir, SilentSink(), "new").status == "finished"
-    lines, records = read_records(run_dir.updates), read_records(run_dir.metrics)
+    records = read_records(run_dir.metrics)
+    lines = TrainedRun(run_dir.path, "finished", records, {}).updates
     assert [(line["step"], line["epoch"], line["update"]) for line in lines] == [
         (step, epoch, 2 * (epoch - 1) + part) for step in (1, 2) for epoch in (1, 2, 3) for part in (1, 2)
     ]

@@ -46,7 +46,7 @@ def test_how_many_are_decoded_at_a_time_changes_no_draw(policy: Policy, engine: 
     parts = LocalGenerator(policy, engine, rows).generate(prompts, keys(), WARM)  # type: ignore[arg-type]
     assert tokens(parts) == tokens(whole)
     assert len(set(map(tuple, tokens(whole)))) > len(PROMPTS), "several samples of a prompt differ"
-    torch.testing.assert_close(logprobs(parts), logprobs(whole), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logprobs(parts), logprobs(whole), rtol=0, atol=3e-5)
 
 
 def test_a_completion_does_not_know_its_neighbours(policy: Policy) -> None:

@@ -214,5 +214,7 @@ def test_run_directories_are_judged_in_part_without_training(whole: Path, study:
     done = study("--partial")
     assert done.code == 0 and study.trained == [] and "x1: seeds 1, 2" in done.out and "x1: not run" in done.out
     shutil.rmtree(runs / "confirmation")
-    early = study("--partial")
-    assert early.code == 2 and "no run has ended that the rules" in early.err and study.trained == []
+    early = study("--partial", "--csv", "tuned.csv")
+    assert early.code == 3 and "no run has ended that the rules" in early.err and study.trained == []
+    assert "x4: not run" in early.out and "largest" not in early.out  # two values have no middle
+    assert (tmp_path / "tuned.csv").read_text().count("\ntuning,") == 10
