@@ -8,7 +8,7 @@ from made_runs import PROVENANCE
 
 from cvxrl.comparison.plan import Job
 from cvxrl.recipe.digest import digest
-from cvxrl.recipe.load import dump, load_recipe
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.record import STREAMS, Divergence, RunRecord, Status
@@ -47,7 +47,7 @@ def write_run(job: Job, status: Status = "finished") -> None:
     recipe = load_recipe(job.recipe, job.overrides, job.seed)
     run_dir = RunDir.of(job.out, recipe)
     run_dir.path.mkdir(parents=True, exist_ok=True)
-    run_dir.recipe.write_text(dump(recipe))
+    run_dir.recipe.write_text(json.dumps(recipe.model_dump(mode="json")))  # is YAML too, and sooner written
     record = RunRecord(
         status=status,
         streams=STREAMS,

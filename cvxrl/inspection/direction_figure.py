@@ -17,7 +17,7 @@ _COLUMNS = 2
 _SMALL_ROOM = 0.25
 # The lines from the start go down this many times as far as the loss does.
 _BELOW = 1.6
-_TICKS = ("1/256", "1/64", "1/16", "1/4", "1", "4")
+_TICKS = ("1/64", "1/16", "1/4", "1", "4")
 
 
 def direction_figure(record: InspectRecord) -> Shown:

@@ -99,7 +99,7 @@ def _curve(axis: Axes, panel: _Panel, index: int, label: str, reuse: ReuseMetric
 
 def _finish(axis: Axes, panel: _Panel, reused: list[tuple[str, ReuseMetrics]]) -> None:
     axis.set_ylabel(panel.name, fontsize="small")
-    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.lines] or [np.zeros(1)])
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.lines] or [np.full(1, np.nan)])
     if not np.isfinite(drawn).any():
         not_measured(axis)
         return
@@ -108,7 +108,7 @@ def _finish(axis: Axes, panel: _Panel, reused: list[tuple[str, ReuseMetrics]]) -
         axis.set_yscale("log")
     looks = sorted({p.update for _, reuse in reused for p in reuse.points})
     axis.set_xscale("symlog", base=2, linthresh=1)
-    axis.set_xlim(-0.2, 1.15 * looks[-1])
+    axis.set_xlim(-0.2, 1.15 * max(1, looks[-1]))
     spacing = -(-(len(looks) - 1) // _MOST_TICKS) or 1
     ticks = sorted({*looks[:-1:spacing], looks[-1]})
     axis.xaxis.set_major_locator(FixedLocator(ticks))

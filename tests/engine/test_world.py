@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers import SilentSink, tiny
+from thread_world import Meeting, ThreadWorld, together
 from torch import Tensor
 
 from cvxrl.engine.loss import Loss
@@ -21,53 +20,6 @@ from cvxrl.engine.world import SingleProcess, World, share, sum_metrics
 from cvxrl.runs.directory import RunDir
 
 ALL = ["token-mean", "sequence-mean", "constant"]
-
-
-class Meeting:
-    """Where the ranks of a `ThreadWorld` lay down what they have."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.barrier, self.values = size, threading.Barrier(size, timeout=60), [None] * size
-
-
-class ThreadWorld:
-    """Threads that stand for processes: the second implementation of the seam."""
-
-    def __init__(self, rank: int, meeting: Meeting) -> None:
-        self.rank, self._meeting = rank, meeting
-
-    @property
-    def size(self) -> int:
-        return self._meeting.size
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def gather(self, value: Any) -> list[Any]:
-        self._meeting.values[self.rank] = value
-        self._meeting.barrier.wait()
-        found = list(self._meeting.values)
-        self._meeting.barrier.wait()
-        return found
-
-    def sum(self, values: Tensor) -> Tensor:
-        return torch.stack(self.gather(values)).sum(dim=0)
-
-
-def together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Results of jobs that wait for one another."""
-    results: list[Any] = [None] * len(jobs)
-
-    def run(i: int) -> None:
-        results[i] = jobs[i]()
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def gradient_of(loss: Loss, sequences: Sequences) -> tuple[dict[str, float], list[Tensor]]:
