@@ -137,7 +137,8 @@ def test_what_else_has_no_minimum_is_refused() -> None:
     assert "`k1`" in refusal("math_lco_kld", "regularizer={kl_coefficient: 0.1, kl_estimator: k1}")
     tiny("math_lco_kld", "step.kind=line-search", "regularizer={kl_coefficient: 0.1, entropy_coefficient: 0.1}")
     loss = "function: my_losses:mine"
-    assert "`callable`" in refusal("math_grpo", f"objective={{kind: callable, {loss}}}")
+    assert "`my_losses:mine` promises none" in refusal("math_grpo", f"objective={{kind: callable, {loss}}}")
+    assert "flat" in refusal("math_grpo", f"objective={{kind: callable, {loss}, minimum: flat}}")
     tiny("math_grpo", "step.kind=line-search", f"objective={{kind: callable, {loss}, minimum: has one}}")
 
 
