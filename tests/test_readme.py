@@ -23,8 +23,8 @@ from cvxrl.imports import loading_libraries
 
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "docs" / "compare.md", ROOT / "docs" / "inspect.md", ROOT / "docs" / "inspect_runs.md")
-# Needs a network, or packages that the tests do not install.
-ELSEWHERE = re.compile(r"^(pip |cvxrl .*(smollm2|Qwen/))", re.MULTILINE)
+# Needs a network, packages that the tests do not install, or what is in the checkout alone.
+ELSEWHERE = re.compile(r"^(pip |cvxrl .*(smollm2|Qwen/|docs/study/))", re.MULTILINE)
 SMALL = """rollout: {prompts: 4, samples: 2, max_new_tokens: 12}
 eval: {every: 50, prompts: 4, samples: 1}
 logging: {kl_sequences: 2}
@@ -144,7 +144,7 @@ def test_the_commands_work_one_after_the_other(page: Path, tmp_path: Path, monke
     monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
-    for file in (ROOT / "recipes").glob("math_*.yaml"):
+    for file in [*(ROOT / "recipes").glob("math_*.yaml"), *(ROOT / "recipes").glob("reuse_*.yaml")]:
         (tmp_path / "recipes" / file.name).write_text(f"extends: {file}\n{SMALL}train: {{steps: {STEPS[page.name]}}}\n")
     first = "cvxrl train recipes/math_grpo.yaml\n" if page == README else ""
     with socket.socket(socket.AF_UNIX) as server:
