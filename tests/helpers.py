@@ -25,7 +25,7 @@ TINY = (
 
 
 # Any policy can stand for the verifier that an earlier stage of the pipeline would have trained.
-STAND_INS = {"math_lco_kld_dense": ("advantage.verifier=package:cvxrl/assets/base",)}
+STAND_INS = {"math_lco_kld_dense": ("advantage.verifier=package:cvxrl/assets/forgetful",)}
 
 
 def tiny(name: str, *overrides: str) -> Recipe:

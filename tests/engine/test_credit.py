@@ -140,7 +140,7 @@ def test_the_reference_is_where_training_started(batches: list[TokenBatch]) -> N
 def test_an_entropy_bonus_raises_entropy(batches: list[TokenBatch]) -> None:
     after = []
     for coefficient in (0.0, 1.0):
-        overrides = (f"regularizer.entropy_coefficient={coefficient}", "train.inner_epochs=4", "optim.lr=1e-3")
+        overrides = (f"regularizer.entropy_coefficient={coefficient}", "train.inner_epochs=12", "optim.lr=1e-3")
         trainer = Trainer.build(tiny("math_grpo", *overrides))
         trainer.updater.update(trainer.collector.collect(1).sequences, 1)
         after.append(float(entropies(batches[-1].logits_NV).mean()))

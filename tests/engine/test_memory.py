@@ -130,7 +130,7 @@ CASES = [
     ("math_grpo", KL),
     ("math_grpo", TWICE),
     ("math_ppo", ()),
-    ("math_gspo", ("train.micro_batch=8",)),
+    ("math_gspo", ("train.micro_batch=12",)),
     ("math_gvpo", TWICE),
     ("math_lora", KL),
     ("base_sft", ("rollout.prompts=16",)),
