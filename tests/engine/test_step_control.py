@@ -158,6 +158,8 @@ def test_a_fixed_step_is_no_part_of_a_digest_and_another_is() -> None:
     plain, spelled = tiny("math_lco_kld"), tiny("math_lco_kld", "step.kind=fixed")
     searched = tiny("math_lco_kld", "step.kind=line-search")
     assert digest(plain) == digest(spelled) != digest(searched)
+    assert ("step.kind", "fixed", "line-search") in differences(plain, searched)
+    assert differences(plain, tiny("math_lco_kld", "rollout.lag=1")) == [("rollout.lag", 0, 1)]
     values = plain.model_dump(mode="json")
     del values["step"]
     assert differences(values, plain) == [] and ("step.kind", None, "line-search") in differences(values, searched)
