@@ -34,6 +34,7 @@ def test_recipe_round_trips(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert recipe.name == name
     header = [line for line in (ROOT / "recipes" / f"{name}.yaml").read_text().splitlines()[:2] if line[:2] == "# "]
     assert len(header) == 2, "a recipe's header says what it is and what to expect"
+    assert "EXPECT" not in (ROOT / "recipes" / f"{name}.yaml").read_text(), "what to expect is not written yet"
     monkeypatch.chdir(tmp_path)  # paths of a dumped recipe start at the working folder
     written = tmp_path / "again.yaml"
     written.write_text(dump(recipe))
