@@ -71,7 +71,7 @@ def test_a_plan_says_where_a_recipe_departs_from_the_code(cvxrl: Any) -> None:
 
 
 def test_a_field_that_the_rewards_leave_idle_is_noted() -> None:
-    assert "never negative" in tiny("math_lco_kld", "advantage.kind=reward").notes[0]
+    assert "never negative" in tiny("math_lco_kld_x100", "advantage.kind=reward").notes[0]
     assert tiny("math_lco_kld").notes == []
 
 
