@@ -98,6 +98,8 @@ STATE_CASES: dict[str, dict[str, Any]] = {
     "coin-flip rewards": {"task": {**SHARED["task"], "reward": {"kind": "exact", "noise": "coin"}}},
 }
 
+SLOW = ("line search", "trust region and value head")
+
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -167,7 +169,7 @@ def test_every_objective(tag: str, policy: Path, tmp_path: Path) -> None:
     check(OBJECTIVE_CASES[tag], policy, tmp_path)
 
 
-@pytest.mark.parametrize("name", STATE_CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in STATE_CASES])
 def test_everything_that_carries_state(name: str, policy: Path, tmp_path: Path) -> None:
     check(STATE_CASES[name], policy, tmp_path)
 
@@ -205,7 +207,7 @@ class Stop(Exception):
     """As the power going out."""
 
 
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("lag", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_run_that_ends_within_a_search_of_its_inner_epochs(
     lag: int, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
