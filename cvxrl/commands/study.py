@@ -69,7 +69,7 @@ def run_study(
     Raises:
         UserError: the plan, its recipes or what is there of its runs is wrong.
     """
-    file = _only_plan(paths, training, options, require)
+    file = _only_plan(paths, training, pieces, options, require)
     study = load_study(file)
     kept = pieces.choices or training.out / study.name / "choices.json"
     work = _Work(study, file, kept, training, pieces.stage)
@@ -107,9 +107,11 @@ def _bring_on(work: _Work, output: Output) -> None:
     show(Shown(study, chosen, Collected(tuned, confirmed, in_grids), work.training.out), output)
 
 
-def _only_plan(paths: Sequence[str], training: Training, options: Options, require: Sequence[Any]) -> Path:
+def _only_plan(
+    paths: Sequence[str], training: Training, pieces: StudyOptions, options: Options, require: Sequence[Any]
+) -> Path:
     """The plan; what it decides itself cannot be given beside it."""
-    problems = []
+    problems = pieces.problems
     if len(paths) > 1:
         problems.append(Problem("a plan is run alone", "PATH", remedy="give the plan and nothing else"))
     plain = Options()

@@ -66,6 +66,21 @@ class StudyOptions:
         ),
     ] = None
 
+    @property
+    def problems(self) -> list[Problem]:
+        """What of it says nothing where runs are only read, and choices that are to be read and are not there."""
+        reads = "--from" if self.source is not None else "--partial" if self.partial else None
+        if reads is None:
+            return []
+        problems = []
+        if self.stage is not None:
+            what = f"trains a stage, where {reads} trains nothing"
+            problems.append(Problem(what, "--stage", remedy="give one of the two"))
+        if self.choices is not None and not self.choices.is_file():
+            remedy = "check the path, or leave it out to choose by the runs of the tuning stage"
+            problems.append(Problem("no such file", "--choices", str(self.choices), remedy))
+        return problems
+
     def refuse_without_plan(self) -> None:
         """These options belong to a plan.
 

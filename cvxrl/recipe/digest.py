@@ -46,8 +46,11 @@ def differences(left: Recipe | Mapping[str, Any], right: Recipe | Mapping[str, A
 
     A value is None where a side lacks the key.
     """
-    contents = (side.model_dump(mode="json") if isinstance(side, Recipe) else side for side in (left, right))
-    return _unlike(*(without_neutral(values) for values in contents))
+    a, b = (side.model_dump(mode="json") if isinstance(side, Recipe) else side for side in (left, right))
+    found = _unlike(without_neutral(a), without_neutral(b))
+    # A field that is left out at its default has a value all the same.
+    told_a, told_b = dict(leaves(a)), dict(leaves(b))
+    return [(key, told_a.get(key), told_b.get(key)) for key, _, _ in found]
 
 
 def neutral_differences(left: Recipe, right: Recipe) -> list[Difference]:

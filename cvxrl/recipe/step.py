@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cvxrl.recipe.base import ADDED, Minimum, Section
-from cvxrl.recipe.objective import ObjectiveSpec, RegularizerSpec
+from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec, RegularizerSpec
 
 
 class FixedStep(Section):
@@ -118,6 +118,8 @@ def unsearchable(step: StepSpec, objective: ObjectiveSpec, regularizer: Regulari
     """Why a line search would have nothing to stop at; None where it has, or where that is asked for by name."""
     if not isinstance(step, LineSearchStep) or step.allow_unbounded:
         return None
+    if isinstance(objective, CallableObjective) and objective.minimum == "none":
+        return f"`{objective.function}` promises none (where its loss is bounded below, say objective.minimum: has one)"
     if objective.minimum != "has one":
         return f"the loss of `{objective.kind}` {_WHY[objective.minimum]}"
     if regularizer.kl_coefficient and regularizer.kl_estimator == "k1":

@@ -137,7 +137,8 @@ def test_what_else_has_no_minimum_is_refused() -> None:
     assert "`k1`" in refusal("math_lco_kld", "regularizer={kl_coefficient: 0.1, kl_estimator: k1}")
     tiny("math_lco_kld", "step.kind=line-search", "regularizer={kl_coefficient: 0.1, entropy_coefficient: 0.1}")
     loss = "function: my_losses:mine"
-    assert "`callable`" in refusal("math_grpo", f"objective={{kind: callable, {loss}}}")
+    assert "`my_losses:mine` promises none" in refusal("math_grpo", f"objective={{kind: callable, {loss}}}")
+    assert "flat" in refusal("math_grpo", f"objective={{kind: callable, {loss}, minimum: flat}}")
     tiny("math_grpo", "step.kind=line-search", f"objective={{kind: callable, {loss}, minimum: has one}}")
 
 
@@ -157,6 +158,8 @@ def test_a_fixed_step_is_no_part_of_a_digest_and_another_is() -> None:
     plain, spelled = tiny("math_lco_kld"), tiny("math_lco_kld", "step.kind=fixed")
     searched = tiny("math_lco_kld", "step.kind=line-search")
     assert digest(plain) == digest(spelled) != digest(searched)
+    assert ("step.kind", "fixed", "line-search") in differences(plain, searched)
+    assert differences(plain, tiny("math_lco_kld", "rollout.lag=1")) == [("rollout.lag", 0, 1)]
     values = plain.model_dump(mode="json")
     del values["step"]
     assert differences(values, plain) == [] and ("step.kind", None, "line-search") in differences(values, searched)

@@ -451,7 +451,7 @@ def test_the_yardstick_is_the_first_lco_target() -> None:
     assert yardstick(select_objectives(["grpo", "reinforce"], recipe, False)).beta == 1
     selected = select_objectives(["grpo", str(ROOT / "recipes" / "math_lco_mse.yaml")], recipe, False)
     assert yardstick(selected).beta == 5
-    assert yardstick(select_objectives(None, tiny("math_lco_kld"), False)).negative_beta_scale == 100
+    assert yardstick(select_objectives(None, tiny("math_lco_kld"), False)).shift == "drift-free"
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -196,6 +196,10 @@ def test_the_choices_of_a_file_hold_and_others_are_named(whole: Path, study: Any
     write(tmp_path, [r for r in every if r["stage"] != "tuning"])
     assert "runs of the tuning stage are missing" in study("--from", "runs.csv").err
     assert study("--from", "runs.csv", "--choices", "chosen.json").code == 0
+    for reads in (("--from", "runs.csv"), ("--partial",)):
+        absent = study(*reads, "--choices", "chosn.json", "--stage", "tuning")
+        assert absent.code == 2 and "chosn.json: --choices: no such file" in absent.err
+        assert f"--stage: trains a stage, where {reads[0]} trains nothing" in absent.err
     write(tmp_path, [r for r in every if r["stage"] != "confirmation"])
     file.write_text(
         file.read_text().replace('"value":0.001', '"value":0.0001', 1).replace('"value": 0.001', '"value": 0.0001', 1)

@@ -13,7 +13,7 @@ from made_studies import PLAN
 from cvxrl.errors import UserError
 from cvxrl.recipe.load import load_recipe
 from cvxrl.study.cells import grids, tuning
-from cvxrl.study.choices import Choice
+from cvxrl.study.choices import Choice, read_choices
 from cvxrl.study.directories import plan_cells
 from cvxrl.study.plan import load_study
 
@@ -110,6 +110,15 @@ def test_the_plans_that_ship_are_whole(name: str) -> None:
         assert plan_cells(plan, file, [cell], Path("nowhere"))[0][1].jobs
     with pytest.raises(UserError):
         load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "recipes" / "plans").glob("*.choices.json")), ids=lambda file: file.name
+)
+def test_choices_that_ship_belong_to_their_plan(file: Path) -> None:
+    study = load_study(file.with_name(file.name.replace(".choices.json", ".yaml")))
+    chosen = read_choices(file, study)
+    assert chosen is not None and set(chosen) == set(study.labels)
 
 
 def test_the_plan_on_the_page_is_one(tmp_path: Path) -> None:
