@@ -192,10 +192,14 @@ def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: A
     from cvxrl.comparison.options import Options
     from cvxrl.comparison.result import build
     from cvxrl.comparison.sources import discover, read_runs
+    from cvxrl.study.plan import is_study
 
     found = discover([str(path) for path in paths])
-    for recipe in found.recipes:
-        found.problems.append(Problem("is a recipe", file=str(recipe), remedy="train it first, with cvxrl.train"))
+    for file in found.recipes:
+        what, remedy = "is a recipe", "train it first, with cvxrl.train"
+        if is_study(file):
+            what, remedy = "is the plan of a study", "run it with the command: cvxrl compare PLAN"
+        found.problems.append(Problem(what, file=str(file), remedy=remedy))
     runs, unreadable = read_runs(found.runs)
     asked = _checked(Options, {"seeds": None if seeds is None else tuple(seeds), **options})
     comparison = build(runs, asked, [*found.problems, *unreadable])

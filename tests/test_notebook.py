@@ -91,6 +91,9 @@ def test_mistakes_are_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         cvxrl.train(cvxrl.load_recipe("math_grpo"), seed=3)
     with pytest.raises(cvxrl.UserError, match="nothing matches"):
         cvxrl.compare("nowhere/*")
+    for name, what in (("math_grpo.yaml", "is a recipe"), ("plans/small.yaml", "is the plan of a study")):
+        with pytest.raises(cvxrl.UserError, match=what):
+            cvxrl.compare(ROOT / "recipes" / name)
     with pytest.raises(cvxrl.UserError, match="no such"):
         cvxrl.inspect("./nowhere")
     assert not list(tmp_path.iterdir())

@@ -92,8 +92,8 @@ def notes(recipe: Recipe) -> list[str]:
         )
     if recipe.rollout.lag:
         said.append(
-            f"rollout.lag {recipe.rollout.lag}: step 1 samples {1 + recipe.rollout.lag} rollouts, and the last "
-            f"{recipe.rollout.lag} that are sampled wait for steps beyond the end"
+            f"rollout.lag {recipe.rollout.lag}: step 1 samples {1 + recipe.rollout.lag} rollouts; sampled and still "
+            f"waiting at the end: {recipe.rollout.lag}"
         )
     noise = recipe.task.reward.noise
     if noise.kind != "none":
