@@ -244,8 +244,11 @@ def _kept(recipe: Recipe, shape: Shape) -> int:
     again = recipe.train.inner_epochs * minibatches + lag > 1 or isinstance(recipe.step, LineSearchStep)
     # Of every rollout that waits, and of the one that is trained on.
     rollouts = 1 + lag if again and needed else 0
-    said = rollouts * tokens + (tokens // minibatches if isinstance(recipe.step, TrustRegionStep) else 0)
-    heads = rollouts + isinstance(recipe.step, TrustRegionStep)
+    region = isinstance(recipe.step, TrustRegionStep)
+    measured = tokens // minibatches if region else 0
+    if isinstance(recipe.step, TrustRegionStep) and recipe.step.sequences is not None:
+        measured = min(measured, recipe.step.sequences * recipe.rollout.max_new_tokens)
+    said, heads = rollouts * tokens + measured, rollouts + region
     queue = lag * tokens * _WAITING
     if recipe.train.loss == "chunked":
         return queue + (said + heads * shape.vocab) * shape.hidden * _FP32

@@ -14,12 +14,14 @@ from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import stepped_parameters
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.step_control import Accepted, confine, search
+from cvxrl.engine.world import World
 from cvxrl.objectives.linear import LinearHead, linear_statistics
 from cvxrl.policy.agreement import rounding
 from cvxrl.recipe.advantage import GroupAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.objective import RegularizerSpec
 from cvxrl.recipe.step import LineSearchStep, TrustRegionStep
+from cvxrl.rollout.randomness import generator_for
 
 # Where the optimizer keeps the share that the next search starts from: beside its learning rate, so that it is saved,
 # restored and, by `train.reset_optimizer`, kept with it.
@@ -33,7 +35,9 @@ class Trial:
     and with them what the policy said before the step, which costs no pass.
     """
 
-    def __init__(self, loss: Loss, spec: LineSearchStep | TrustRegionStep, step: Sequences, seed: int) -> None:
+    def __init__(
+        self, loss: Loss, spec: LineSearchStep | TrustRegionStep, step: Sequences, seed: int, index: int
+    ) -> None:
         """Get ready to hear the backward pass.
 
         Args:
@@ -41,10 +45,15 @@ class Trial:
             spec: the recipe's step control.
             step: all sequences of this process, weighed.
             seed: of the dropout of that pass.
+            index: number of the optimizer step in the run.
         """
         self._loss, self._spec, self._seed = loss, spec, seed
-        self._kl = divergence_from_before(loss) if isinstance(spec, TrustRegionStep) else None
-        weighed = step if self._kl is None else self._kl.weigh(step)
+        self._kl: Loss | None = None
+        weighed = step
+        if isinstance(spec, TrustRegionStep):
+            self._kl = divergence_from_before(loss)
+            generator = generator_for(loss.recipe.seed, "trust region", index)
+            weighed = self._kl.weigh(drawn(step, spec.sequences, loss.world, generator))
         assert weighed.weights is not None
         self._weights = dict(zip(weighed.positions, weighed.weights, strict=True))
         self._passes: list[Sequences] = []
@@ -54,6 +63,12 @@ class Trial:
     def hear(self, micro: Sequences, said: Tensor) -> None:
         """Keep a pass of the backward pass, see `Loss.backward`."""
         parts = list(torch.split(said, micro.lengths))
+        kept = [i for i, position in enumerate(micro.positions) if position in self._weights]
+        if len(kept) < len(micro):
+            if not kept:
+                return
+            # Copies, since a part would keep all that was said.
+            micro, parts = micro.select(kept), [parts[i].clone() for i in kept]
         weighed = replace(micro, weights=[self._weights[position] for position in micro.positions])
         if self._kl is not None:
             self._passes.append(as_before(_without_advantages(weighed), parts, self._head, self._kl))
@@ -122,6 +137,28 @@ def last_share(optimizer: torch.optim.Optimizer) -> float | None:
     """The share that the next search of an optimizer starts from, before growth; None if it has searched nothing."""
     found: float | None = optimizer.param_groups[0].get(_LAST)
     return found
+
+
+def drawn(step: Sequences, count: int | None, world: World, generator: torch.Generator) -> Sequences:
+    """Those of ``count`` sequences, drawn from all processes' together, that are this process's, in their order.
+
+    All where that is None or not fewer. Sequences without a response token are not drawn: they measure nothing.
+
+    Args:
+        step: this process's sequences of an optimizer step.
+        count: how many to draw.
+        world: the processes that share the step.
+        generator: the same in each of them.
+    """
+    if count is None:
+        return step
+    filled = [i for i, length in enumerate(step.lengths) if length]
+    sizes = world.gather(len(filled))
+    first, total = sum(sizes[: world.rank]), sum(sizes)
+    if count >= total:
+        return step
+    chosen = sorted(torch.randperm(total, generator=generator)[:count].tolist())
+    return step.select([filled[k - first] for k in chosen if first <= k < first + len(filled)])
 
 
 def divergence_from_before(loss: Loss) -> Loss:

@@ -118,7 +118,7 @@ class Updater:
         torch.manual_seed(seed)
         self.optimizer.zero_grad(set_to_none=True)
         weighed, control = self.loss.weigh(sequences), self.recipe.step
-        trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed)
+        trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):

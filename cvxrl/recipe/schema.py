@@ -16,7 +16,7 @@ from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.monitoring import CheckpointSpec, GuardsSpec, LoggingSpec
 from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, RegularizerSpec
 from cvxrl.recipe.reading import AUTHORS_CODE, notes
-from cvxrl.recipe.step import FixedStep, StepSpec, unsearchable
+from cvxrl.recipe.step import FixedStep, StepSpec, TrustRegionStep, unsearchable
 from cvxrl.recipe.task import DatasetSource, TaskSpec
 from cvxrl.recipe.training import AdamwSpec, OptimSpec, RolloutSpec, TrainSpec
 
@@ -144,6 +144,12 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield (
             f"step.kind: a line search needs a loss with a minimum, and {why}; set step.kind to trust-region or fixed, "
             "or step.allow_unbounded to true for a control"
+        )
+    dropped = recipe.model.dropout or (recipe.model.lora is not None and recipe.model.lora.dropout > 0)
+    if isinstance(recipe.step, TrustRegionStep) and recipe.step.sequences is not None and dropped:
+        yield (
+            "step.sequences: with dropout, a pass over some sequences drops others than the pass over all that it is "
+            "compared with; leave it out, or set model.dropout to false and model.lora.dropout to 0"
         )
     if recipe.reading == AUTHORS_CODE and not isinstance(recipe.objective, LcoSpec):
         yield f"reading: the authors' code has no `{recipe.objective.kind}`; take an lco objective, or reading: paper"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from cvxrl.recipe.base import Minimum, Section
+from cvxrl.recipe.base import ADDED, Minimum, Section
 from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec, RegularizerSpec
 
 
@@ -91,11 +91,17 @@ class TrustRegionStep(SearchedStep):
         description="Largest KL(before || after) of an optimizer step in nats, over the vocabulary, mean over its "
         "response tokens.",
     )
+    sequences: Annotated[PositiveInt | None, ADDED] = Field(
+        None,
+        description="Sequences of an optimizer step that the KL is measured on, drawn anew for each: an estimate, for "
+        "less work. None is all of them; so is a number that there are not more than.",
+    )
 
     @property
     def words(self) -> str:
         """What happens, in a line."""
-        return f"trust region: the largest a with KL(before || after) <= {self.kl:g}; {self._shares}"
+        drawn = "" if self.sequences is None else f" on {self.sequences} drawn sequences"
+        return f"trust region: the largest a with KL(before || after) <= {self.kl:g}{drawn}; {self._shares}"
 
 
 StepSpec = Annotated[FixedStep | LineSearchStep | TrustRegionStep, Field(discriminator="kind")]

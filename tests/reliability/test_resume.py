@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 
 from cvxrl.engine import session
 from cvxrl.engine.process import settle_algorithms
+from cvxrl.engine.step_control import Accepted
+from cvxrl.engine.trial import Trial
 from cvxrl.errors import UserError
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.policy.load import load_policy
@@ -46,6 +49,8 @@ SHARED: dict[str, Any] = {
     "checkpoint": {"every": 1, "keep": STEPS},
 }
 LORA = {"model.lora": {"rank": 2, "dropout": 0.3}}
+# Whole steps are too long then, so that the share that the next search starts from is a state to lose.
+FAR = {"optim.lr": 1.0, "logging": {"updates": True}}
 OBJECTIVE_CASES: dict[str, dict[str, Any]] = {tag: {"objective": {"kind": tag}} for tag in OBJECTIVES}
 STATE_CASES: dict[str, dict[str, Any]] = {
     "value head": {"advantage": {"kind": "gae"}},
@@ -81,8 +86,19 @@ STATE_CASES: dict[str, dict[str, Any]] = {
         "advantage": {"kind": "dense-logprob", "verifier": "HERE"},
         "objective": {"kind": "lco-kld"},
     },
+    "line search": {**FAR, "step": {"kind": "line-search"}, "objective": {"kind": "lco-kld"}},
+    "line search over earlier adapters": {
+        **LORA,
+        **FAR,
+        "rollout.lag": 1,
+        "step": {"kind": "line-search"},
+        "objective": {"kind": "lco-mse"},
+    },
+    "trust region and value head": {**FAR, "step": {"kind": "trust-region"}, "advantage": {"kind": "gae"}},
     "coin-flip rewards": {"task": {**SHARED["task"], "reward": {"kind": "exact", "noise": "coin"}}},
 }
+
+SLOW = ("line search", "trust region and value head")
 
 
 @pytest.fixture(scope="module")
@@ -153,15 +169,15 @@ def test_every_objective(tag: str, policy: Path, tmp_path: Path) -> None:
     check(OBJECTIVE_CASES[tag], policy, tmp_path)
 
 
-@pytest.mark.parametrize("name", STATE_CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in STATE_CASES])
 def test_everything_that_carries_state(name: str, policy: Path, tmp_path: Path) -> None:
     check(STATE_CASES[name], policy, tmp_path)
 
 
-@pytest.mark.parametrize("part", ["optimizer", "critic", "adapter", "waiting rollouts"])
+@pytest.mark.parametrize("part", ["optimizer", "critic", "adapter", "waiting rollouts", "share"])
 def test_the_comparison_sees_a_lost_part(part: str, policy: Path, tmp_path: Path) -> None:
     """Negative control: a checkpoint that forgot something leads elsewhere."""
-    case = {**LORA, "advantage": {"kind": "gae"}, "rollout.lag": 1}
+    case = {**LORA, **FAR, "advantage": {"kind": "gae"}, "rollout.lag": 1, "step": {"kind": "trust-region"}}
     recipe = recipe_of(case, policy, tmp_path)
     whole = RunDir.of(tmp_path / "whole", recipe)
     train(recipe, whole, "new")
@@ -177,12 +193,46 @@ def test_the_comparison_sees_a_lost_part(part: str, policy: Path, tmp_path: Path
         state = torch.load(checkpoint / "trainer.pt")
         if part == "optimizer":
             state["optimizer"]["state"] = {}
+        elif part == "share":
+            assert state["optimizer"]["param_groups"][0].pop("last_share") < 0.5
         else:
             state["critic"] = {name: 0 * value for name, value in state["critic"].items()}
         torch.save(state, checkpoint / "trainer.pt")
     reseal(checkpoint)
     train(recipe, copy, "resume")
     assert outcome(copy) != outcome(whole)
+
+
+class Stop(Exception):
+    """As the power going out."""
+
+
+@pytest.mark.parametrize("lag", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_run_that_ends_within_a_search_of_its_inner_epochs(
+    lag: int, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second epoch of step 2, at a share that was tried and not accepted: all of the step is taken again."""
+    case = {**STATE_CASES["line search"], "rollout.lag": lag}
+    recipe = recipe_of(case, policy, tmp_path)
+    whole, again = RunDir.of(tmp_path / "whole", recipe), RunDir.of(tmp_path / "again", recipe)
+    train(recipe, whole, "new")
+    assert any(0 < update["step/share"] < 1 for update in read_records(whole.updates))
+    searches = []
+
+    def stop(self: Trial, at: Callable[[float], float], *rest: Any) -> Accepted:
+        searches.append(at(1.0))
+        if len(searches) == 7:
+            raise Stop
+        return unbroken(self, at, *rest)
+
+    unbroken = Trial._search
+    with monkeypatch.context() as broken, pytest.raises(Stop):
+        broken.setattr(Trial, "_search", stop)
+        train(recipe, again, "new")
+    written = [(update["step"], update["update"]) for update in read_records(again.updates)]
+    assert written == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2)]
+    train(recipe, again, "resume")
+    assert outcome(again) == outcome(whole)
 
 
 def test_deterministic_algorithms_are_asked_for_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
