@@ -218,7 +218,7 @@ SOURCE = (
 ''',
         "SourceSpec = Annotated[",
     ),
-    Edit("cvxrl/recipe/task.py", "CountingSource | ", "ArithmeticSource | ReasoningGymSource"),
+    Edit("cvxrl/recipe/task.py", "CountingSource | ", "ArithmeticSource | CarryingSumsSource | Reason"),
     Edit(
         "cvxrl/tasks/counting_up.py",
         '''"""The number after another."""

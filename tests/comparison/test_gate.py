@@ -45,7 +45,7 @@ def comparison(tmp_path: Path) -> Comparison:
         ("low(mean(math_lco_kld)) >= 0", 0.0, True),
         ("p(math_grpo, math_grpo) == 1", 1.0, True),
         ("low(P(math_grpo > math_grpo)) < 0.5", 0.15277354, True),
-        ("low(diff(math_grpo, math_grpo)) > 0", -0.04301036, False),
+        ("low(diff(math_grpo, math_grpo)) > 0", -0.06085385, False),
         ("steps(math_grpo) <= 99", 2.0, True),
         ("diverged(math_lco_kld) == 1", 1, True),
         ("collapsed(math_lco_kld) + diverged(math_lco_kld) == 3", 3, True),
