@@ -99,7 +99,13 @@ def test_what_leaves_the_past_alone_may_change_and_the_rest_is_named() -> None:
         changed = amendments(then, tiny("math_grpo", "train.steps=100", text), 100, "x")
         assert changed and all(key.startswith(text.partition("=")[0]) for key, _, _ in changed)
     assert amendments(then, tiny("math_grpo", "train.steps=100", "checkpoint.every=7"), 100, "x") == []
-    past = ("optim.lr=0.1", "rollout.prompts=2", "eval.samples=3", "objective.clip_low=0.1", "task.source.forget_carry=0.5")
+    past = (
+        "optim.lr=0.1",
+        "rollout.prompts=2",
+        "eval.samples=3",
+        "objective.clip_low=0.1",
+        "task.source.forget_carry=0.5",
+    )
     with pytest.raises(UserError) as caught:
         amendments(then, tiny("math_grpo", "train.steps=120", *past), 100, "recipe.yaml")
     assert {p.key for p in caught.value.problems} == {text.partition("=")[0] for text in past}
