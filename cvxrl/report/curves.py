@@ -66,7 +66,7 @@ def _scores(axis: Axes, records: Records) -> None:
             label=f"held-out accuracy, {NO_ERROR if all(map(math.isnan, errors)) else '95%'}",
         )
     if steps or evaluated:
-        axis.legend(frameon=False, loc="lower right", fontsize="small")
+        axis.legend(frameon=False, loc="lower right", fontsize="x-small", handlelength=1.0, handletextpad=0.5)
     axis.set_ylabel("reward, accuracy")
 
 
