@@ -121,7 +121,8 @@ class Updater:
         weighed, control = self.loss.weigh(sequences), self.recipe.step
         trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
-        sum_gradients(self.loss.world, [p for p in self._parameters() if p.requires_grad])
+        if self.loss.world.size > 1:
+            sum_gradients(self.loss.world, [p for p in self._parameters() if p.requires_grad])
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
             moved, clipped = self._clip(index)
