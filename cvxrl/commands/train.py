@@ -35,7 +35,8 @@ class TrainCommand(Command):
     def more(self) -> Iterator[str]:
         """A line per recipe; their files are read only now."""
         yield from _recipes()
-        yield " Objectives and advantages: cvxrl train --list; every key: --dry-run"
+        yield " Recipes of the paper's scale, objectives, advantages: cvxrl train --list"
+        yield " Every key of a recipe: --dry-run"
         yield ""
 
 
@@ -45,10 +46,11 @@ def _list_and_exit(asked: bool) -> None:
         return
     from cvxrl.recipe.advantage import AdvantageSpec
     from cvxrl.recipe.objective import ObjectiveSpec
+    from cvxrl.recipe.shipped import PAPER
 
     objectives = section("Objectives: objective.kind", _kinds(ObjectiveSpec))
     advantages = section("Advantages: advantage.kind", _kinds(AdvantageSpec))
-    typer.echo("\n".join([*_recipes(), *objectives, *advantages]))
+    typer.echo("\n".join([*_recipes(), *_recipes(PAPER), *objectives, *advantages]))
     raise typer.Exit
 
 
@@ -153,10 +155,13 @@ def _print_plan(recipe: Recipe, as_json: bool) -> None:
         typer.echo(textwrap.fill(f"note              {note}", 80, subsequent_indent=" " * 18))
 
 
-def _recipes() -> Iterator[str]:
-    from cvxrl.recipe.shipped import headline, shipped_recipes
+def _recipes(folder: str = "") -> Iterator[str]:
+    from cvxrl.recipe.shipped import PAPER, headline, shipped_recipes
 
-    return section("Recipes", {name: headline(file) for name, file in shipped_recipes().items()})
+    of_paper = {name: file for name, file in shipped_recipes().items() if file.parent.name == PAPER}
+    shown = of_paper if folder else {n: file for n, file in shipped_recipes().items() if n not in of_paper}
+    title = "Recipes of the paper's scale, in docs/scale.md" if folder else "Recipes"
+    return section(title, {name: headline(file) for name, file in shown.items()})
 
 
 def _kinds(union: Any) -> dict[str, str]:

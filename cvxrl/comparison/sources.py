@@ -12,7 +12,7 @@ from typing import Protocol
 from cvxrl.comparison.run import Run
 from cvxrl.comparison.run_directory import RunDirectories
 from cvxrl.errors import Mistakes, Problem
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import named_recipe
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -61,8 +61,8 @@ def discover(paths: Sequence[str]) -> Found:
     found = Found()
     for text in paths:
         matches = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True))
-        if not matches and text in shipped_recipes():
-            matches = [str(shipped_recipes()[text])]
+        if not matches and (recipe := named_recipe(text)) is not None:
+            matches = [str(recipe)]
         if not matches:
             found.problems.append(
                 Problem(
