@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
+from cvxrl.commands.dry_run import Bandwidth, Flops, Machine, Memory, Ranks, print_plan
 from cvxrl.commands.help import Command, section
 from cvxrl.errors import UserError
 from cvxrl.imports import loading_libraries
@@ -68,6 +68,10 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an existing run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    ranks: Ranks = None,
+    device_memory: Memory = None,
+    device_flops: Flops = None,
+    device_bandwidth: Bandwidth = None,
     _list: Annotated[
         bool,
         typer.Option(
@@ -80,9 +84,10 @@ def train(
     from cvxrl.runs.entry import entry_of
 
     entry = entry_of(resume, overwrite)
+    machine = Machine.of(ranks, device_memory, device_flops, device_bandwidth)
     resolved = load_recipe(recipe, set_ or [], seed)
     if dry_run:
-        _print_plan(resolved, as_json)
+        print_plan(resolved, machine, as_json)
         return
     _train(resolved, out, entry, as_json)
 
@@ -120,39 +125,6 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
         typer.echo(json_line(document))
     codes = {"finished": DONE, "diverged": DIVERGED, "interrupted": INTERRUPTED}
     raise typer.Exit(codes[result.status])
-
-
-def _print_plan(recipe: Recipe, as_json: bool) -> None:
-    """What `--dry-run` shows."""
-    from cvxrl.engine.plan import describe
-    from cvxrl.recipe.digest import digest
-    from cvxrl.recipe.load import dump
-    from cvxrl.recipe.task import MadeSource, space
-
-    plan = describe(recipe)
-    if as_json:
-        from cvxrl.runs.files import json_line
-
-        document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": vars(plan)}
-        typer.echo(json_line(document))
-        return
-    memory = f"{plan.memory_bytes / 2**20:,.0f} MiB (estimate)" if plan.memory_bytes else "unknown before loading"
-    parameters = f"{plan.parameters:,}" if plan.parameters else "unknown before loading"
-    if plan.parameters and plan.trainable != plan.parameters:
-        parameters += f", {plan.trainable:,} more are trained"
-    typer.echo(dump(recipe))
-    typer.echo(f"digest            {digest(recipe)}")
-    typer.echo(f"loss per token    {plan.equation}")
-    typer.echo(f"reduction         {plan.reduction}")
-    typer.echo(textwrap.fill(f"step              {plan.step}", 80, subsequent_indent=" " * 18))
-    if isinstance(source := recipe.task.source, MadeSource):
-        typer.echo(f"prompts           {space(source):,} different ones, {source.held_out:.0%} of them held out")
-    typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")
-    typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
-    typer.echo(f"parameters        {parameters}")
-    typer.echo(f"memory            {memory}")
-    for note in plan.notes:
-        typer.echo(textwrap.fill(f"note              {note}", 80, subsequent_indent=" " * 18))
 
 
 def _recipes(folder: str = "") -> Iterator[str]:

@@ -45,7 +45,14 @@ class Placed:
         # The largest of so many Poisson numbers, to first order.
         spread = math.sqrt(2 * units * math.log(ranks)) if recipe.train.minibatches > 1 and ranks > 1 else 0.0
         fullest = min(sequences, math.ceil(mean + spread * recipe.coupled_sequences))
-        return cls(ranks, getattr(getattr(recipe, "placement", None), "shard", "none") == "full" and ranks > 1, prompts, sequences, mean, fullest)
+        return cls(
+            ranks,
+            getattr(getattr(recipe, "placement", None), "shard", "none") == "full" and ranks > 1,
+            prompts,
+            sequences,
+            mean,
+            fullest,
+        )
 
     @property
     def share(self) -> int:

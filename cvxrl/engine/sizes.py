@@ -75,9 +75,7 @@ def shape_of(spec: ModelSpec) -> Shape | None:
     if directory is not None and (directory / _CONFIG).is_file():
         raw, stored = _read(directory / _CONFIG), _stored(directory)
     else:
-        raw, stored = None if location.is_local else known_config(location.path), {}
-    if raw is None:
-        return None
+        raw, stored = {} if location.is_local else known_config(location.path), {}
     stored = stored or parameter_shapes(raw)
     parameters = sum(math.prod(shape) for shape in stored.values())
     trainable = parameters if spec.lora is None else _adapter_parameters(spec.lora, stored)

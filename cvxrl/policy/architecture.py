@@ -16,10 +16,13 @@ _FAMILIES = {"llama": (False, False), "mistral": (False, False), "qwen2": (True,
 _CONFIG = "config.json"
 
 
-def known_config(hub_id: str) -> Mapping[str, Any] | None:
-    """What is public of a model on the Hub, as its config.json has it; of an instruction-tuned one, its base's."""
+def known_config(hub_id: str) -> Mapping[str, Any]:
+    """What is public of a model on the Hub, as its config.json has it; of an instruction-tuned one, its base's.
+
+    Empty for a model that is not listed here.
+    """
     text = (resources.files("cvxrl") / "assets" / "architectures.json").read_text(encoding="utf-8")
-    found: Mapping[str, Any] | None = json.loads(text).get(hub_id.removesuffix("-Instruct"))
+    found: Mapping[str, Any] = json.loads(text).get(hub_id.removesuffix("-Instruct"), {})
     return found
 
 

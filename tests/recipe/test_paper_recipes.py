@@ -22,7 +22,7 @@ METHODS = ("lco_kld", "lco_kld_paper", "lco_mse", "lco_lch", "grpo", "ppo", "dap
 
 
 def test_every_method_is_there_on_every_model() -> None:
-    assert ALL == sorted(f"{model}_{method}" for model in MODELS for method in METHODS)
+    assert sorted(f"{model}_{method}" for model in MODELS for method in METHODS) == ALL
 
 
 @pytest.mark.parametrize("name", ALL)
