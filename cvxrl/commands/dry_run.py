@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.ranks import is_main
 
 if TYPE_CHECKING:
     from cvxrl.engine.plan import Plan, RankPlan
@@ -89,13 +90,14 @@ def print_plan(recipe: Recipe, machine: Machine, as_json: bool) -> None:
 
     memory = machine.memory or device_memory(recipe.train.device)
     plan = describe(recipe, machine.ranks, memory, machine.rates)
-    if as_json:
+    if as_json and is_main():
+        from cvxrl.engine.workload import Rates
         from cvxrl.recipe.digest import digest
         from cvxrl.runs.files import json_line
 
         document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": _document(plan)}
-        typer.echo(json_line({**document, "device_memory": memory}))
-    else:
+        typer.echo(json_line({**document, "device": {"memory": memory, "rates": asdict(machine.rates or Rates())}}))
+    elif is_main():  # of a launcher's processes
         for line in (*_summary(recipe, plan), *_per_rank(plan, memory, machine)):
             typer.echo(line)
     if memory is not None and plan.ranks and not any(planned.fits for planned in plan.ranks):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cvxrl.ranks import this_rank
 from cvxrl.recipe.schema import Recipe
 
 # Policies from here on are for machines with several GPUs.
@@ -24,15 +23,14 @@ class Placed:
         sharded: whether each holds its share of parameters, gradients and optimizer state only.
         prompts: of a step, on the fullest rank.
         sequences: likewise.
-        update: sequences of an optimizer step there, on average over the minibatches.
-        fullest: likewise, of the rank that is dealt most: minibatches are drawn from the step, not from a rank's share.
+        fullest: of an optimizer step, on the rank that is dealt most: minibatches are drawn from the whole step, and a
+            rank takes those of its own prompts.
     """
 
     ranks: int
     sharded: bool
     prompts: int
     sequences: int
-    update: float
     fullest: int
 
     @classmethod
@@ -45,14 +43,8 @@ class Placed:
         # The largest of so many Poisson numbers, to first order.
         spread = math.sqrt(2 * units * math.log(ranks)) if recipe.train.minibatches > 1 and ranks > 1 else 0.0
         fullest = min(sequences, math.ceil(mean + spread * recipe.coupled_sequences))
-        return cls(
-            ranks,
-            getattr(getattr(recipe, "placement", None), "shard", "none") == "full" and ranks > 1,
-            prompts,
-            sequences,
-            mean,
-            fullest,
-        )
+        sharded = recipe.placement.shard == "full" and ranks > 1
+        return cls(ranks, sharded, prompts, sequences, fullest)
 
     @property
     def share(self) -> int:
@@ -65,12 +57,12 @@ def vllm_of(recipe: Recipe) -> Any:
     return recipe.rollout.engine if getattr(recipe.rollout.engine, "kind", None) == "vllm" else None
 
 
-def planned_ranks(recipe: Recipe, parameters: int | None, environment: Mapping[str, str] = os.environ) -> list[int]:
+def planned_ranks(recipe: Recipe, parameters: int | None) -> list[int]:
     """Numbers of ranks to plan for: the recipe's or the launcher's; of a large policy on GPUs, several."""
-    ranks = getattr(getattr(recipe, "placement", None), "ranks", "auto")
-    if ranks != "auto":
-        return [ranks]
-    if environment.get("WORLD_SIZE", "").isdecimal():
-        return [int(environment["WORLD_SIZE"])]
+    if recipe.placement.ranks != "auto":
+        return [recipe.placement.ranks]
+    rank = this_rank()
+    if rank is not None:
+        return [rank.size]
     several = (parameters or 0) >= _LARGE and recipe.train.device != "cpu"
     return [ranks for ranks in _SCALES if ranks <= recipe.rollout.prompts] if several else [1]

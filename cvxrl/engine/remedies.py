@@ -24,7 +24,7 @@ _CHANGES: tuple[Mapping[str, Any], ...] = (
     {"rollout.batch": 32},
     {"train.micro_batch": 1, "train.micro_batch_tokens": None},
     {"model.dtype": "bfloat16"},
-    {"model.lora": {"rank": 16}, "optim.master_weights": False},
+    {"model.lora.rank": 16, "optim.master_weights": False},
 )
 
 
@@ -35,11 +35,8 @@ def too_large(recipe: Recipe, planned: RankPlan, memory: int) -> Problem:
     enough = [f"{words} ({size(peak)})" for words, peak in _alone(recipe, planned.ranks, memory) if peak <= memory]
     if not enough:
         words, peak = _together(recipe, planned.ranks, memory)
-        enough = (
-            [f"{words}, all together ({size(peak)})"]
-            if peak <= memory
-            else ["take a smaller policy or a larger device"]
-        )
+        together = f"{words}, all together ({size(peak)})"
+        enough = [together if peak <= memory else "take a smaller policy, or devices with more memory"]
     return Problem(what, "placement", remedy="; or ".join(enough))
 
 
@@ -71,8 +68,12 @@ def _changed(recipe: Recipe, change: Mapping[str, Any]) -> Recipe | None:
     """The recipe with other values; None where it has them already, or does not allow them."""
     values = recipe.model_dump()
     for key, value in change.items():
-        section, _, field = key.rpartition(".")
-        values[section][field] = value
+        *path, field = key.split(".")
+        section = values
+        for name in path:
+            section[name] = section[name] or {}
+            section = section[name]
+        section[field] = value
     try:
         changed = Recipe.model_validate(values)
     except ValidationError:
@@ -87,7 +88,5 @@ def _peak(recipe: Recipe, ranks: int, memory: int) -> int:
 
 
 def _words(change: Mapping[str, Any]) -> str:
-    said = {key: str(value).lower() if isinstance(value, bool) else value for key, value in change.items()}
-    return " with ".join(
-        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in said.items()
-    )
+    said = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in change.items()}
+    return " with ".join(f"{key}={value}" for key, value in said.items() if value != "None")
