@@ -139,6 +139,8 @@ def _summary(recipe: Recipe, plan: Plan) -> Iterator[str]:
         yield f"memory            {memory}"
     for note in plan.notes:
         yield _filled("note", note)
+    for warning in plan.warnings:
+        yield _filled("warning", warning)
 
 
 def _per_rank(plan: Plan, memory: int | None, machine: Machine) -> Iterator[str]:

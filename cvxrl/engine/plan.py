@@ -46,6 +46,7 @@ class Plan:
         equation: per-token loss of the objective.
         step: how much of each optimizer step is taken.
         notes: what is worth knowing before it runs.
+        warnings: what an experiment would not show that is meant to.
         reduction: how token losses become one number.
         sequences: sequences per step.
         max_tokens: most response tokens per step.
@@ -60,6 +61,7 @@ class Plan:
     equation: str
     step: str
     notes: list[str]
+    warnings: list[str]
     reduction: str
     sequences: int
     max_tokens: int
@@ -96,7 +98,8 @@ def describe(
     return Plan(
         equation=recipe.equation,
         step=recipe.step.words,
-        notes=[*recipe.notes, *_notes(recipe)],
+        notes=recipe.notes,
+        warnings=list(_warnings(recipe)),
         reduction=recipe.reduction,
         sequences=sequences,
         max_tokens=sequences * recipe.rollout.max_new_tokens,
@@ -116,8 +119,7 @@ def _on(recipe: Recipe, shape: Shape, ranks: int, memory: int | None, rates: Rat
     return RankPlan(ranks, taken, seconds(recipe, shape, placed, rates) if rates else None, fits)
 
 
-def _notes(recipe: Recipe) -> Iterator[str]:
-    """What an experiment would not show that is meant to."""
+def _warnings(recipe: Recipe) -> Iterator[str]:
     once = recipe.train.inner_epochs * recipe.train.minibatches == 1 and not recipe.rollout.lag
     if (
         recipe.data == "rollouts"

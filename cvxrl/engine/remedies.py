@@ -54,9 +54,12 @@ def _alone(recipe: Recipe, ranks: int, memory: int) -> Iterator[tuple[str, int]]
 
 
 def _together(recipe: Recipe, ranks: int, memory: int) -> tuple[str, int]:
-    """Changes one after the other, those that help, until they are enough."""
+    """Changes one after the other, those that help, until they are enough.
+
+    Twice over, since one may help only when another has made its part of the step the largest.
+    """
     said, peak = [], _peak(recipe, ranks, memory)
-    for change in (_SHARDED, *_CHANGES) if ranks > 1 else _CHANGES:
+    for change in 2 * ((_SHARDED, *_CHANGES) if ranks > 1 else _CHANGES):
         changed = _changed(recipe, change) if peak > memory else None
         if changed is not None and (lower := _peak(changed, ranks, memory)) < peak:
             recipe, peak = changed, lower

@@ -289,8 +289,12 @@ def test_what_cannot_fit_is_refused_with_changes_that_are_enough(cvxrl: Any) -> 
     assert cvxrl("train", NAME, "--dry-run", "--ranks", "4", "--device-memory", "36GiB").code == 0
     tight = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "1GiB", "--set", "rollout.prompts=3")
     assert tight.code == 2 and "take a smaller policy" in tight.err
-    together = cvxrl("train", NAME, "--dry-run", "--ranks", "1,2", "--device-memory", "12GiB")
-    assert together.code == 2 and "all together" in together.err
+    together = cvxrl(
+        "train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "9GiB", "--set", "rollout.prompts=3"
+    )
+    assert (
+        together.code == 2 and "rollout.batch=32, model.lora.rank=16" in together.err and "all together" in together.err
+    )
 
 
 def test_one_column_that_fits_is_enough(cvxrl: Any) -> None:
@@ -331,19 +335,19 @@ def test_sizes_are_read_with_their_units() -> None:
             device.parsed_size(wrong, "--x")
 
 
-def test_a_rollout_that_is_used_once_and_a_small_held_out_set_are_noted(tmp_path: Path) -> None:
-    def notes(name: str, *overrides: str) -> str:
-        return " ".join(describe(load_recipe(name, overrides)).notes)
+def test_a_rollout_that_is_used_once_and_a_small_held_out_set_are_warned_of(tmp_path: Path) -> None:
+    def warnings(name: str, *overrides: str) -> str:
+        return " ".join(describe(load_recipe(name, overrides)).warnings)
 
-    assert "used for one optimizer step" in notes("math_lco_kld") and "held" not in notes("math_lco_kld")
+    assert "used for one optimizer step" in warnings("math_lco_kld") and "held" not in warnings("math_lco_kld")
     for reused in ("train.minibatches=2", "train.inner_epochs=2", "rollout.lag=1", "step.kind=line-search"):
-        assert "one optimizer step" not in notes("math_lco_kld", reused)
-    assert "one optimizer step" not in notes("math_grpo"), "has no convexity to exercise"
-    assert "eval.prompts is 256, the task holds 10 out" in notes("math_grpo", "task.source.terms=[2,2]")
-    assert "held" not in notes("math_grpo", "task.source.terms=[2,2]", "eval.every=0")
+        assert "one optimizer step" not in warnings("math_lco_kld", reused)
+    assert "one optimizer step" not in warnings("math_grpo"), "has no convexity to exercise"
+    assert "eval.prompts is 256, the task holds 10 out" in warnings("math_grpo", "task.source.terms=[2,2]")
+    assert "held" not in warnings("math_grpo", "task.source.terms=[2,2]", "eval.every=0")
     few, rows = tmp_path / "few.jsonl", tmp_path / "rows.jsonl"
     for path, count in ((few, 20), (rows, 200)):
         path.write_text("".join(f'{{"prompt": "{i}+{count}?", "answer": "{i + count}"}}\n' for i in range(count)))
     file = f"task.source={{kind: dataset, path: {rows}, eval_path: {few}}}"
-    assert "the task holds 20 out: all 20 are asked" in notes("math_grpo", file)
-    assert "held" not in notes("math_grpo", "task.source={kind: dataset, path: nowhere.jsonl}")
+    assert "the task holds 20 out: all 20 are asked" in warnings("math_grpo", file)
+    assert "held" not in warnings("math_grpo", "task.source={kind: dataset, path: nowhere.jsonl}")
