@@ -226,8 +226,8 @@ def _compare(given: Given, options: Options, varied: Sequence[Varied], training:
         if left is not None and left.jobs:
             _leave_unfinished(left, found.problems, training)
     failed = {problem.file for problem in found.problems}
-    given = {run.path for run in runs}
-    trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in given)
+    read_already = {run.path for run in runs}
+    trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in read_already)
     return build([*trained, *runs], options, [*found.problems, *unreadable, *broken])
 
 
