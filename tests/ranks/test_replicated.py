@@ -90,7 +90,10 @@ def on_ranks(recipes: Mapping[str, Recipe]) -> dict[str, list[Outcome]]:
 
 
 def compare(case: str, alone: Outcome, both: list[Outcome], weight: float) -> None:
-    told = [sorted(sum(parts, [])) for parts in zip(*(one.steps for one in both), strict=True)]
+    told = [
+        sorted(sequence for part in parts for sequence in part)
+        for parts in zip(*(one.steps for one in both), strict=True)
+    ]
     assert told == [sorted(step) for step in alone.steps], "the same prompts and completions"
     assert both[0].records == both[1].records
     for mine, theirs in zip(alone.records, both[0].records, strict=True):
