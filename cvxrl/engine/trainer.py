@@ -108,7 +108,8 @@ class Trainer:
         generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
         second = Second.of(policy, critic) if recipe.rollout.ahead else None
         sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
-        collector = build_collector(recipe, sampler, generator, task, grader, judge, world)
+        aside = world if second is None else world.beside()
+        collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
         mistakes.attempt(collector.check)
         held_out = None
         if recipe.eval.every:
@@ -119,7 +120,8 @@ class Trainer:
         # An output layer that cannot be read as the recipe says is a user's mistake too.
         reader = loss.reader
         if recipe.rollout.lag:
-            collector = LaggedCollector(collector, replace(loss, policy=sampler, critic=judge), reader, recipe)
+            early = replace(loss, policy=sampler, critic=judge, world=aside)
+            collector = LaggedCollector(collector, early, reader, recipe)
         updater = Updater(loss, optimizer)
         return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position(), second)
 
