@@ -20,7 +20,7 @@ from cvxrl.engine.beside import beside
 from cvxrl.engine.collectors import Collector, Experience
 from cvxrl.engine.divergence import blame
 from cvxrl.engine.loss import Loss
-from cvxrl.engine.readers import Reader, policy_shift
+from cvxrl.engine.readers import policy_shift
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.sequences import Sequences
 from cvxrl.errors import Problem, UserError
@@ -46,7 +46,7 @@ class LaggedCollector:
     Attributes:
         inner: samples, grades and credits.
         loss: remembers, by the policy that samples.
-        reader: the policy that is trained.
+        trained: loss of the policy that is trained.
         recipe: of the run.
         waiting: what was collected and is not trained on yet, oldest first.
         newest: step that the newest of it belongs to.
@@ -54,7 +54,7 @@ class LaggedCollector:
 
     inner: Collector
     loss: Loss
-    reader: Reader
+    trained: Loss
     recipe: Recipe
     waiting: deque[Experience] = field(default_factory=deque)
     newest: int = 0
@@ -69,11 +69,11 @@ class LaggedCollector:
         Raises:
             SelfCheckError: sampler and trainer disagree on a rollout that was collected now.
         """
-        spec = self.recipe.rollout
+        spec, now = self.recipe.rollout, self.trained
         self._fill(step + spec.lag - spec.ahead)
         experience = self.waiting.popleft()
         sequences = experience.sequences
-        shift = policy_shift(self.reader, sequences, self.recipe.logging.kl_sequences)
+        shift = policy_shift(now.reader, sequences, self.recipe.logging.kl_sequences, now.world)
         versions = sequences.versions or [step - 1]
         moved = {"rollout/lag": step - 1 - sum(versions) / len(versions)}
         if shift:
@@ -105,7 +105,7 @@ class LaggedCollector:
         """The rollout of a later step, with all that the policy of now says of it."""
         experience = self.inner.collect(step)
         with blame(experience.sequences):
-            checked = self_check(self.loss.reader, self.recipe, experience.sequences, step)
+            checked = self_check(self.loss.reader, self.recipe, experience.sequences, step, self.loss.world)
         remembered = self.loss.remember(experience.sequences, off_policy=True)
         return Experience(remembered, experience.sampled_tokens, experience.metrics | checked)
 
