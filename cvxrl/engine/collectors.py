@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from cvxrl.engine.credit import CreditAssigner
 from cvxrl.engine.micro_batches import Limit
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.shown import shown_completions
 from cvxrl.engine.world import SingleProcess, World, share
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
@@ -33,12 +34,14 @@ class Experience:
         sampled_tokens: response tokens it took to make them, those that were thrown away included.
         metrics: what to log about the data, e.g. `reward/mean`.
         rewards_PG: rewards of the samples of each prompt, or None where responses are given.
+        shown: a few of the completions, for a person, where they are wanted.
     """
 
     sequences: Sequences
     sampled_tokens: int
     metrics: dict[str, float]
     rewards_PG: Tensor | None = None
+    shown: Sequence[dict[str, Any]] = ()
 
 
 class Collector(Protocol):
@@ -97,12 +100,9 @@ class RolloutCollector:
             used = groups
         episodes = [episode for group in used for episode in group.episodes]
         rewards_PG = torch.tensor([group.rewards for group in used])
-        sampled = Sequences.of(
-            [e.prompt_ids for e in episodes],
-            [e.response_ids for e in episodes],
-            self.recipe.rollout.samples,
-            [group.id for group in used for _ in group.episodes],
-        )
+        prompts, responses = [e.prompt_ids for e in episodes], [e.response_ids for e in episodes]
+        ids = [group.example.id for group in used for _ in group.episodes]
+        sampled = Sequences.of(prompts, responses, self.recipe.rollout.samples, ids)
         sampled = replace(
             sampled, sampled_logprobs=[e.logprobs for e in episodes], versions=[e.version for e in episodes]
         )
@@ -114,6 +114,7 @@ class RolloutCollector:
             sampled_tokens=sum(sum(tally.lengths) for tally in tallies),
             metrics=_metrics(tallies, self.recipe.task.reward.noise) | _range(advantages),
             rewards_PG=rewards_PG,
+            shown=shown_completions(self.recipe, self.policy, step, used, sequences),
         )
 
     def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -142,7 +143,7 @@ class RolloutCollector:
         grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
         rewards = self._rewards(grades, step, numbers)
         return [
-            _Group(example.id, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
+            _Group(example, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
             for example, i in zip(examples, range(0, len(episodes), size), strict=True)
         ]
 
@@ -158,9 +159,9 @@ class RolloutCollector:
 
 @dataclass(frozen=True)
 class _Group:
-    """The samples of one prompt, the id of its example, and the rewards that are trained on."""
+    """The samples of one prompt, and the rewards that are trained on."""
 
-    id: str
+    example: Example
     episodes: Sequence[Episode]
     grades: Sequence[Grade]
     rewards: Sequence[float]

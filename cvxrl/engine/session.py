@@ -13,12 +13,12 @@ from cvxrl.engine.records import (
     accuracies,
     close_record,
     describe_divergence,
-    draw_curves,
     last_values,
     opening_record,
     record_failure,
     resumed_at,
     summary_rows,
+    write_report,
 )
 from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
 from cvxrl.engine.state import Position, load_state, load_waiting, save_state
@@ -166,7 +166,9 @@ class Session:
 
     def hooks(self) -> Hooks:
         """What the trainer calls."""
-        return Hooks(self.record, self.evaluation, self.checkpoint, self.update)
+        shown = self.run_dir.training_samples
+        every = (self.record, self.evaluation, self.checkpoint, self.update)
+        return Hooks(*every, lambda step, lines: write_lines(shown(step), lines))
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     except BaseException as error:
         record_failure(run_dir, record, error)
         raise
-    draw_curves(run_dir, recipe)
+    write_report(run_dir, recipe)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -284,7 +286,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
-    draw_curves(session.run_dir, session.trainer.recipe)
+    write_report(session.run_dir, session.trainer.recipe)
     return _close(session, record, "diverged", divergence)
 
 
