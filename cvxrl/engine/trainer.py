@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -54,6 +55,7 @@ class Hooks:
     evaluation: Callable[[int, Evaluation], None]
     checkpoint: Callable[[Position, Waiting | None], None]
     update: Callable[[Record], None]
+    rollouts: Callable[[int, Sequence[dict[str, Any]]], None] = lambda *_: None
 
 
 @dataclass
@@ -173,7 +175,7 @@ class Trainer:
                 return False
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
-            record = self._step(step, hooks.update if self.recipe.logging.updates else None)
+            record = self._step(step, hooks)
             if self._due(self.recipe.eval.every, step):
                 record |= self._evaluate(step, hooks)
             hooks.record(record)
@@ -184,14 +186,17 @@ class Trainer:
                 self._checkpoint(hooks)
         return True
 
-    def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
+    def _step(self, step: int, hooks: Hooks | None = None) -> Record:
         """Collect, check, update, measure: one outer step; perhaps with a later rollout made beside it."""
         start = time.perf_counter()
         self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
         lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
         with nullcontext() if lagged is None else lagged.collecting(step):
             experience = self.collector.collect(step)
+            if hooks is not None and experience.shown:
+                hooks.rollouts(step, experience.shown)
             collected = time.perf_counter()
+            tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
             record = {"step": step, **experience.metrics, **self._learn(experience.sequences, step, tell)}
             updated = time.perf_counter()
             record |= self._shift(experience.sequences)

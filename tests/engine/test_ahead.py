@@ -60,7 +60,7 @@ def test_it_changes_no_number(name: str, lag: int, changes: tuple[str, ...], mon
 
     def late(self: Any, step: int) -> Any:
         if threading.current_thread() is not threading.main_thread():
-            assert updated.wait(60), "both at once"
+            assert updated.wait(600), "both at once"
             updated.clear()
         return generate(self, step)
 
