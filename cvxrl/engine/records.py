@@ -27,7 +27,7 @@ from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
-from cvxrl.runs.sink import Row
+from cvxrl.runs.sink import Row, Sinks
 from cvxrl.tasks import Task
 
 _FAILURE_LENGTH = 500
@@ -246,11 +246,12 @@ def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def draw_curves(run_dir: RunDir, recipe: Recipe) -> None:
-    """Draw the curves of what there is."""
+def draw_curves(run_dir: RunDir, recipe: Recipe, sinks: Sinks) -> None:
+    """Draw the curves of what there is, and show them to the sinks."""
     records = read_records(run_dir.metrics)
     if records:
         from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
 
         with storage_errors(run_dir.curves):
             plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+        sinks.figure("learning curves", run_dir.curves)

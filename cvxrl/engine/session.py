@@ -61,7 +61,7 @@ class Session:
 
     trainer: Trainer
     run_dir: RunDir
-    sink: Sink
+    sink: Sinks
     guards: Guards
     accuracies: dict[int, float] = field(default_factory=dict)
 
@@ -85,7 +85,9 @@ class Session:
         write_json(self.run_dir.evaluation(step), result.record.model_dump(mode="json"))
         shown = result.samples[: self.trainer.recipe.logging.samples]
         if shown:
-            write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
+            rows = [sample.readable() for sample in shown]
+            write_lines(self.run_dir.samples(step), rows)
+            self.sink.samples(step, rows)
 
     def checkpoint(self, position: Position, waiting: Waiting | None) -> None:
         """Save all that the run goes on from, after the records that lead there; remove what is not to be kept.
@@ -200,20 +202,20 @@ def run_training(
     """
     run_dir.check(recipe, entry)
     refuse_secrets(recipe)
-    sink = Sinks(sink, sink_openers(recipe, run_dir.path))
+    sinks = Sinks(sink, sink_openers(recipe, run_dir.path))
     if entry == "resume" and not run_dir.recipe.is_file():
-        sink.event(f"there is nothing in {run_dir.path} to resume: the run begins")
+        sinks.event(f"there is nothing in {run_dir.path} to resume: the run begins")
     if entry == "resume" and run_dir.is_complete(recipe):
-        sink.event(f"finished already: {run_dir.path}")
+        sinks.event(f"finished already: {run_dir.path}")
         return TrainResult("finished", run_dir.path, run_dir.read_record().result)
     trainer = Trainer.build(recipe, world)
-    session = Session(trainer, run_dir, sink, Guards(recipe.guards))
+    session = Session(trainer, run_dir, sinks, Guards(recipe.guards))
     try:
         if not trainer.world.is_main:
             return _follow(session, entry)
         with run_dir.lock() as held, StopRequest(go_on) as stop:
             if not held:
-                sink.event("this file system has no locks: take care that no second process trains in this directory")
+                sinks.event("this file system has no locks: take care that no second process trains in this directory")
             run_dir.enter(recipe, entry)
             return _train(session, stop, entry)
     finally:
@@ -257,8 +259,9 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         return _close(session, record, "interrupted")  # asked for at once, so without the seconds that curves take
     except BaseException as error:
         record_failure(run_dir, record, error)
+        session.sink.abandon("failed")
         raise
-    draw_curves(run_dir, recipe)
+    draw_curves(run_dir, recipe, session.sink)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -284,7 +287,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
-    draw_curves(session.run_dir, session.trainer.recipe)
+    draw_curves(session.run_dir, session.trainer.recipe, session.sink)
     return _close(session, record, "diverged", divergence)
 
 
