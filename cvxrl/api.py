@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar, get_type_hints
 
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.imports import quiet_libraries
@@ -176,12 +176,20 @@ def evaluate(
     return record
 
 
-def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: Any) -> Comparison:
+def compare(
+    *paths: str | Path,
+    seeds: Sequence[int] | None = None,
+    as_: Sequence[str] = (),
+    alias: Sequence[str] = (),
+    **options: Any,
+) -> Comparison:
     """Compare methods over training seeds: `.summaries`, `.pairs` with the baseline, `.warnings`.
 
     Args:
-        paths: run directories, folders of them, or globs.
+        paths: run directories, logs of other programs, folders of them, or globs.
         seeds: only these.
+        as_: logs with what they are runs of, each `METHOD:SEED=PATH`.
+        alias: what the logs call a metric, each `OURS=THEIRS`.
         options: `metric`, `baseline`, `threshold` and the others of `cvxrl compare`
             (`cvxrl.comparison.options.Options`).
 
@@ -189,18 +197,21 @@ def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: A
         UserError: a path holds no run, or the runs cannot be compared; also where the command would compare what is
             left and exit with 2.
     """
+    from cvxrl.comparison.foreign.label import parse_alias, parse_label
     from cvxrl.comparison.options import Options
     from cvxrl.comparison.result import build
-    from cvxrl.comparison.sources import discover, read_runs
+    from cvxrl.comparison.sources import discover, discover_stated, read_runs
     from cvxrl.study.plan import is_study
 
     found = discover([str(path) for path in paths])
+    named, stated = discover_stated([parse_label(text) for text in as_], dict(map(parse_alias, alias)))
+    found.add(named)
     for file in found.recipes:
         what, remedy = "is a recipe", "train it first, with cvxrl.train"
         if is_study(file):
             what, remedy = "is the plan of a study", "run it with the command: cvxrl compare PLAN"
         found.problems.append(Problem(what, file=str(file), remedy=remedy))
-    runs, unreadable = read_runs(found.runs)
+    runs, unreadable = read_runs(found.runs, stated)
     asked = _checked(Options, {"seeds": None if seeds is None else tuple(seeds), **options})
     comparison = build(runs, asked, [*found.problems, *unreadable])
     if comparison.problems:
@@ -240,18 +251,28 @@ def _checked(kind: type[_Options], values: Mapping[str, Any]) -> _Options:
     """Options of a command from keywords.
 
     Raises:
-        UserError: one of them does not exist.
+        UserError: some of them do not exist, or are below what the command takes.
     """
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise UserError(
-            *(
-                Problem("unknown option", name, remedy=f"{suggest(name, known)}there are {', '.join(known)}")
-                for name in unknown
-            )
-        )
+    problems = [
+        Problem("unknown option", name, remedy=f"{suggest(name, known)}there are {', '.join(known)}")
+        for name in values
+        if name not in known
+    ]
+    for name, least in _least(kind).items():
+        value = values.get(name)
+        if isinstance(value, int | float) and value < least:
+            problems.append(Problem(f"{value} is too small", name, remedy=f"write {least} or more"))
+    if problems:
+        raise UserError(*problems)
     return kind(**values)
+
+
+def _least(kind: type) -> dict[str, float]:
+    """The smallest value of each option that has one, as the command line knows it."""
+    hints = get_type_hints(kind, include_extras=True)
+    given = {name: [getattr(note, "min", None) for note in getattr(h, "__metadata__", ())] for name, h in hints.items()}
+    return {name: least for name, notes in given.items() for least in notes if least is not None}
 
 
 def _stream(progress: bool) -> TextIO:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cvxrl.advantages import find_advantage
-from cvxrl.engine.collectors import Collector, DemonstrationCollector, RolloutCollector
+from cvxrl.engine.collectors import Collector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
+from cvxrl.engine.demonstrations import DemonstrationCollector
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.world import World
 from cvxrl.errors import Mistakes, Problem, UserError
@@ -36,6 +37,27 @@ def check_functions(recipe: Recipe) -> None:
         mistakes.attempt(find_advantage, recipe.advantage)
     if mistakes.problems:
         raise UserError(*mistakes.problems)
+
+
+def check_placement(recipe: Recipe, world: World) -> None:
+    """Refuse processes that were not asked for, or that would have nothing to do.
+
+    Raises:
+        UserError: there are others than `placement.ranks` says, or more than a step has prompts.
+    """
+    asked, prompts, started = recipe.placement.ranks, recipe.rollout.prompts, world.size
+    problems = []
+    if asked not in ("auto", started):
+        remedy = f"start them with `python -m cvxrl.launch --nproc-per-node {asked} train ...`, or set it to auto"
+        problems.append(Problem(f"{asked} are asked for, and {started} started", "placement.ranks", remedy=remedy))
+    if started > prompts:
+        what = f"{started} ranks cannot share the {prompts} prompts of a step"
+        remedy = f"start at most {prompts} ranks, or set it to {started} or more"
+        problems.append(Problem(what, "rollout.prompts", remedy=remedy))
+    if recipe.placement.shard == "full":
+        problems.append(Problem("sharding is not there yet", "placement.shard", remedy="set it to none"))
+    if problems:
+        raise UserError(*problems)
 
 
 def build_critic(recipe: Recipe, policy: Policy) -> Critic | None:
@@ -90,11 +112,12 @@ def build_collector(
         UserError: a verifier cannot be loaded or has another vocabulary.
     """
     if recipe.data != "rollouts":
-        return DemonstrationCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic), world)
+        return DemonstrationCollector(recipe, policy, task, world)
+    assigner = build_assigner(recipe, policy, critic, world)
+    return RolloutCollector(recipe, policy, generator, task, grader, assigner, world)
 
 
-def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
+def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None, world: World) -> CreditAssigner:
     """What turns rewards into advantages.
 
     Raises:
@@ -103,7 +126,7 @@ def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> Cre
     spec, reader = recipe.advantage, Reader.of(policy, recipe)
     if isinstance(spec, GaeAdvantage):
         assert critic is not None
-        return ValueCredit(spec, critic, reader)
+        return ValueCredit(spec, critic, reader, world)
     if isinstance(spec, DenseAdvantage):
         reference = spec.reference if isinstance(spec, DenseDpoAdvantage) else None
         return VerifierCredit(
@@ -112,7 +135,7 @@ def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> Cre
             _verifier(spec.verifier, "advantage.verifier", recipe, policy),
             None if reference is None else _verifier(reference, "advantage.reference", recipe, policy),
         )
-    return SequenceCredit(spec)
+    return SequenceCredit(spec, world)
 
 
 def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:

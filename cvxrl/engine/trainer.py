@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions
+from cvxrl.engine.build import (
+    build_collector,
+    build_critic,
+    build_generator,
+    build_reference,
+    check_functions,
+    check_placement,
+)
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
@@ -17,6 +24,7 @@ from cvxrl.engine.loss import Loss
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
+from cvxrl.engine.replicas import require_same
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater
@@ -74,6 +82,7 @@ class Trainer:
             UserError: anything the recipe names cannot be had, or the prompts do not fit the policy.
         """
         world, mistakes = world or SingleProcess(), Mistakes()
+        mistakes.attempt(check_placement, recipe, world)
         mistakes.attempt(check_functions, recipe)
         device = mistakes.attempt(pick_device, recipe.train.device)
         task = mistakes.attempt(load_task, recipe.task, recipe.seed)
@@ -95,7 +104,7 @@ class Trainer:
         mistakes.attempt(collector.check)
         held_out = None
         if recipe.eval.every:
-            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
+            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
         if mistakes.problems:
             raise UserError(*mistakes.problems)
         loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
@@ -144,10 +153,11 @@ class Trainer:
             UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`).
         """
         self._check_parameters()
+        self._check_replicas("before the first step" if self.position.step == 0 else "before going on")
         if self.position.step == 0 and self.recipe.eval.every:
             stop.doing = "the evaluation before step 1"
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
-            if stop.requested:
+            if self._stops(stop):
                 return False
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
@@ -155,11 +165,11 @@ class Trainer:
             if self._due(self.recipe.eval.every, step):
                 record |= self._evaluate(step, hooks)
             hooks.record(record)
-            if stop.requested and step < self.recipe.train.steps:
-                hooks.checkpoint(self.position, self._waiting())
+            if self._stops(stop) and step < self.recipe.train.steps:
+                self._checkpoint(hooks)
                 return False
             if self._saves(step):
-                hooks.checkpoint(self.position, self._waiting())
+                self._checkpoint(hooks)
         return True
 
     def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
@@ -171,12 +181,12 @@ class Trainer:
         collected = time.perf_counter()
         record: Record = {"step": step, **experience.metrics}
         with blame(sequences):
-            record |= self_check(reader, self.recipe, sequences, step)
+            record |= self_check(reader, self.recipe, sequences, step, self.world)
             record |= self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         updated = time.perf_counter()
-        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences)
+        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences, self.world)
         seconds = time.perf_counter() - start
         tokens = experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
@@ -194,6 +204,15 @@ class Trainer:
             if module is not None:
                 require_finite_parameters(module)
 
+    def _check_replicas(self, when: str) -> None:
+        if self.world.size > 1:
+            modules = [self.policy.model, *([self.critic] if self.critic else [])]
+            require_same(self.world, [p for module in modules for p in module.parameters()], when)
+
+    def _checkpoint(self, hooks: Hooks) -> None:
+        self._check_replicas(f"after step {self.position.step}")
+        hooks.checkpoint(self.position, self._waiting())
+
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
@@ -201,6 +220,10 @@ class Trainer:
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether any of the processes was asked to stop."""
+        return any(self.world.gather(stop.requested))
 
     def _waiting(self) -> Waiting | None:
         """Rollouts that later steps train on, of all processes; asked for by all of them."""

@@ -11,21 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from cvxrl.engine.divergence import blame, require_finite_gradients
+from cvxrl.engine.logit_metrics import logit_metrics
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trial import Trial
-from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.gradients.parameters import norms
-from cvxrl.objectives.batch import TokenBatch
-from cvxrl.objectives.statistics import action_log_probs
-from cvxrl.recipe.lco import target_of
 from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
 from cvxrl.recipe.step import FixedStep
 from cvxrl.rollout.randomness import generator_for
 
 _CHANCE = ("drop", "jitter")
-# Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
-_RULES = Rules(eigenvalue_tokens=1)
 # Numbers whose squares float32 adds up without a wrong digit.
 _BLOCK = 2**16
 
@@ -114,12 +110,16 @@ class Updater:
             DivergedError: see `update`.
         """
         # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
-        seed = generator_for(self.recipe.seed, "dropout", index).initial_seed()
+        # Every process drops for its own sequences.
+        rank = self.loss.world.rank
+        seed = generator_for(self.recipe.seed, "dropout", index, *([rank] if rank else [])).initial_seed()
         torch.manual_seed(seed)
         self.optimizer.zero_grad(set_to_none=True)
         weighed, control = self.loss.weigh(sequences), self.recipe.step
         trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
+        if self.loss.world.size > 1:
+            sum_gradients(self.loss.world, [p for p in self._parameters() if p.requires_grad])
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
             moved, clipped = self._clip(index)
@@ -127,6 +127,11 @@ class Updater:
                 return {**metrics, **looked, **moved, **trial.take(self.optimizer, metrics["loss"], clipped)}
             self.optimizer.step()
             return {**metrics, **looked, **moved}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """Those of the policy, and of the critic if there is one."""
+        critic = self.loss.critic
+        return [*self.loss.policy.model.parameters(), *(critic.parameters() if critic else ())]
 
     def _looks(self, index: int) -> bool:
         """Whether gradients are looked at in optimizer step ``index``."""
@@ -140,8 +145,7 @@ class Updater:
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
         with torch.no_grad():
-            batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
-        return metrics | logit_metrics(batch, self.recipe)
+            return metrics | logit_metrics(self.loss, sequences)
 
     def _clip(self, index: int) -> tuple[dict[str, float], float]:
         """Clip the accumulated gradient and set the learning rate of optimizer step ``index``.
@@ -149,9 +153,9 @@ class Updater:
         Returns:
             What is logged, and what the gradient was multiplied with.
         """
-        optim, model, critic = self.recipe.optim, self.loss.policy.model, self.loss.critic
+        optim, model = self.recipe.optim, self.loss.policy.model
         limit = optim.max_grad_norm
-        parameters = [p for p in (*model.parameters(), *(critic.parameters() if critic else ())) if p.grad is not None]
+        parameters = [p for p in self._parameters() if p.grad is not None]
         norm = global_norm(p.grad for p in parameters if p.grad is not None)
         require_finite_gradients(model, norm)
         if limit is not None:
@@ -165,13 +169,19 @@ class Updater:
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}, factor
 
     def minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
-        """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
-        generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
+        """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch.
+
+        They are drawn from those of all processes; what is yielded is this one's part, which may be empty.
+        """
+        world, generator = self.loss.world, generator_for(self.recipe.seed, "minibatches", step, epoch)
         units = sequences.units(self.recipe.objective.coupling)
-        order: list[int] = torch.randperm(len(units), generator=generator).tolist()
-        size = len(units) // self.recipe.train.minibatches
-        for start in range(0, len(units), size):
-            yield sequences.select([i for k in sorted(order[start : start + size]) for i in units[k]])
+        counts = world.gather(len(units))
+        first, total = sum(counts[: world.rank]), sum(counts)
+        order: list[int] = torch.randperm(total, generator=generator).tolist()
+        size = total // self.recipe.train.minibatches
+        for start in range(0, total, size):
+            chosen = [k - first for k in sorted(order[start : start + size]) if first <= k < first + len(units)]
+            yield sequences.select([i for k in chosen for i in units[k]])
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
@@ -197,25 +207,3 @@ def gradient_metrics(model: nn.Module) -> dict[str, float]:
     """Norms of the accumulated gradient before clipping: by kind of module, and the mean over q, k and v."""
     found = norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     return {"grad/qkv": found.attention_mean, **{f"grad/module/{kind}": n for kind, n in found.by_module.items()}}
-
-
-def logit_metrics(batch: TokenBatch, recipe: Recipe) -> dict[str, float]:
-    """Shares of the tokens of a few sequences that are convex, pull away or are frozen (docs/gradients.md, section 1).
-
-    Empty where no token has a target, or where the rollout's logits are not at hand.
-    """
-    metrics = {"policy/probability": float(action_log_probs(batch.logits_NV, batch.actions_N).exp().mean())}
-    if batch.old_logits_NV is None or batch.advantages_N is None:
-        return metrics
-    generator = torch.Generator().manual_seed(0)
-    target = target_of(recipe.objective)
-    space = logit_space(
-        batch, recipe.objective, target, rules=_RULES, regularizer=recipe.regularizer, generator=generator
-    )
-    count = int(space.directed_N.sum())
-    if count:
-        shares = {"convex": space.psd_N, "away": space.away_N, "frozen": space.frozen_N}
-        if not bool(space.known_N.all()):
-            del shares["convex"]  # the one token that was looked at is no share
-        metrics |= {f"logits/{k}": int((chosen_N & space.directed_N).sum()) / count for k, chosen_N in shares.items()}
-    return metrics
