@@ -18,6 +18,7 @@ import pytest
 from forked import Forked
 from helpers import TINY
 
+import cvxrl.engine.session  # noqa: F401  # what is forked has loaded everything
 from cvxrl.launch import LOST, exit_code
 
 TRAIN = ("train.steps=3", "eval.every=0", "checkpoint.every=1", "placement.timeout=20")
