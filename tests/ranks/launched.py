@@ -48,7 +48,7 @@ class Launched:
         return self.metrics.read_text().count("\n") if self.metrics.is_file() else 0
 
     def after_step(self, step: int) -> None:
-        until = time.monotonic() + 200
+        until = time.monotonic() + 600
         while self.steps < step:
             assert time.monotonic() < until and self.process.poll() is None, self.said.read_text()
             time.sleep(0.05)
@@ -60,7 +60,7 @@ class Launched:
             time.sleep(0.02)
 
     def end(self) -> int:
-        return self.process.wait(timeout=150)
+        return self.process.wait(timeout=900)
 
     def pid_of(self, rank: int) -> int:
         """Of a rank, which the launcher has started."""
