@@ -23,6 +23,19 @@ from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task
 
 
+def place(policy: Policy, recipe: Recipe, world: World) -> Policy:
+    """The policy as it was loaded, or with its parameters split over the processes, as `placement.shard` says."""
+    if recipe.placement.shard == "none" or world.size == 1:
+        return policy
+    return _sharded(policy)
+
+
+def _sharded(policy: Policy) -> Policy:
+    from cvxrl.policy.sharding import shard  # loads torch.distributed, which nothing else here needs
+
+    return shard(policy)
+
+
 def check_functions(recipe: Recipe) -> None:
     """Find the user's functions that the recipe names.
 
@@ -62,7 +75,7 @@ def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
     start = policy.as_loaded()
     if start is not None:
         return Reader.of(start, recipe)
-    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
+    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe, policy)
 
 
 def build_generator(recipe: Recipe, policy: Policy) -> Generator:
@@ -132,10 +145,11 @@ def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:
                 remedy="train the verifier from the same base model",
             )
         )
-    return replace(_frozen(verifier, recipe), temperature=1.0)
+    return replace(_frozen(verifier, recipe, policy), temperature=1.0)
 
 
-def _frozen(policy: Policy, recipe: Recipe) -> Reader:
+def _frozen(policy: Policy, recipe: Recipe, trained: Policy) -> Reader:
+    """A policy that is not trained, sharded where the trained one is."""
     policy.model.requires_grad_(False)
     policy.model.eval()
-    return Reader.of(policy, recipe)
+    return Reader.of(policy if trained.sharding is None else _sharded(policy), recipe)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions
+from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions, place
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
@@ -88,18 +88,20 @@ class Trainer:
         if recipe.train.gradient_checkpointing:
             # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy = place(policy, recipe, world)
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
-        collector = build_collector(recipe, policy, generator, task, grader, critic, world)
-        mistakes.attempt(collector.check)
-        held_out = None
-        if recipe.eval.every:
-            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
-        if mistakes.problems:
-            raise UserError(*mistakes.problems)
-        loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
-        _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
+        with policy.whole():
+            generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
+            collector = build_collector(recipe, policy, generator, task, grader, critic, world)
+            mistakes.attempt(collector.check)
+            held_out = None
+            if recipe.eval.every:
+                held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
+            if mistakes.problems:
+                raise UserError(*mistakes.problems)
+            loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
+            _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
         if recipe.rollout.lag:
             collector = LaggedCollector(collector, loss, recipe)
         updater = Updater(loss, optimizer)
@@ -165,18 +167,21 @@ class Trainer:
     def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
         """Collect, check, update, measure: one outer step."""
         start = time.perf_counter()
-        self.generator.sync(self.policy, step - 1)
-        experience = self.collector.collect(step)
-        sequences, reader = experience.sequences, self.updater.loss.reader
-        collected = time.perf_counter()
-        record: Record = {"step": step, **experience.metrics}
+        with self.policy.whole():
+            self.generator.sync(self.policy, step - 1)
+            experience = self.collector.collect(step)
+            sequences, reader = experience.sequences, self.updater.loss.reader
+            collected = time.perf_counter()
+            record: Record = {"step": step, **experience.metrics}
+            with blame(sequences):
+                record |= self_check(reader, self.recipe, sequences, step)
         with blame(sequences):
-            record |= self_check(reader, self.recipe, sequences, step)
             record |= self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         updated = time.perf_counter()
-        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences)
+        with self.policy.whole():
+            record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences)
         seconds = time.perf_counter() - start
         tokens = experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
@@ -192,13 +197,14 @@ class Trainer:
     def _check_parameters(self) -> None:
         for module in (self.policy.model, self.critic):
             if module is not None:
-                require_finite_parameters(module)
+                require_finite_parameters(module, self.world)
 
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        self.generator.sync(self.policy, step)
-        result = self.held_out.evaluate(step)
+        with self.policy.whole():
+            self.generator.sync(self.policy, step)
+            result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
 

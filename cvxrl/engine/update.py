@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from cvxrl.engine.clipping import clip, global_norm, gradient_metrics
 from cvxrl.engine.divergence import blame, require_finite_gradients
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trial import Trial
 from cvxrl.gradients.logit_space import Rules, logit_space
-from cvxrl.gradients.parameters import norms
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
@@ -26,8 +26,6 @@ from cvxrl.rollout.randomness import generator_for
 _CHANCE = ("drop", "jitter")
 # Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
 _RULES = Rules(eigenvalue_tokens=1)
-# Numbers whose squares float32 adds up without a wrong digit.
-_BLOCK = 2**16
 
 
 @contextmanager
@@ -135,11 +133,12 @@ class Updater:
 
     def _look(self, sequences: Sequences) -> dict[str, float]:
         """Diagnostics of the accumulated gradient, and of the logits of the first group."""
-        metrics = gradient_metrics(self.loss.policy.model)
+        policy = self.loss.policy
+        metrics = gradient_metrics(policy.model, self.loss.world)
         # In chunks there are no logits to look at, and none of the rollout's to compare with.
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
-        with torch.no_grad():
+        with torch.no_grad(), policy.whole():
             batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
         return metrics | logit_metrics(batch, self.recipe)
 
@@ -152,10 +151,10 @@ class Updater:
         optim, model, critic = self.recipe.optim, self.loss.policy.model, self.loss.critic
         limit = optim.max_grad_norm
         parameters = [p for p in (*model.parameters(), *(critic.parameters() if critic else ())) if p.grad is not None]
-        norm = global_norm(p.grad for p in parameters if p.grad is not None)
-        require_finite_gradients(model, norm)
+        norm = global_norm((p.grad for p in parameters if p.grad is not None), self.loss.world)
+        require_finite_gradients(model, norm, self.loss.world)
         if limit is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            clip(parameters, limit, norm)
         rate = learning_rate(optim, index, optimizer_steps(self.recipe.train))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -172,31 +171,6 @@ class Updater:
         size = len(units) // self.recipe.train.minibatches
         for start in range(0, len(units), size):
             yield sequences.select([i for k in sorted(order[start : start + size]) for i in units[k]])
-
-
-def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of all of them together, float32 or wider: the norms of blocks, and the norm of those.
-
-    A whole tensor's squares, added up in its own type, lose digits with its size: 2e-3 of the norm is missing at 28
-    million float32 numbers, and bfloat16 rounds every tensor's norm to three digits.
-    """
-    sizes = [size for gradient in gradients for size in _block_norms(gradient.detach().reshape(-1))]
-    return torch.linalg.vector_norm(torch.stack(sizes)) if sizes else torch.zeros(())
-
-
-def _block_norms(flat: Tensor) -> list[Tensor]:
-    exact = torch.promote_types(flat.dtype, torch.float32)
-    if flat.device.type != "cpu":  # adds up in a tree, not in a few running totals
-        return [torch.linalg.vector_norm(flat, dtype=exact)]
-    # Squares of half-precision numbers have few digits, so that adding them up in float32 rounds to one side.
-    inside = flat.dtype if flat.dtype == exact else torch.float64
-    return [torch.linalg.vector_norm(block.to(inside)).to(exact) for block in torch.split(flat, _BLOCK)]
-
-
-def gradient_metrics(model: nn.Module) -> dict[str, float]:
-    """Norms of the accumulated gradient before clipping: by kind of module, and the mean over q, k and v."""
-    found = norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    return {"grad/qkv": found.attention_mean, **{f"grad/module/{kind}": n for kind, n in found.by_module.items()}}
 
 
 def logit_metrics(batch: TokenBatch, recipe: Recipe) -> dict[str, float]:

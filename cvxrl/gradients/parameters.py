@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,18 @@ class Norms:
     attention_mean: float
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether every process holds a part of it (a DTensor of torch.distributed, which is not loaded here)."""
+    return hasattr(tensor, "to_local")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, in the same memory and without gradient; any other tensor is whole."""
+    part: Any = tensor.detach()
+    found: Tensor = part.to_local() if is_sharded(part) else part
+    return found
+
+
 def module_of(name: str) -> str:
     """Kind of module that a parameter belongs to, from its name."""
     return next((kind for kind, pattern in _MODULES if pattern.search(name)), "other")
@@ -66,9 +79,17 @@ def squared_norm(tensor: Tensor) -> float:
     return sum(float(piece.double().square().sum()) for piece in torch.split(tensor.detach().reshape(-1), _PIECE))
 
 
-def norms(vectors: Vectors) -> Norms:
-    """Norms of a gradient, an update or the weights, given by parameter name."""
+def norms(vectors: Vectors, total: Callable[[Tensor], Tensor] | None = None) -> Norms:
+    """Norms of a gradient, an update or the weights, given by parameter name.
+
+    Args:
+        vectors: whole tensors, or this process's parts of sharded ones.
+        total: of those, the sum over all processes of one number per tensor.
+    """
     squares = {name: squared_norm(tensor) for name, tensor in vectors.items()}
+    if total is not None:
+        parts = torch.tensor(list(squares.values()), dtype=torch.float64)
+        squares = dict(zip(squares, total(parts).tolist(), strict=True))
     layers = sorted({layer for name in squares if (layer := layer_of(name)) is not None})
     modules = sorted({module_of(name) for name in squares})
     attention = [math.sqrt(square) for name, square in squares.items() if module_of(name) in ("q", "k", "v")]
