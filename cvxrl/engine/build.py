@@ -66,8 +66,6 @@ def check_placement(recipe: Recipe, world: World) -> None:
         what = f"{started} ranks cannot share the {prompts} prompts of a step"
         remedy = f"start at most {prompts} ranks, or set it to {started} or more"
         problems.append(Problem(what, "rollout.prompts", remedy=remedy))
-    if recipe.placement.shard == "full":
-        problems.append(Problem("sharding is not there yet", "placement.shard", remedy="set it to none"))
     if problems:
         raise UserError(*problems)
 

@@ -17,6 +17,7 @@ from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trial import Trial
 from cvxrl.gradients.logit_space import Rules, logit_space
+from cvxrl.gradients.parameters import is_sharded
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.recipe.lco import target_of
@@ -119,7 +120,8 @@ class Updater:
         weighed, control = self.loss.weigh(sequences), self.recipe.step
         trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
-        sum_gradients(self.loss.world, [p for p in self._parameters() if p.requires_grad])
+        replicas = [p for p in self._parameters() if p.requires_grad and not is_sharded(p)]
+        sum_gradients(self.loss.world, replicas)
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
             moved, clipped = self._clip(index)

@@ -130,8 +130,12 @@ class Sharding:
         for part in parts:
             _sum_gradients(part.module)
         sharding = cls(model, mesh, parts, len(parts) > 1)
+        known = [set(hooks) for hooks in _state_hooks(model)]
         with sharding.whole():
-            pass  # FSDP2 settles where shards are kept when they are first gathered
+            pass  # FSDP2 settles where shards are kept, and adds hooks, when they are first gathered
+        for hooks, keys in zip(_state_hooks(model), known, strict=True):
+            for key in hooks.keys() - keys:
+                del hooks[key]  # would shard the model again where a state is asked for while it is whole
         return sharding
 
     @property
@@ -183,6 +187,11 @@ class Sharding:
             yield
             for name, parameter in self.model.named_parameters():
                 shards[name].detach().to_local().copy_(part_of(parameter, shards[name]))
+
+
+def _state_hooks(model: nn.Module) -> list[dict[int, Any]]:
+    names = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
+    return [getattr(module, name) for module in model.modules() for name in names]
 
 
 def shard(policy: Policy) -> Policy:
