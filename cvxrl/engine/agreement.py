@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 
-from torch.distributed import DistError, Store
+from torch.distributed import DistError
+from torch.distributed.distributed_c10d import Store
 
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.sequences import Sequences
@@ -114,8 +115,7 @@ class Agreement:
     def _listen(self) -> None:
         """Wake this rank where another has failed, wherever it is."""
         with contextlib.suppress(RuntimeError):
-            store = self._store.clone()
-            while not store.check([_FIRST]):
+            while not self._store.check([_FIRST]):
                 if self._ended.wait(_EVERY):
                     return
             self.failed.set()

@@ -19,8 +19,6 @@ def sum_gradients(world: World, parameters: Sequence[Tensor]) -> None:
 
     A parameter without a gradient here counts as zero, if another process has one for it.
     """
-    if world.size == 1:
-        return
     has = world.sum(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
     moved = [parameter for parameter, count in zip(parameters, has.tolist(), strict=True) if count]
     for parameter in moved:

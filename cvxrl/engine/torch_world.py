@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cvxrl.engine.agreement import LATE, Agreement, HeardError

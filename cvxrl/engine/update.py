@@ -120,8 +120,9 @@ class Updater:
         weighed, control = self.loss.weigh(sequences), self.recipe.step
         trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
-        replicas = [p for p in self._parameters() if p.requires_grad and not is_sharded(p)]
-        sum_gradients(self.loss.world, replicas)
+        if self.loss.world.size > 1:
+            replicas = [p for p in self._parameters() if p.requires_grad and not is_sharded(p)]
+            sum_gradients(self.loss.world, replicas)
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
             moved, clipped = self._clip(index)
