@@ -18,15 +18,13 @@ from cvxrl.errors import Problem, UserError
 def most_passes(reader: Reader, world: World, passes: Sequence[Sequences], still: Sequences) -> tuple[int, int]:
     """Passes with gradient of the process that makes most, and sequences without one of that which has most of those.
 
-    Before, every process looks at the lengths of all (`Checked.cover`), so that none does in the middle of a pass. Of a
-    policy that is not sharded, this process's alone.
+    Before, every process looks at the lengths of all (`Checked.cover`), so that none does in the middle of a pass.
 
     Raises:
         UserError: sequences of these lengths need several passes each, which processes cannot make together.
     """
     policy = reader.policy
-    if policy.sharding is None:
-        return len(passes), len(still)
+    assert policy.sharding is not None
     pairs = [pair for part in (*passes, still) for pair in zip(part.prompts, part.responses, strict=True)]
     prompts, read = [len(p) for p, _ in pairs], [len(p) + len(r) - 1 for p, r in pairs]
     known = world.gather((len(passes), len(still), min(prompts, default=None), max(read, default=None)))

@@ -150,7 +150,9 @@ class Loss:
         num_tokens = int(self.world.sum(counts))
         limit, coupling = self.reader.limit, self.recipe.objective.coupling
         passes = list(moving.split(limit, coupling))
-        most, resting = most_passes(self.reader, self.world, passes, still)
+        most, resting = len(passes), len(still)
+        if self.policy.sharding is not None:
+            most, resting = most_passes(self.reader, self.world, passes, still)
         if torch.is_grad_enabled() and not most:
             self._zero_gradients()
         bad: list[DivergedError] = []
