@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cvxrl.gradients.parameters import local_part
+from cvxrl.engine.world import local_part
 
 # Numbers that are multiplied at a time, so that no second copy of a large matrix exists.
 _BLOCK = 2**20

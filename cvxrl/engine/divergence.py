@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cvxrl.gradients.parameters import is_sharded, local_part
+from cvxrl.engine.world import is_sharded, local_part
 
 if TYPE_CHECKING:
     from cvxrl.engine.sequences import Sequences

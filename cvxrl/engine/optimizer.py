@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvxrl.engine.world import is_sharded, local_part
 from cvxrl.errors import Problem, UserError
-from cvxrl.gradients.parameters import is_sharded, local_part
 from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
 
 # Where an optimizer's state has its fp32 copies.

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from cvxrl.engine.optimizer import MASTERS, copied_parameters, stepped_parameters
-from cvxrl.gradients.parameters import is_sharded, local_part
+from cvxrl.engine.world import is_sharded, local_part
 from cvxrl.policy.sharding import of_part, part_of
 
 _STATE = "state"

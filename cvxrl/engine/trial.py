@@ -14,8 +14,7 @@ from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import stepped_parameters
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.step_control import Accepted, confine, search
-from cvxrl.engine.world import World
-from cvxrl.gradients.parameters import is_sharded, local_part
+from cvxrl.engine.world import World, is_sharded, local_part
 from cvxrl.objectives.linear import LinearHead, linear_statistics
 from cvxrl.policy.agreement import rounding
 from cvxrl.recipe.advantage import GroupAdvantage

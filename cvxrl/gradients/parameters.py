@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,18 +48,6 @@ class Norms:
     by_layer: Mapping[int, float]
     by_module: Mapping[str, float]
     attention_mean: float
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether every process holds a part of it (a DTensor of torch.distributed, which is not loaded here)."""
-    return hasattr(tensor, "to_local")
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, in the same memory and without gradient; any other tensor is whole."""
-    part: Any = tensor.detach()
-    found: Tensor = part.to_local() if is_sharded(part) else part
-    return found
 
 
 def module_of(name: str) -> str:
