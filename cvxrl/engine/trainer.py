@@ -28,7 +28,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
-from cvxrl.rollout.generator import Generator
+from cvxrl.rollout.generator import Generator, SamplerLost
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
@@ -90,7 +90,7 @@ class Trainer:
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
+        generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
         collector = build_collector(recipe, policy, generator, task, grader, critic, world)
         mistakes.attempt(collector.check)
         held_out = None
@@ -116,6 +116,8 @@ class Trainer:
         words = {"update": self.policy.ways.describe()}
         if isinstance(self.generator, LocalGenerator):
             words["sampling"] = choose(self.policy, self.generator.engine).name
+        elif (described := getattr(self.generator, "described", None)) is not None:
+            words["sampling"] = described
         return words
 
     @property
@@ -141,8 +143,18 @@ class Trainer:
 
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
-            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`).
+            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`); or the sampler
+                is lost (`SamplerLost`): a checkpoint has been taken, if there was a step.
         """
+        try:
+            return self._run(hooks, stop)
+        except SamplerLost:
+            # The policy is that of the last whole step, whose record is written.
+            if self.position.step:
+                hooks.checkpoint(self.position, self._waiting())
+            raise
+
+    def _run(self, hooks: Hooks, stop: StopRequest) -> bool:
         self._check_parameters()
         if self.position.step == 0 and self.recipe.eval.every:
             stop.doing = "the evaluation before step 1"
@@ -153,7 +165,11 @@ class Trainer:
             stop.doing = f"step {step}"
             record = self._step(step, hooks.update if self.recipe.logging.updates else None)
             if self._due(self.recipe.eval.every, step):
-                record |= self._evaluate(step, hooks)
+                try:
+                    record |= self._evaluate(step, hooks)
+                except SamplerLost:
+                    hooks.record(record)  # `--resume` asks for the evaluation again
+                    raise
             hooks.record(record)
             if stop.requested and step < self.recipe.train.steps:
                 hooks.checkpoint(self.position, self._waiting())
@@ -165,11 +181,11 @@ class Trainer:
     def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
         """Collect, check, update, measure: one outer step."""
         start = time.perf_counter()
-        self.generator.sync(self.policy, step - 1)
+        synced = self.generator.sync(self.policy, step - 1)
         experience = self.collector.collect(step)
         sequences, reader = experience.sequences, self.updater.loss.reader
         collected = time.perf_counter()
-        record: Record = {"step": step, **experience.metrics}
+        record: Record = {"step": step, **synced, **experience.metrics}
         with blame(sequences):
             record |= self_check(reader, self.recipe, sequences, step)
             record |= self.updater.update(sequences, step, tell)
