@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar, get_type_hints
 
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.imports import quiet_libraries
@@ -240,18 +240,28 @@ def _checked(kind: type[_Options], values: Mapping[str, Any]) -> _Options:
     """Options of a command from keywords.
 
     Raises:
-        UserError: one of them does not exist.
+        UserError: some of them do not exist, or are below what the command takes.
     """
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise UserError(
-            *(
-                Problem("unknown option", name, remedy=f"{suggest(name, known)}there are {', '.join(known)}")
-                for name in unknown
-            )
-        )
+    problems = [
+        Problem("unknown option", name, remedy=f"{suggest(name, known)}there are {', '.join(known)}")
+        for name in values
+        if name not in known
+    ]
+    for name, least in _least(kind).items():
+        value = values.get(name)
+        if isinstance(value, int | float) and value < least:
+            problems.append(Problem(f"{value} is too small", name, remedy=f"write {least} or more"))
+    if problems:
+        raise UserError(*problems)
     return kind(**values)
+
+
+def _least(kind: type) -> dict[str, float]:
+    """The smallest value of each option that has one, as the command line knows it."""
+    hints = get_type_hints(kind, include_extras=True)
+    given = {name: [getattr(note, "min", None) for note in getattr(h, "__metadata__", ())] for name, h in hints.items()}
+    return {name: least for name, notes in given.items() for least in notes if least is not None}
 
 
 def _stream(progress: bool) -> TextIO:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
 
 from cvxrl import __version__
-from cvxrl.commands import INTERRUPTED, USER_ERROR
+from cvxrl.commands import INTERRUPTED, LOST, USER_ERROR, command_to_go_on
 from cvxrl.commands.compare import CompareCommand, compare
 from cvxrl.commands.eval import EvalCommand, evaluate
 from cvxrl.commands.help import SETTINGS, Group
 from cvxrl.commands.inspect_grads import InspectCommand, inspect_grads
 from cvxrl.commands.train import TrainCommand, train
 from cvxrl.errors import UserError
+from cvxrl.ranks import RankLostError, this_rank
 
 app = typer.Typer(
     name="cvxrl",
@@ -50,11 +52,25 @@ app.command("inspect-grads", cls=InspectCommand)(inspect_grads)
 
 def main() -> None:
     """Entry point: run the command and turn user errors into messages and exit code 2."""
+    if this_rank() is None:
+        _run(nullcontext())
+        return
+    from cvxrl.engine.torch_world import join  # one of several processes: an error of any ends all
+
+    with join() as world:
+        _run(world.agreed())
+
+
+def _run(agreed: AbstractContextManager[None]) -> None:
     try:
-        app()
+        with agreed:
+            app()
     except UserError as error:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(USER_ERROR)
+    except RankLostError as error:
+        typer.echo(f"error: {error}; go on with: {command_to_go_on('--resume')}", err=True)
+        sys.exit(LOST)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

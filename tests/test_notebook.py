@@ -85,6 +85,9 @@ def test_mistakes_are_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         cvxrl.train("math_grppo")
     with pytest.raises(cvxrl.UserError, match="did you mean `samples`"):
         cvxrl.evaluate("package:cvxrl/assets/base", task="arithmetic", sampels=3)
+    with pytest.raises(cvxrl.UserError) as caught:
+        cvxrl.inspect("./nowhere", updates=0, lanczos=1, promts=2)
+    assert {problem.key for problem in caught.value.problems} == {"updates", "lanczos", "promts"}
     with pytest.raises(cvxrl.UserError, match="choose one of them"):
         cvxrl.train("math_grpo", resume=True, overwrite=True)
     with pytest.raises(cvxrl.UserError, match="give them to load_recipe"):

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "cvxrl"
 # own `__init__` offers what users import, from any room.
 FLOOR = {
     "errors": 0,
+    "ranks": 0,
     "stats": 0,
     "imports": 1,
     "recipe": 1,
@@ -32,6 +33,8 @@ FLOOR = {
     "api": 7,
     "commands": 7,
     "cli": 8,
+    "launch": 8,
+    "serve": 8,
     "__main__": 9,
 }
 # Tighter than its floor: tensors, objectives and their specs, nothing that loads, samples or writes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ class ThreadWorld:
         found = list(self._meeting.values)
         self._meeting.barrier.wait()
         return found
+
+    def agreed(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         return torch.stack(self.gather(values)).sum(dim=0)

@@ -11,6 +11,7 @@ USER_ERROR: Final = 2
 GATE_NOT_MET: Final = 3
 DIVERGED: Final = 4
 INTERRUPTED: Final = 130
+LOST: Final = 137
 
 
 def command_to_go_on(*options: str) -> str:

@@ -120,6 +120,9 @@ def _only_plan(
     ]
     given += ["--set"] if training.set_ else []
     given += ["--require"] if require else []
+    if training.dry_run and pieces.source is not None:
+        what = "says what training takes, where --from reads runs and trains nothing"
+        problems.append(Problem(what, "--dry-run", remedy="give one of the two"))
     problems += [Problem("is decided by the plan", option, remedy="change the plan") for option in given]
     if problems:
         raise UserError(*problems)

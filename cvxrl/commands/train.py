@@ -16,6 +16,7 @@ from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
 from cvxrl.commands.help import Command, section
 from cvxrl.errors import UserError
 from cvxrl.imports import loading_libraries
+from cvxrl.ranks import RankLostError, is_main, this_rank
 
 if TYPE_CHECKING:
     from cvxrl.recipe.schema import Recipe
@@ -89,18 +90,21 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
     from cvxrl.runs.directory import RunDir
 
     run_dir = RunDir.of(out, recipe)
-    run_dir.check(recipe, entry)  # before the seconds that importing torch takes
+    if this_rank() is None:
+        run_dir.check(recipe, entry)  # before the seconds that importing torch takes
     with loading_libraries():
         from cvxrl.engine.session import run_training
+        from cvxrl.engine.torch_world import world_of
         from cvxrl.report.display import make_sink
 
     try:
         with make_sink(sys.stderr if as_json else sys.stdout) as display:
-            result = run_training(recipe, run_dir, display, entry, command_to_go_on("--resume"))
-    except UserError:
+            go_on = command_to_go_on("--resume")
+            result = run_training(recipe, run_dir, display, entry, go_on, world_of(recipe))
+    except (UserError, RankLostError):
         raise
     except Exception:
-        if run_dir.path.is_dir():
+        if run_dir.path.is_dir() and is_main():
             from cvxrl.runs.secrets import redact
 
             with contextlib.suppress(OSError):

@@ -39,6 +39,27 @@ def check_functions(recipe: Recipe) -> None:
         raise UserError(*mistakes.problems)
 
 
+def check_placement(recipe: Recipe, world: World) -> None:
+    """Refuse processes that were not asked for, or that would have nothing to do.
+
+    Raises:
+        UserError: there are others than `placement.ranks` says, or more than a step has prompts.
+    """
+    asked, prompts, started = recipe.placement.ranks, recipe.rollout.prompts, world.size
+    problems = []
+    if asked not in ("auto", started):
+        remedy = f"start them with `python -m cvxrl.launch --nproc-per-node {asked} train ...`, or set it to auto"
+        problems.append(Problem(f"{asked} are asked for, and {started} started", "placement.ranks", remedy=remedy))
+    if started > prompts:
+        what = f"{started} ranks cannot share the {prompts} prompts of a step"
+        remedy = f"start at most {prompts} ranks, or set it to {started} or more"
+        problems.append(Problem(what, "rollout.prompts", remedy=remedy))
+    if recipe.placement.shard == "full":
+        problems.append(Problem("sharding is not there yet", "placement.shard", remedy="set it to none"))
+    if problems:
+        raise UserError(*problems)
+
+
 def build_critic(recipe: Recipe, policy: Policy) -> Critic | None:
     """A value head on the policy's hidden states, where the advantages need one.
 

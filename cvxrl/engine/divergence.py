@@ -29,7 +29,11 @@ class DivergedError(Exception):
         """Name the tensor and say how many of its entries are bad."""
         self.tensor = tensor
         self.detail = detail
-        super().__init__(f"{tensor}: {detail}")
+        super().__init__(tensor, detail)
+
+    def __str__(self) -> str:
+        """Both in one line."""
+        return f"{self.tensor}: {self.detail}"
 
     @property
     def positions(self) -> list[int]:

@@ -47,7 +47,7 @@ class GuardStop(DivergedError):
     def __init__(self, step: int, name: str, detail: str) -> None:
         """Name the guard as its key in the recipe."""
         super().__init__(name, detail)
-        self.step = step
+        self.step, self.args = step, (step, name, detail)
 
 
 class Guards:

@@ -15,6 +15,7 @@ from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.evaluation.held_out import HeldOut
 from cvxrl.policy.identity import hash_tokenizer, hash_weights
 from cvxrl.policy.model import Policy
+from cvxrl.ranks import RankLostError
 from cvxrl.recipe.digest import differences, digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
@@ -147,7 +148,7 @@ def close_record(
 def record_failure(run_dir: RunDir, record: RunRecord, error: BaseException) -> None:
     """Write why the run failed, or which check interrupted it, unless the disk that failed is the one to write to."""
     text = redact(f"{type(error).__name__}: {error}")[:_FAILURE_LENGTH]
-    status = "interrupted" if isinstance(error, SelfCheckError | SamplerLost) else "failed"
+    status = "interrupted" if isinstance(error, SelfCheckError | SamplerLost | RankLostError) else "failed"
     failed = record.model_copy(update={"status": status, "ended": now(), "failure": text})
     with contextlib.suppress(StorageError):
         write_json(run_dir.record, failed.model_dump())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from cvxrl.engine.bookkeeping import Session
 from cvxrl.engine.divergence import DivergedError, describe_batch
-from cvxrl.engine.guards import Guards, GuardStop, require_silent
-from cvxrl.engine.lag import LaggedCollector, Waiting
+from cvxrl.engine.guards import Guards, GuardStop
 from cvxrl.engine.records import (
-    accuracies,
     close_record,
     describe_divergence,
     draw_curves,
@@ -20,29 +19,19 @@ from cvxrl.engine.records import (
     resumed_at,
     summary_rows,
 )
-from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
-from cvxrl.engine.state import Position, load_state, load_waiting, save_state
-from cvxrl.engine.trainer import Hooks, Record, Trainer
-from cvxrl.engine.world import World
-from cvxrl.errors import UserError
-from cvxrl.evaluation.held_out import Evaluation
+from cvxrl.engine.trainer import Hooks, Trainer
+from cvxrl.engine.world import SingleProcess, World, from_main
 from cvxrl.policy.ways import SLOW
 from cvxrl.recipe.digest import differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.task import MadeSource, space
 from cvxrl.report.stop import StopRequest
-from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
-from cvxrl.runs.files import finite, write_directory, write_json, write_text
+from cvxrl.runs.files import write_directory, write_json, write_text
 from cvxrl.runs.jsonl import (
-    append_record,
-    keep_lines,
-    last_contiguous_step,
     read_records,
-    read_what_is_whole,
-    sync_records,
     write_lines,
 )
 from cvxrl.runs.provenance import uncommitted_changes
@@ -50,123 +39,6 @@ from cvxrl.runs.record import Divergence, RunRecord, Status
 from cvxrl.runs.secrets import redact, refuse_secrets
 from cvxrl.runs.sink import Sink, Sinks
 from cvxrl.runs.sink_kinds import sink_openers
-
-
-@dataclass
-class Session:
-    """A trainer, its run directory and the display; the trainer's hooks write here.
-
-    Records are on the disk alone: what a session remembers of them does not grow with the steps, or a long run would.
-    """
-
-    trainer: Trainer
-    run_dir: RunDir
-    sink: Sink
-    guards: Guards
-    accuracies: dict[int, float] = field(default_factory=dict)
-
-    def record(self, record: Record) -> None:
-        """Append to metrics.jsonl, show, and ask the guards.
-
-        Raises:
-            GuardStop: a guard of the recipe ends the run.
-        """
-        append_record(self.run_dir.metrics, record)
-        self.accuracies |= accuracies([record])
-        self.sink.step(record)
-        for fired in self.guards.see(finite(record)):
-            if fired.stop:
-                raise GuardStop(int(record["step"]), fired.name, fired.detail)
-            if fired.first:
-                self.sink.event(f"step {int(record['step'])}: {fired.name}: {fired.detail}")
-
-    def evaluation(self, step: int, result: Evaluation) -> None:
-        """Store every verdict and a few readable completions."""
-        write_json(self.run_dir.evaluation(step), result.record.model_dump(mode="json"))
-        shown = result.samples[: self.trainer.recipe.logging.samples]
-        if shown:
-            write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
-
-    def checkpoint(self, position: Position, waiting: Waiting | None) -> None:
-        """Save all that the run goes on from, after the records that lead there; remove what is not to be kept.
-
-        Args:
-            position: how far it has come.
-            waiting: rollouts that later steps train on.
-        """
-        trainer = self.trainer
-        parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
-        for written in (self.run_dir.metrics, *([self.run_dir.updates] if trainer.recipe.logging.updates else [])):
-            sync_records(written)
-        save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
-        self.prune()
-
-    def update(self, record: Record) -> None:
-        """Append to updates.jsonl."""
-        append_record(self.run_dir.updates, record)
-
-    def prune(self) -> None:
-        """Remove checkpoints that are not to be kept."""
-        spec, folder = self.trainer.recipe.checkpoint, self.run_dir.checkpoints
-        best = best_checkpoint(list_checkpoints(folder), self.accuracies) if spec.best else None
-        prune(folder, spec.keep, [] if best is None else [best])
-
-    def restore(self) -> str | None:
-        """Go back to the newest whole checkpoint, with the records that lead to it; without one, to the beginning.
-
-        Returns:
-            What of the records is lost, in words; None if nothing is.
-
-        Raises:
-            UserError: there are checkpoints, but none of them can be used; or a guard of the recipe would have stopped
-                the run earlier. Nothing is written then.
-        """
-        run_dir, recipe = self.run_dir, self.trainer.recipe
-        # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
-        recovery = recover_records(run_dir, self.trainer.position) if self.load() else Recovery([], None)
-        records, end = without_former_end(recovery.records, load_recipe(run_dir.recipe), recipe)
-        self.accuracies = accuracies(records)
-        for record in records:
-            fired = self.guards.see(finite(record))
-            if recovery.lost is None:  # else steps in a row are not what they were
-                require_silent(fired, int(record["step"]))
-        if recovery.lost is not None:
-            self.sink.event(f"{recovery.lost}; what else they held is lost")
-        if end is not None:
-            self.sink.event(f"the evaluation of step {end} was of the end of a shorter run and is left out")
-            for file in (run_dir.evaluation(end), run_dir.samples(end)):
-                file.unlink(missing_ok=True)
-        write_lines(run_dir.metrics, records)
-        keep_lines(run_dir.updates, self.trainer.position.step)
-        return recovery.lost
-
-    def load(self) -> bool:
-        """Load the newest whole checkpoint; False where there is none. Nothing is written.
-
-        One whose steps are all recorded comes first, since from there the rest is done again and nothing is lost.
-
-        Raises:
-            UserError: there are checkpoints, but none of them can be used.
-        """
-        checkpoints = list_checkpoints(self.run_dir.checkpoints)
-        recorded = last_contiguous_step(read_what_is_whole(self.run_dir.metrics))
-        found, refused = newest_whole(c for c in checkpoints if step_of(c) <= recorded)
-        if found is None:
-            found, refused = newest_whole(checkpoints)
-        if found is None and refused:
-            raise UserError(*(problem for error in refused for problem in error.problems))
-        for error in refused:
-            self.sink.event(f"passed over: {error.problems[0].file}: {error.problems[0].message}")
-        if found is not None:
-            trainer = self.trainer
-            trainer.position = load_state(found, trainer.policy, trainer.critic, trainer.optimizer)
-            if isinstance(trainer.collector, LaggedCollector):
-                trainer.collector.restore(load_waiting(found, trainer.policy.device))
-        return found is not None
-
-    def hooks(self) -> Hooks:
-        """What the trainer calls."""
-        return Hooks(self.record, self.evaluation, self.checkpoint, self.update)
 
 
 @dataclass(frozen=True)
@@ -198,26 +70,43 @@ def run_training(
     Raises:
         UserError: the input cannot be used, another process trains here, or the disk is full.
     """
+    world = world or SingleProcess()
+    with world.agreed():
+        sinks = Sinks(sink, sink_openers(recipe, run_dir.path))
+        if not from_main(world, world.is_main and _is_to_train(recipe, run_dir, sinks, entry)):
+            return TrainResult("finished", run_dir.path, run_dir.read_record().result if world.is_main else {})
+        trainer = Trainer.build(recipe, world)
+        session = Session(trainer, run_dir, sinks, Guards(recipe.guards))
+        try:
+            return _lead(session, entry, go_on) if world.is_main else _follow(session, entry)
+        finally:
+            trainer.grader.close()
+
+
+def _is_to_train(recipe: Recipe, run_dir: RunDir, sink: Sink, entry: Entry) -> bool:
+    """Whether there is anything left to do.
+
+    Raises:
+        UserError: the directory cannot be entered, or the recipe holds a secret.
+    """
     run_dir.check(recipe, entry)
     refuse_secrets(recipe)
-    sink = Sinks(sink, sink_openers(recipe, run_dir.path))
     if entry == "resume" and not run_dir.recipe.is_file():
         sink.event(f"there is nothing in {run_dir.path} to resume: the run begins")
     if entry == "resume" and run_dir.is_complete(recipe):
         sink.event(f"finished already: {run_dir.path}")
-        return TrainResult("finished", run_dir.path, run_dir.read_record().result)
-    trainer = Trainer.build(recipe, world)
-    session = Session(trainer, run_dir, sink, Guards(recipe.guards))
-    try:
-        if not trainer.world.is_main:
-            return _follow(session, entry)
-        with run_dir.lock() as held, StopRequest(go_on) as stop:
-            if not held:
-                sink.event("this file system has no locks: take care that no second process trains in this directory")
-            run_dir.enter(recipe, entry)
-            return _train(session, stop, entry)
-    finally:
-        trainer.grader.close()
+        return False
+    return True
+
+
+def _lead(session: Session, entry: Entry, go_on: str) -> TrainResult:
+    """Train as the process that writes."""
+    with session.run_dir.lock() as held, StopRequest(go_on) as stop:
+        if not held:
+            what = "this file system has no locks: take care that no second process trains in this directory"
+            session.sink.event(what)
+        session.run_dir.enter(session.trainer.recipe, entry)
+        return _train(session, stop, entry)
 
 
 def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
@@ -244,13 +133,15 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         session.sink.event(f"note: {note}")
     trainer.grader.attend(session.sink.event, run_dir.grader_log)
     try:
-        done = trainer.run(session.hooks(), stop)
-        if done:
-            # A process killed after its last checkpoint has not done so.
-            session.prune()
-            if recipe.model.lora is not None:
-                write_directory(run_dir.adapter, trainer.policy.save_adapter)
-            write_directory(run_dir.policy, trainer.policy.save)
+        with trainer.world.agreed():
+            done = trainer.run(session.hooks(), stop)
+            if done:
+                # A process killed after its last checkpoint has not done so.
+                session.prune()
+                if recipe.model.lora is not None:
+                    write_directory(run_dir.adapter, trainer.policy.save_adapter)
+                write_directory(run_dir.policy, trainer.policy.save)
+            trainer.world.gather(None)  # the others wait for the last file
     except DivergedError as error:
         return _diverged(session, record, error)
     except KeyboardInterrupt:
@@ -270,10 +161,13 @@ def _follow(session: Session, entry: Entry) -> TrainResult:
     trainer.grader.attend(lambda _: None, None)
     silent = Hooks(lambda _: None, lambda *_: None, lambda *_: None, lambda _: None)
     try:
-        with StopRequest() as stop:
+        with trainer.world.agreed(), StopRequest() as stop:
             done = trainer.run(silent, stop)
+            trainer.world.gather(None)
     except DivergedError:
         return TrainResult("diverged", run_dir.path, {})
+    except KeyboardInterrupt:
+        return TrainResult("interrupted", run_dir.path, {})
     return TrainResult("finished" if done else "interrupted", run_dir.path, {})
 
 

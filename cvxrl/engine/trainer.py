@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxrl.engine.build import build_collector, build_critic, build_generator, build_reference, check_functions
+from cvxrl.engine.build import (
+    build_collector,
+    build_critic,
+    build_generator,
+    build_reference,
+    check_functions,
+    check_placement,
+)
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
@@ -74,6 +81,7 @@ class Trainer:
             UserError: anything the recipe names cannot be had, or the prompts do not fit the policy.
         """
         world, mistakes = world or SingleProcess(), Mistakes()
+        mistakes.attempt(check_placement, recipe, world)
         mistakes.attempt(check_functions, recipe)
         device = mistakes.attempt(pick_device, recipe.train.device)
         task = mistakes.attempt(load_task, recipe.task, recipe.seed)
@@ -144,13 +152,13 @@ class Trainer:
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
             UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`); or the sampler
-                is lost (`SamplerLost`): a checkpoint has been taken, if there was a step.
+                is lost (`SamplerLost`): a checkpoint has been taken, if there was a step and all processes know of it.
         """
         try:
             return self._run(hooks, stop)
-        except SamplerLost:
+        except SamplerLost as lost:
             # The policy is that of the last whole step, whose record is written.
-            if self.position.step:
+            if self.position.step and (lost.everywhere or self.world.size == 1):
                 hooks.checkpoint(self.position, self._waiting())
             raise
 
@@ -159,7 +167,7 @@ class Trainer:
         if self.position.step == 0 and self.recipe.eval.every:
             stop.doing = "the evaluation before step 1"
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
-            if stop.requested:
+            if self._stops(stop):
                 return False
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
@@ -171,7 +179,7 @@ class Trainer:
                     hooks.record(record)  # `--resume` asks for the evaluation again
                     raise
             hooks.record(record)
-            if stop.requested and step < self.recipe.train.steps:
+            if self._stops(stop) and step < self.recipe.train.steps:
                 hooks.checkpoint(self.position, self._waiting())
                 return False
             if self._saves(step):
@@ -217,6 +225,10 @@ class Trainer:
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether any of the processes was asked to stop."""
+        return any(self.world.gather(stop.requested))
 
     def _waiting(self) -> Waiting | None:
         """Rollouts that later steps train on, of all processes; asked for by all of them."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cvxrl.engine.divergence import blame, require_finite_gradients
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trial import Trial
 from cvxrl.gradients.logit_space import Rules, logit_space
@@ -120,6 +121,8 @@ class Updater:
         weighed, control = self.loss.weigh(sequences), self.recipe.step
         trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
+        if self.loss.world.size > 1:
+            sum_gradients(self.loss.world, [p for p in self._parameters() if p.requires_grad])
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
             moved, clipped = self._clip(index)
@@ -127,6 +130,11 @@ class Updater:
                 return {**metrics, **looked, **moved, **trial.take(self.optimizer, metrics["loss"], clipped)}
             self.optimizer.step()
             return {**metrics, **looked, **moved}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """Those of the policy, and of the critic if there is one."""
+        critic = self.loss.critic
+        return [*self.loss.policy.model.parameters(), *(critic.parameters() if critic else ())]
 
     def _looks(self, index: int) -> bool:
         """Whether gradients are looked at in optimizer step ``index``."""
@@ -149,9 +157,9 @@ class Updater:
         Returns:
             What is logged, and what the gradient was multiplied with.
         """
-        optim, model, critic = self.recipe.optim, self.loss.policy.model, self.loss.critic
+        optim, model = self.recipe.optim, self.loss.policy.model
         limit = optim.max_grad_norm
-        parameters = [p for p in (*model.parameters(), *(critic.parameters() if critic else ())) if p.grad is not None]
+        parameters = [p for p in self._parameters() if p.grad is not None]
         norm = global_norm(p.grad for p in parameters if p.grad is not None)
         require_finite_gradients(model, norm)
         if limit is not None:
@@ -165,13 +173,19 @@ class Updater:
         return {"grad/norm": before, "grad/norm_clipped": after, "optim/lr": rate}, factor
 
     def minibatches(self, sequences: Sequences, step: int, epoch: int) -> Iterator[Sequences]:
-        """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch."""
-        generator = generator_for(self.recipe.seed, "minibatches", step, epoch)
+        """Equal shares of the sequences, or of whole groups where the objective compares them, shuffled every epoch.
+
+        They are drawn from those of all processes; what is yielded is this one's part, which may be empty.
+        """
+        world, generator = self.loss.world, generator_for(self.recipe.seed, "minibatches", step, epoch)
         units = sequences.units(self.recipe.objective.coupling)
-        order: list[int] = torch.randperm(len(units), generator=generator).tolist()
-        size = len(units) // self.recipe.train.minibatches
-        for start in range(0, len(units), size):
-            yield sequences.select([i for k in sorted(order[start : start + size]) for i in units[k]])
+        counts = world.gather(len(units))
+        first, total = sum(counts[: world.rank]), sum(counts)
+        order: list[int] = torch.randperm(total, generator=generator).tolist()
+        size = total // self.recipe.train.minibatches
+        for start in range(0, total, size):
+            chosen = [k - first for k in sorted(order[start : start + size]) if first <= k < first + len(units)]
+            yield sequences.select([i for k in chosen for i in units[k]])
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:

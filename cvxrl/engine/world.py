@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
+
+_T = TypeVar("_T")
 
 
 class World(Protocol):
@@ -39,6 +41,10 @@ class World(Protocol):
         """What every process gave, in the order of their ranks, the same on each."""
         ...
 
+    def agreed(self) -> AbstractContextManager[None]:
+        """An error that leaves the block leaves it in every process: the first one of any of them."""
+        ...
+
 
 class SingleProcess:
     """One process: its share is the whole."""
@@ -55,6 +61,16 @@ class SingleProcess:
         """The value itself."""
         return [value]
 
+    def agreed(self) -> AbstractContextManager[None]:
+        """Nothing to agree on."""
+        return nullcontext()
+
+
+def from_main(world: World, value: _T) -> _T:
+    """What the main process gave; what others give is not looked at."""
+    main: _T = world.gather(value if world.is_main else None)[0]
+    return main
+
 
 def share(world: World, count: int) -> range:
     """Which of ``count`` things, numbered from 0, are this process's: shares in order of rank, as equal as can be."""
@@ -62,6 +78,9 @@ def share(world: World, count: int) -> range:
 
 
 def sum_metrics(world: World, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Sum of every metric over the processes, each of which has the same keys; exact where there is one process."""
-    totals = world.sum(torch.tensor(list(metrics.values()), dtype=torch.float64))
-    return dict(zip(metrics, totals.tolist(), strict=True))
+    """Sum of every metric over the processes, in the order of their ranks; one without a sequence has none of them."""
+    totals: dict[str, float] = {}
+    for part in world.gather(dict(metrics)):
+        for key, value in part.items():
+            totals[key] = totals[key] + value if key in totals else value
+    return totals

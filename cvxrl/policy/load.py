@@ -14,6 +14,7 @@ from cvxrl.policy.merge import merge_saved
 from cvxrl.policy.model import Policy
 from cvxrl.policy.pretrained import DTYPES, load_pretrained
 from cvxrl.policy.usable import require_finite_weights, settle_tokens
+from cvxrl.ranks import this_rank
 from cvxrl.recipe.model import ModelSpec, ScratchSpec
 
 if TYPE_CHECKING:
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """Device for `train.device`; asking for CUDA where there is none is the user's error."""
+    """Device for `train.device`: on ranks, each has a GPU of its own.
+
+    Raises:
+        UserError: CUDA is asked for and there is none, or there are more ranks on this machine than GPUs.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(Problem("no CUDA device is available", "train.device", remedy="set it to auto or cpu"))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    rank = this_rank()
+    if name != "cuda" or rank is None:
+        return torch.device(name)
+    if rank.local >= (count := torch.cuda.device_count()):
+        what = f"a machine with {count} GPUs cannot hold {rank.local + 1} ranks, which have one each"
+        raise UserError(Problem(what, "placement.ranks", remedy=f"launch {count} on it: --nproc-per-node {count}"))
+    return torch.device("cuda", rank.local)
 
 
 def load_policy(spec: ModelSpec, device: torch.device, seed: int = 0) -> Policy:

@@ -45,7 +45,8 @@ Minimum = Literal[
 
 # Mark of a field that says what is written or shown beside the numbers and cannot change one of them, as in
 # `Annotated[int, NEUTRAL]`; on a section it covers all of it. Digests and comparisons of recipes leave such fields out.
-# A field that changes as much as the last bit of a sum is not one of them.
+# A field that changes as much as the last bit of a sum is not one of them; the section `placement` is, since a run may
+# be gone on with on other machines, which change last bits too.
 NEUTRAL: Final = "cannot change a result"
 
 # Mark of a field that `--resume` may change: it decides what steps to come do, how far they go, or what is measured of

@@ -15,6 +15,7 @@ from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.monitoring import CheckpointSpec, GuardsSpec, LoggingSpec
 from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, RegularizerSpec
+from cvxrl.recipe.placement import PlacementSpec
 from cvxrl.recipe.reading import AUTHORS_CODE, notes
 from cvxrl.recipe.step import FixedStep, StepSpec, TrustRegionStep, unsearchable
 from cvxrl.recipe.task import DatasetSource, TaskSpec
@@ -57,6 +58,9 @@ class Recipe(Section):
     checkpoint: Annotated[CheckpointSpec, NEUTRAL] = Field(CheckpointSpec(), description="Checkpoints.")
     guards: Annotated[GuardsSpec, AMENDABLE] = Field(GuardsSpec(), description="Rules that warn or stop.")
     logging: LoggingSpec = Field(LoggingSpec(), description="Logging.")
+    placement: Annotated[PlacementSpec, NEUTRAL, ADDED] = Field(
+        PlacementSpec(), description="Processes that train together (docs/scale.md)."
+    )
 
     @property
     def data(self) -> Literal["rollouts", "demonstrations", "preferences"]:

@@ -53,7 +53,13 @@ class Episode:
 
 
 class SamplerLost(UserError):
-    """What makes completions is gone or cannot be trusted; the policy is as it was before the step, and saved."""
+    """What makes completions is gone or cannot be trusted; the policy is that of the last whole step.
+
+    Attributes:
+        everywhere: whether it is raised in all processes, so that they can save together.
+    """
+
+    everywhere = False
 
 
 class Generator(Protocol):

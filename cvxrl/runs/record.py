@@ -79,7 +79,8 @@ class RunRecord(BaseModel):
         result: final numbers, e.g. `eval/accuracy`.
         best_checkpoint: the one with the highest held-out accuracy, relative to the run directory, or None.
         divergence: set when the status is `diverged`.
-        failure: why, in one line, when the status is `failed`, or a check of the package itself interrupted the run.
+        failure: why, in one line, when the status is `failed`, or a check of the package itself or the loss of a rank
+            interrupted the run.
         passes: how logits are computed, in words: in the `update`, and in `sampling` where the policy samples.
     """
 

@@ -94,13 +94,12 @@ def test_shares_are_everything_once(size: int, count: int) -> None:
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    class Second(SingleProcess):
-        is_main = False
+    recipe, meeting = tiny("math_grpo"), Meeting(2)
+    sinks, folders = [SilentSink(), SilentSink()], [RunDir.of(tmp_path / name, recipe) for name in "ab"]
 
-    recipe = tiny("math_grpo")
-    run_dir = RunDir.of(tmp_path, recipe)
-    sink = SilentSink()
-    assert run_training(recipe, run_dir, sink, "new", world=Second()).status == "finished"
-    assert not list(tmp_path.iterdir()) and not sink.records
-    assert run_training(recipe, run_dir, sink, "new", world=SingleProcess()).status == "finished"
-    assert run_dir.is_finished() and len(sink.records) == recipe.train.steps + 1
+    def run(rank: int) -> str:
+        return run_training(recipe, folders[rank], sinks[rank], "new", world=ThreadWorld(rank, meeting)).status
+
+    assert together([lambda: run(0), lambda: run(1)]) == ["finished", "finished"]
+    assert folders[0].is_finished() and len(sinks[0].records) == recipe.train.steps + 1
+    assert not (tmp_path / "b").exists() and not sinks[1].records

@@ -200,6 +200,8 @@ def test_the_choices_of_a_file_hold_and_others_are_named(whole: Path, study: Any
         absent = study(*reads, "--choices", "chosn.json", "--stage", "tuning")
         assert absent.code == 2 and "chosn.json: --choices: no such file" in absent.err
         assert f"--stage: trains a stage, where {reads[0]} trains nothing" in absent.err
+    both = study("--from", "runs.csv", "--dry-run")
+    assert both.code == 2 and "--dry-run: says what training takes, where --from reads runs" in both.err
     write(tmp_path, [r for r in every if r["stage"] != "confirmation"])
     file.write_text(
         file.read_text().replace('"value":0.001', '"value":0.0001', 1).replace('"value": 0.001', '"value": 0.0001', 1)

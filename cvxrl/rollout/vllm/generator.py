@@ -132,7 +132,9 @@ class VllmGenerator:
         outcomes = self.ranks.gather((found, problems))
         for _, told in outcomes:
             if told:
-                raise SamplerLost(*told)
+                lost = SamplerLost(*told)
+                lost.everywhere = True
+                raise lost
         self.sent = self._label
         return dict(outcomes[0][0])
 

@@ -1,0 +1,44 @@
+"""Replicas: every process holds the whole policy, and what each has learned is added up before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cvxrl.engine.world import World
+
+# Bytes that are summed at a time: enough to keep a network busy, little beside the policy.
+_BUCKET = 64 * 2**20
+
+
+@torch.no_grad()
+def sum_gradients(world: World, parameters: Sequence[Tensor]) -> None:
+    """Make every parameter's gradient the sum over all processes, the same bits in each.
+
+    A parameter without a gradient here counts as zero, if another process has one for it.
+    """
+    has = world.sum(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32))
+    moved = [parameter for parameter, count in zip(parameters, has.tolist(), strict=True) if count]
+    for parameter in moved:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets([parameter.grad for parameter in moved if parameter.grad is not None]):
+        total = world.sum(torch.cat([gradient.reshape(-1) for gradient in bucket]))
+        for gradient, part in zip(bucket, torch.split(total, [g.numel() for g in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one type, as many in a row as fit."""
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (size + gradient.nbytes > _BUCKET or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket

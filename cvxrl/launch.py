@@ -1,0 +1,68 @@
+"""`python -m cvxrl.launch [OPTIONS OF TORCHRUN] train RECIPE ...`: torchrun, with the exit code of the ranks.
+
+Torchrun itself ends with 1 whatever its processes ended with, tells their failures a second time, and gives them 30
+seconds after a Ctrl-C, in which a long step is not finished. Everything else is torchrun's own machinery and options.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+INTERRUPTED: Final = 130
+LOST: Final = 137  # as a shell has it for a process that was killed
+_SECONDS_TO_STOP = 10**7
+_USAGE = """usage: python -m cvxrl.launch [OPTIONS OF TORCHRUN] COMMAND ...
+
+  python -m cvxrl.launch --nproc-per-node 8 train math_grpo
+  python -m cvxrl.launch --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 train R
+
+Options: torchrun --help; commands: cvxrl --help."""
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Start the ranks, wait for them, and return their exit code.
+
+    Args:
+        arguments: options of torchrun, then those of `cvxrl`.
+    """
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_STOP))
+    import torch.distributed.run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what went wrong
+    options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
+    options.training_script_args = [options.training_script, *options.training_script_args]
+    options.training_script, options.module = "cvxrl", True
+    try:
+        torchrun.run(options)  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        if codes.get(0, 0) < 0 and -codes[0] == signal.SIGKILL:
+            print("error: rank 0 was killed; go on with --resume", file=sys.stderr)
+        return exit_code(codes.values())
+    except SignalException:
+        return INTERRUPTED
+    return 0
+
+
+def exit_code(codes: Iterable[int]) -> int:
+    """One exit code for the processes that failed: they agree on it, but those that a signal ended.
+
+    Args:
+        codes: of each; a negative one is the signal.
+    """
+    own = [code for code in codes if code > 0]
+    return own[0] if own else LOST
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(_USAGE)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    sys.exit(launch(sys.argv[1:]))
