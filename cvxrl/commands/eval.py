@@ -15,6 +15,7 @@ from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
 from cvxrl.imports import loading_libraries
+from cvxrl.ranks import is_main
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
@@ -60,7 +61,8 @@ def evaluate(
     else:
         record, folder = _ask(options, device)
         kept = f"verdicts and completions: {folder}"
-    _show(record, folder, kept, export_samples, as_json)
+    if is_main():
+        _show(record, folder, kept, export_samples, as_json)
 
 
 def _recompute(file: Path, options: Options) -> EvalRecord:
@@ -91,11 +93,12 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
     plan = make_plan(options)  # before the seconds that importing torch takes
     with loading_libraries():
         from cvxrl.engine.process import settle_algorithms
+        from cvxrl.engine.torch_world import world_on
         from cvxrl.evaluation.progress import BarProgress
         from cvxrl.evaluation.runner import Exam
         from cvxrl.report.stop import StopRequest
 
-    exam, go_on = Exam.prepare(plan, device), command_to_go_on("--resume")
+    exam, go_on = Exam.prepare(plan, device, world_on(device)), command_to_go_on("--resume")
     if plan.target.recipe is not None:
         settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
     try:

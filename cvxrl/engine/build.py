@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cvxrl.advantages import find_advantage
-from cvxrl.engine.collectors import Collector, DemonstrationCollector, RolloutCollector
+from cvxrl.engine.collectors import Collector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
+from cvxrl.engine.demonstrations import DemonstrationCollector
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, Problem, UserError
@@ -124,11 +125,12 @@ def build_collector(
         UserError: a verifier cannot be loaded or has another vocabulary.
     """
     if recipe.data != "rollouts":
-        return DemonstrationCollector(recipe, policy, task)
-    return RolloutCollector(recipe, policy, generator, task, grader, build_assigner(recipe, policy, critic), world)
+        return DemonstrationCollector(recipe, policy, task, world)
+    assigner = build_assigner(recipe, policy, critic, world)
+    return RolloutCollector(recipe, policy, generator, task, grader, assigner, world)
 
 
-def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> CreditAssigner:
+def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None, world: World) -> CreditAssigner:
     """What turns rewards into advantages.
 
     Raises:
@@ -137,7 +139,7 @@ def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> Cre
     spec, reader = recipe.advantage, Reader.of(policy, recipe)
     if isinstance(spec, GaeAdvantage):
         assert critic is not None
-        return ValueCredit(spec, critic, reader)
+        return ValueCredit(spec, critic, reader, world)
     if isinstance(spec, DenseAdvantage):
         reference = spec.reference if isinstance(spec, DenseDpoAdvantage) else None
         return VerifierCredit(
@@ -146,7 +148,7 @@ def build_assigner(recipe: Recipe, policy: Policy, critic: Critic | None) -> Cre
             _verifier(spec.verifier, "advantage.verifier", recipe, policy),
             None if reference is None else _verifier(reference, "advantage.reference", recipe, policy),
         )
-    return SequenceCredit(spec)
+    return SequenceCredit(spec, world)
 
 
 def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:

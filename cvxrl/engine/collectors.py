@@ -1,4 +1,4 @@
-"""What makes the sequences of a step: rollouts that the policy samples, or responses that the task gives."""
+"""What makes the sequences of a step: here, rollouts that the policy samples; see `demonstrations` for the others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from cvxrl.engine.credit import CreditAssigner
 from cvxrl.engine.micro_batches import Limit
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.world import SingleProcess, World, share
-from cvxrl.errors import Problem, UserError
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.reward import NoiseSpec
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Episode, Generator, Sampling
 from cvxrl.rollout.noise import noisy_rewards
-from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, require_writable, without_end
+from cvxrl.rollout.prompts import encode_examples, end_of_reply, reply_texts, without_end
 from cvxrl.rollout.randomness import completion_keys
 from cvxrl.tasks import Example, Grade, Grader, Task
 
@@ -86,15 +85,14 @@ class RolloutCollector:
     def collect(self, step: int) -> Experience:
         """This process's prompts -> rollouts -> rewards -> advantages; metrics are those of all processes."""
         groups: list[_Group] = []
-        wanted = len(share(self.world, self.recipe.rollout.prompts))
+        tallies: list[_Tally] = []
         for round_ in range(self.recipe.rollout.rounds):
-            groups += self._sample(step, round_)
-            if all(self.world.gather(sum(group.contrast for group in groups) >= wanted)):
+            sampled_now = self._sample(step, round_)
+            groups += sampled_now
+            tallies += [tally for part in self.world.gather([g.tally for g in sampled_now]) for tally in part]
+            if sum(tally.contrast for tally in tallies) >= self.recipe.rollout.prompts:
                 break
-        # Groups that teach something first; sorting is stable, so nothing else changes their order.
-        used = sorted(groups, key=lambda group: not group.contrast)[:wanted]
-        if len(used) == len(groups):
-            used = groups
+        used = self._used(groups, tallies)
         episodes = [episode for group in used for episode in group.episodes]
         rewards_PG = torch.tensor([group.rewards for group in used])
         sampled = Sequences.of(
@@ -102,12 +100,12 @@ class RolloutCollector:
             [e.response_ids for e in episodes],
             self.recipe.rollout.samples,
             [group.id for group in used for _ in group.episodes],
+            share(self.world, self.recipe.rollout.prompts).start,
         )
         sampled = replace(
             sampled, sampled_logprobs=[e.logprobs for e in episodes], versions=[e.version for e in episodes]
         )
         sequences = self.assigner.assign(sampled, rewards_PG)
-        tallies = [tally for part in self.world.gather([group.tally for group in groups]) for tally in part]
         advantages = torch.cat(self.world.gather(_credited(sequences)))
         return Experience(
             sequences,
@@ -115,6 +113,22 @@ class RolloutCollector:
             metrics=_metrics(tallies, self.recipe.task.reward.noise) | _range(advantages),
             rewards_PG=rewards_PG,
         )
+
+    def _used(self, groups: Sequence[_Group], tallies: Sequence[_Tally]) -> Sequence[_Group]:
+        """Those of the step's groups that this process trains on, wherever they were sampled.
+
+        Args:
+            groups: sampled here.
+            tallies: of all groups, by number.
+        """
+        count = self.recipe.rollout.prompts
+        if len(tallies) == count:
+            return groups
+        # Groups that teach something first; sorting is stable, so nothing else changes their order.
+        chosen = sorted(range(len(tallies)), key=lambda number: not tallies[number].contrast)[:count]
+        told = self.world.gather([group for group in groups if group.number in chosen])
+        by_number = {group.number: group for part in told for group in part}
+        return [by_number[chosen[i]] for i in share(self.world, count)]
 
     def _encode(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of the prompts.
@@ -142,8 +156,8 @@ class RolloutCollector:
         grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
         rewards = self._rewards(grades, step, numbers)
         return [
-            _Group(example.id, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
-            for example, i in zip(examples, range(0, len(episodes), size), strict=True)
+            _Group(example.id, number, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
+            for example, number, i in zip(examples, numbers, range(0, len(episodes), size), strict=True)
         ]
 
     def _rewards(self, grades: Sequence[Grade], step: int, prompts: Sequence[int]) -> list[float]:
@@ -158,9 +172,10 @@ class RolloutCollector:
 
 @dataclass(frozen=True)
 class _Group:
-    """The samples of one prompt, the id of its example, and the rewards that are trained on."""
+    """The samples of one prompt, the id of its example, its number in the step, and the rewards that are trained on."""
 
     id: str
+    number: int
     episodes: Sequence[Episode]
     grades: Sequence[Grade]
     rewards: Sequence[float]
@@ -230,70 +245,3 @@ def _range(advantages: Tensor) -> dict[str, float]:
         "advantage/max": float(advantages.max()),
         "advantage/mean": float(advantages.mean()),
     }
-
-
-@dataclass(frozen=True)
-class DemonstrationCollector:
-    """Encodes the task's responses, each followed by what ends a reply."""
-
-    recipe: Recipe
-    policy: Policy
-    task: Task
-
-    def check(self) -> None:
-        """Encode the prompts and responses that can be foreseen."""
-        self._encode(foreseeable_examples(self.recipe, self.task))
-
-    def collect(self, step: int) -> Experience:
-        """Prompts with their demonstrations, or with the chosen and the rejected response of each."""
-        examples = step_examples(self.recipe, self.task, step)
-        prompts, responses = self._encode(examples)
-        size = self.recipe.group_size
-        total = sum(map(len, responses))
-        sequences = Sequences.of(
-            [prompt for prompt in prompts for _ in range(size)],
-            responses,
-            size,
-            [example.id for example in examples for _ in range(size)],
-        )
-        return Experience(sequences, total, {"response/length": total / len(responses)})
-
-    def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
-        """One prompt an example, and its responses one after another.
-
-        Raises:
-            UserError: an example has no response, or does not fit the policy's context with its longest one.
-        """
-        recipe, policy, size = self.recipe, self.policy, self.recipe.group_size
-        texts = [text for example in examples for text in _responses(example, recipe)]
-        named = [(examples[i // size].id, text) for i, text in enumerate(texts)]
-        require_writable(recipe.task, policy, "reply to learn from", named)
-        end = end_of_reply(recipe.task, policy)
-        responses = [[*ids, *end] for ids in policy.encode(texts)]
-        longest = [max(map(len, responses[i : i + size])) for i in range(0, len(responses), size)]
-        return encode_examples(recipe.task, policy, examples, longest), responses
-
-
-def _responses(example: Example, recipe: Recipe) -> tuple[str, ...]:
-    """Texts that the objective learns from.
-
-    Raises:
-        UserError: the task has none.
-    """
-    if recipe.data == "preferences":
-        if example.preference is None:
-            raise _missing("preference pair", example, "name task.source.chosen_field and rejected_field")
-        return example.preference
-    if example.demonstration is None:
-        raise _missing("demonstration", example, "name task.source.demonstration_field")
-    return (example.demonstration,)
-
-
-def _missing(what: str, example: Example, remedy: str) -> UserError:
-    return UserError(
-        Problem(
-            f"the task has no {what} for example `{example.id}`",
-            "objective.kind",
-            remedy=f"{remedy}, or take a task that has them, e.g. task.source.kind: arithmetic",
-        )
-    )

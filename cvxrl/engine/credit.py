@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cvxrl.advantages import candidates, compute_advantages, generalized_advantages, standardise
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.sequences import Sequences, flat
+from cvxrl.engine.world import SingleProcess, World, from_main
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GaeAdvantage
 
@@ -52,10 +53,14 @@ class SequenceCredit:
     """One advantage per response, the same on all its tokens."""
 
     spec: AdvantageSpec
+    world: World = field(default_factory=SingleProcess)
 
     def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
-        """See `CreditAssigner`."""
-        return with_group_advantages(sequences, compute_advantages(rewards_PG, self.spec))
+        """See `CreditAssigner`. Computed once, of the rewards of all processes, which an estimator may compare."""
+        parts = self.world.gather(rewards_PG)
+        whole_PG = compute_advantages(torch.cat(parts), self.spec) if self.world.is_main else rewards_PG
+        mine = torch.split(from_main(self.world, whole_PG), [len(part) for part in parts])[self.world.rank]
+        return with_group_advantages(sequences, mine)
 
 
 def with_group_advantages(sequences: Sequences, advantages_PG: Tensor) -> Sequences:
@@ -76,6 +81,7 @@ class ValueCredit:
     spec: GaeAdvantage
     critic: Critic
     reader: Reader
+    world: World = field(default_factory=SingleProcess)
 
     @torch.no_grad()
     def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
@@ -87,7 +93,7 @@ class ValueCredit:
         ]
         returns = [a + v for a, v in zip(advantages, values, strict=True)]
         if self.spec.whiten:
-            every = torch.cat(advantages)
+            every = torch.cat(self.world.gather(torch.cat(advantages)))
             scale = every.std() if every.numel() > 1 else every.new_ones(())
             advantages = [(a - every.mean()) / (scale + self.spec.eps) for a in advantages]
         return replace(sequences, advantages=advantages, values=values, returns=returns)

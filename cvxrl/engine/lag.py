@@ -69,7 +69,7 @@ class LaggedCollector:
             self.newest += 1
         experience = self.waiting.popleft()
         sequences = experience.sequences
-        shift = policy_shift(self.loss.reader, sequences, self.recipe.logging.kl_sequences)
+        shift = policy_shift(self.loss.reader, sequences, self.recipe.logging.kl_sequences, self.loss.world)
         versions = sequences.versions or [step - 1]
         moved = {"rollout/lag": step - 1 - sum(versions) / len(versions)}
         if shift:
@@ -80,7 +80,7 @@ class LaggedCollector:
         """The rollout of a later step, with all that the policy of now says of it."""
         experience = self.inner.collect(step)
         with blame(experience.sequences):
-            checked = self_check(self.loss.reader, self.recipe, experience.sequences, step)
+            checked = self_check(self.loss.reader, self.recipe, experience.sequences, step, self.loss.world)
         remembered = self.loss.remember(experience.sequences, off_policy=True)
         return Experience(remembered, experience.sampled_tokens, experience.metrics | checked)
 

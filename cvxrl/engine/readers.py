@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cvxrl.engine.micro_batches import Limit, by_length
 from cvxrl.engine.sequences import Sequences, flat
+from cvxrl.engine.world import World
 from cvxrl.objectives.linear import LinearHead, head_of, linear_statistics
 from cvxrl.objectives.statistics import action_log_probs, k3
 from cvxrl.policy.model import Policy, ResponseOutputs
@@ -89,11 +90,13 @@ class Reader:
         return linear_statistics(hidden_NH, self.head, actions_N, chunk_tokens=self.chunk_tokens).logprobs_N
 
 
-def policy_shift(reader: Reader, sequences: Sequences, num_sequences: int) -> dict[str, float]:
-    """KL(rollout policy || policy now), estimated with k3 on the tokens of the first ``num_sequences``."""
+def policy_shift(reader: Reader, sequences: Sequences, num_sequences: int, world: World) -> dict[str, float]:
+    """KL(rollout policy || policy now), estimated with k3 on the tokens of the step's first ``num_sequences``."""
     if sequences.sampled_logprobs is None or num_sequences == 0:
         return {}
-    few = sequences.select(range(min(num_sequences, len(sequences))))
+    few = sequences.select([i for i, position in enumerate(sequences.positions) if position < num_sequences])
     assert few.sampled_logprobs is not None
-    new = torch.cat(reader.log_probs(few)).cpu()
-    return {"policy/kl": float(k3(new - torch.cat(few.sampled_logprobs)).mean())}
+    none = [torch.empty(0)]
+    moved = torch.cat([log_probs.cpu() for log_probs in reader.log_probs(few)] or none)
+    moved = moved - torch.cat(few.sampled_logprobs or none)
+    return {"policy/kl": float(k3(torch.cat(world.gather(moved))).mean())}

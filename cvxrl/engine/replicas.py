@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.world import World
+from cvxrl.errors import Problem, UserError
 
 # Bytes that are summed at a time: enough to keep a network busy, little beside the policy.
 _BUCKET = 64 * 2**20
@@ -28,6 +29,30 @@ def sum_gradients(world: World, parameters: Sequence[Tensor]) -> None:
         total = world.sum(torch.cat([gradient.reshape(-1) for gradient in bucket]))
         for gradient, part in zip(bucket, torch.split(total, [g.numel() for g in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+@torch.no_grad()
+def require_same(world: World, parameters: Sequence[Tensor], when: str) -> None:
+    """Compare the weights of all processes by the sums of their bits; sharded ones have no second copy.
+
+    Raises:
+        UserError: they differ, so that the processes train different policies.
+    """
+    sums = [_bits(p) for p in parameters if not hasattr(p, "to_local")]
+    told = world.gather(torch.stack(sums).tolist() if sums else [])
+    others = [rank for rank, mine in enumerate(told) if mine != told[0]]
+    if others:
+        what = f"{when}, the weights of rank {', '.join(map(str, others))} are not those of rank 0"
+        remedy = (
+            "give every machine the same files, or, later on, suspect it; --resume goes on from the last checkpoint"
+        )
+        raise UserError(Problem(what, "model", remedy=remedy))
+
+
+def _bits(parameter: Tensor) -> Tensor:
+    """Sum of a tensor's numbers, read as integers."""
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
+    return parameter.detach().contiguous().view(kind).sum(dtype=torch.int64).cpu()
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -6,13 +6,20 @@ is interrupted and says which field lets it go on.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from dataclasses import replace
+=======
+import math
+from dataclasses import dataclass, replace
+from functools import reduce
+>>>>>>> main
 
 import torch
 from torch import Tensor
 
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.sequences import Sequences, flat
+from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Problem, UserError
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.policy.agreement import Mismatch, log_prob_tolerance, logit_size
@@ -27,8 +34,45 @@ class SelfCheckError(UserError):
     """Two sides that must agree do not; parameters are those before the step."""
 
 
+<<<<<<< HEAD
 def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) -> dict[str, float]:
+=======
+@dataclass(frozen=True)
+class Mismatch:
+    """How far two sides are apart on the same tokens.
+
+    Attributes:
+        ratio: largest |ratio - 1| of their probabilities.
+        log_ratio: largest absolute difference of their log-probabilities.
+    """
+
+    ratio: float
+    log_ratio: float
+
+    @classmethod
+    def of(cls, mine: list[Tensor], theirs: list[Tensor]) -> Mismatch:
+        """From the log-probabilities of both sides, [T] per sequence; no sequence is no difference."""
+        if not mine:
+            return cls(0.0, 0.0)
+        difference = torch.cat(mine).cpu() - torch.cat(theirs).cpu()
+        return cls(float(torch.expm1(difference).abs().max()), float(difference.abs().max()))
+
+    def or_worse(self, other: Mismatch) -> Mismatch:
+        """The larger of each."""
+        return Mismatch(_larger(self.ratio, other.ratio), _larger(self.log_ratio, other.log_ratio))
+
+
+def _larger(a: float, b: float) -> float:
+    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
+
+
+def self_check(
+    reader: Reader, recipe: Recipe, sequences: Sequences, step: int, world: World | None = None
+) -> dict[str, float]:
+>>>>>>> main
     """Compare, before any update of the step, where the recipe says so: at step 1, then every `train.check_every`.
+
+    The sequences of all processes are one step: the shortest and the longest of them, and the largest difference.
 
     Returns:
         `check/ratio_deviation`: sampler and trainer, where the policy sampled; `check/forward_deviation`: the trainer's
@@ -42,19 +86,38 @@ def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) 
         return {}
     if step != 1 and not (every and step % every == 0):
         return {}
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences.prompts[i]) + len(sequences.responses[i]))
-    ends = sequences.select(sorted({order[0], order[-1]}))
+    world = world or SingleProcess()
+    order = _by_length(world, sequences)
+    ends = _those(sequences, {order[0], order[-1]})
     own, size = own_mismatch(reader, ends)
+    size = max(world.gather(size))
+    own, limit = _worst(world, own, tolerance(reader, size, reader.log_probs(ends)))
     found = {"check/forward_deviation": own.log_ratio}
-    limit = tolerance(reader, size, reader.log_probs(ends))
     _require(recipe, step, own, "the trainer and the model's own forward pass give", limit)
     if sequences.sampled_logprobs is not None:
-        looked_at = sequences if step == 1 else sequences.select(sorted(order[-_LATER:]))
-        sampler = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
-        limit = tolerance(reader, size, looked_at.sampled_logprobs or [])
+        looked_at = sequences if step == 1 else _those(sequences, set(order[-_LATER:]))
+        mine = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
+        sampler, limit = _worst(world, mine, tolerance(reader, size, looked_at.sampled_logprobs or []))
         _require(recipe, step, sampler, "the sampler and the trainer give", limit)
         found = {"check/ratio_deviation": sampler.ratio, **found}
     return found
+
+
+def _by_length(world: World, sequences: Sequences) -> list[int]:
+    """Positions of the step's sequences, shortest first."""
+    sizes = zip(sequences.prompts, sequences.responses, sequences.positions, strict=True)
+    told = world.gather([(len(prompt) + len(response), position) for prompt, response, position in sizes])
+    return [position for _, position in sorted(pair for part in told for pair in part)]
+
+
+def _those(sequences: Sequences, positions: set[int]) -> Sequences:
+    return sequences.select([i for i, position in enumerate(sequences.positions) if position in positions])
+
+
+def _worst(world: World, found: Mismatch, limit: float) -> tuple[Mismatch, float]:
+    """The largest of all processes."""
+    told = world.gather((found, limit))
+    return reduce(Mismatch.or_worse, (mismatch for mismatch, _ in told)), max(limit for _, limit in told)
 
 
 def sampler_mismatch(reader: Reader, sequences: Sequences, again: int = _FEW) -> Mismatch:
@@ -63,9 +126,9 @@ def sampler_mismatch(reader: Reader, sequences: Sequences, again: int = _FEW) ->
     Args:
         reader: the trainer's side.
         sequences: sampled by the policy as it is.
-        again: how many are read at the other sizes.
+        again: the step's first so many are read at the other sizes.
     """
-    few = sequences.select(range(min(again, len(sequences))))
+    few = _those(sequences, set(range(again)))
     parts = [(sequences, reader.limit)]
     if len(few):
         parts += [(few, replace(reader.limit, sequences=size)) for size in (4, 1)]

@@ -27,8 +27,8 @@ class Sequences:
 
     Attributes:
         prompts, responses: token ids.
-        groups: number of the sequence's prompt within the step.
-        positions: where the sequence stands in the step, whatever it has been selected from since.
+        groups: number of the sequence's prompt within the step, over all processes.
+        positions: where the sequence stands in the step, whatever it has been selected from since; likewise.
         ids: the task's example that it belongs to; empty texts if unknown.
         sampled_logprobs: what the sampler said of each response token, [T]; None where responses were not sampled.
         versions: which policy sampled it (`Episode.version`); None likewise.
@@ -70,12 +70,13 @@ class Sequences:
         responses: Sequence[list[int]],
         group_size: int,
         ids: Sequence[str] | None = None,
+        first_group: int = 0,
     ) -> Sequences:
-        """Sequences of whole groups, in order; ``ids`` has one entry per sequence."""
-        count = len(responses)
-        named = list(ids) if ids else [""] * count
-        groups = [i // group_size for i in range(count)]
-        return cls(list(prompts), list(responses), groups, list(range(count)), named)
+        """Sequences of whole groups, in order; ``ids`` has one entry per sequence, earlier groups are elsewhere."""
+        named = list(ids) if ids else [""] * len(responses)
+        first = first_group * group_size
+        positions = list(range(first, first + len(responses)))
+        return cls(list(prompts), list(responses), [i // group_size for i in positions], positions, named)
 
     def __len__(self) -> int:
         """Number of sequences."""

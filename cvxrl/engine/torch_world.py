@@ -23,6 +23,7 @@ from cvxrl.engine.agreement import LATE, Agreement, HeardError
 from cvxrl.engine.world import SingleProcess, World
 from cvxrl.policy.load import pick_device
 from cvxrl.ranks import Rank, RankLostError, this_rank
+from cvxrl.recipe.placement import PlacementSpec
 from cvxrl.recipe.schema import Recipe
 
 _GLANCE = timedelta(seconds=0.5)  # between two looks whether another rank has failed
@@ -142,15 +143,24 @@ def join() -> TorchWorld:
 
 
 def world_of(recipe: Recipe) -> World:
-    """The processes that train a recipe together: those of the launcher, connected, or this one alone.
+    """The processes that train a recipe together; see `world_on`."""
+    return world_on(recipe.train.device, recipe.placement.timeout)
+
+
+def world_on(device: str, timeout: float = PlacementSpec.model_fields["timeout"].default) -> World:
+    """The processes of the launcher, connected, or this one alone.
+
+    Args:
+        device: where they compute: `auto`, `cpu` or `cuda`.
+        timeout: longest wait for one of them, in seconds.
 
     Raises:
-        UserError: the device that the recipe asks for is not there.
+        UserError: the device is not there.
     """
     if this_rank() is None:
         return SingleProcess()
     world = join()
-    world.open(pick_device(recipe.train.device), recipe.placement.timeout)
+    world.open(pick_device(device), timeout)
     return world
 
 

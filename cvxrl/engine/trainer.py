@@ -24,6 +24,7 @@ from cvxrl.engine.loss import Loss
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
+from cvxrl.engine.replicas import require_same
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater
@@ -103,7 +104,7 @@ class Trainer:
         mistakes.attempt(collector.check)
         held_out = None
         if recipe.eval.every:
-            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader)
+            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
         if mistakes.problems:
             raise UserError(*mistakes.problems)
         loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
@@ -164,6 +165,7 @@ class Trainer:
 
     def _run(self, hooks: Hooks, stop: StopRequest) -> bool:
         self._check_parameters()
+        self._check_replicas("before the first step" if self.position.step == 0 else "before going on")
         if self.position.step == 0 and self.recipe.eval.every:
             stop.doing = "the evaluation before step 1"
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
@@ -180,10 +182,10 @@ class Trainer:
                     raise
             hooks.record(record)
             if self._stops(stop) and step < self.recipe.train.steps:
-                hooks.checkpoint(self.position, self._waiting())
+                self._checkpoint(hooks)
                 return False
             if self._saves(step):
-                hooks.checkpoint(self.position, self._waiting())
+                self._checkpoint(hooks)
         return True
 
     def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
@@ -195,12 +197,12 @@ class Trainer:
         collected = time.perf_counter()
         record: Record = {"step": step, **synced, **experience.metrics}
         with blame(sequences):
-            record |= self_check(reader, self.recipe, sequences, step)
+            record |= self_check(reader, self.recipe, sequences, step, self.world)
             record |= self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         updated = time.perf_counter()
-        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences)
+        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences, self.world)
         seconds = time.perf_counter() - start
         tokens = experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
@@ -217,6 +219,15 @@ class Trainer:
         for module in (self.policy.model, self.critic):
             if module is not None:
                 require_finite_parameters(module)
+
+    def _check_replicas(self, when: str) -> None:
+        if self.world.size > 1:
+            modules = [self.policy.model, *([self.critic] if self.critic else [])]
+            require_same(self.world, [p for module in modules for p in module.parameters()], when)
+
+    def _checkpoint(self, hooks: Hooks) -> None:
+        self._check_replicas(f"after step {self.position.step}")
+        hooks.checkpoint(self.position, self._waiting())
 
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"

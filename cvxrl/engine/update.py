@@ -11,22 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from cvxrl.engine.divergence import blame, require_finite_gradients
+from cvxrl.engine.logit_metrics import logit_metrics
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trial import Trial
-from cvxrl.gradients.logit_space import Rules, logit_space
 from cvxrl.gradients.parameters import norms
-from cvxrl.objectives.batch import TokenBatch
-from cvxrl.objectives.statistics import action_log_probs
-from cvxrl.recipe.lco import target_of
 from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
 from cvxrl.recipe.step import FixedStep
 from cvxrl.rollout.randomness import generator_for
 
 _CHANCE = ("drop", "jitter")
-# Signs of the Hessians need no eigenvalues, and those are what costs; one token's is computed all the same.
-_RULES = Rules(eigenvalue_tokens=1)
 # Numbers whose squares float32 adds up without a wrong digit.
 _BLOCK = 2**16
 
@@ -115,7 +110,9 @@ class Updater:
             DivergedError: see `update`.
         """
         # Dropout, where a model has it, draws from the global generators; those must not carry state between steps.
-        seed = generator_for(self.recipe.seed, "dropout", index).initial_seed()
+        # Every process drops for its own sequences.
+        rank = self.loss.world.rank
+        seed = generator_for(self.recipe.seed, "dropout", index, *([rank] if rank else [])).initial_seed()
         torch.manual_seed(seed)
         self.optimizer.zero_grad(set_to_none=True)
         weighed, control = self.loss.weigh(sequences), self.recipe.step
@@ -148,8 +145,7 @@ class Updater:
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
         with torch.no_grad():
-            batch, _ = self.loss.batch(sequences.select(range(min(self.recipe.group_size, len(sequences)))))
-        return metrics | logit_metrics(batch, self.recipe)
+            return metrics | logit_metrics(self.loss, sequences)
 
     def _clip(self, index: int) -> tuple[dict[str, float], float]:
         """Clip the accumulated gradient and set the learning rate of optimizer step ``index``.
@@ -211,25 +207,3 @@ def gradient_metrics(model: nn.Module) -> dict[str, float]:
     """Norms of the accumulated gradient before clipping: by kind of module, and the mean over q, k and v."""
     found = norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     return {"grad/qkv": found.attention_mean, **{f"grad/module/{kind}": n for kind, n in found.by_module.items()}}
-
-
-def logit_metrics(batch: TokenBatch, recipe: Recipe) -> dict[str, float]:
-    """Shares of the tokens of a few sequences that are convex, pull away or are frozen (docs/gradients.md, section 1).
-
-    Empty where no token has a target, or where the rollout's logits are not at hand.
-    """
-    metrics = {"policy/probability": float(action_log_probs(batch.logits_NV, batch.actions_N).exp().mean())}
-    if batch.old_logits_NV is None or batch.advantages_N is None:
-        return metrics
-    generator = torch.Generator().manual_seed(0)
-    target = target_of(recipe.objective)
-    space = logit_space(
-        batch, recipe.objective, target, rules=_RULES, regularizer=recipe.regularizer, generator=generator
-    )
-    count = int(space.directed_N.sum())
-    if count:
-        shares = {"convex": space.psd_N, "away": space.away_N, "frozen": space.frozen_N}
-        if not bool(space.known_N.all()):
-            del shares["convex"]  # the one token that was looked at is no share
-        metrics |= {f"logits/{k}": int((chosen_N & space.directed_N).sum()) / count for k, chosen_N in shares.items()}
-    return metrics

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.evaluator import Evaluator, describe_policy, describe_task, group
 from cvxrl.evaluation.record import EvalRecord, Sample, SamplingInfo
 from cvxrl.evaluation.source import HELD_OUT
 from cvxrl.evaluation.summary import summarize
+from cvxrl.evaluation.together import Alone, Askers, ask_together
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.generator import Generator, Sampling
@@ -50,10 +51,12 @@ class HeldOut:
     Attributes:
         recipe: the run's.
         evaluator: asks them; draws nothing from any generator of the training.
+        askers: the processes among which the questions are split.
     """
 
     recipe: Recipe
     evaluator: Evaluator
+    askers: Askers = field(default_factory=Alone)
 
     @property
     def size(self) -> str:
@@ -70,7 +73,9 @@ class HeldOut:
         return f"of the {found} held-out questions only {unique} are different" if unique < found else ""
 
     @classmethod
-    def prepare(cls, recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader) -> HeldOut:
+    def prepare(
+        cls, recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader, askers: Askers
+    ) -> HeldOut:
         """Encode the questions.
 
         Raises:
@@ -86,7 +91,7 @@ class HeldOut:
         prompts = encode_examples(recipe.task, policy, examples, rollout.max_new_tokens)
         how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, (end_of_reply(recipe.task, policy)[-1],))
         evaluator = Evaluator(policy, generator, grader, recipe.task, examples, prompts, how, spec.seed, rollout.batch)
-        return cls(recipe, evaluator)
+        return cls(recipe, evaluator, askers)
 
     def evaluate(self, step: int) -> Evaluation:
         """Ask the policy as it is after ``step``.
@@ -99,7 +104,9 @@ class HeldOut:
         name = f"checkpoints/{checkpoint_name(step)}"
         with ThreadPoolExecutor(1) as beside:  # hashing large weights takes seconds, in which a GPU can sample
             checkpoint = beside.submit(describe_policy, evaluator.policy, name, name, self.recipe)
-            samples = [sample for batch in evaluator.ask(asked, note=lambda _: None) for sample in batch]
+            batches = ask_together(self.askers, evaluator, asked, note=lambda _: None)
+            every = (sample for batch in batches for sample in batch)
+            samples = sorted(every, key=lambda sample: (sample.question, sample.sample))
         questions = group(samples)
         record = EvalRecord(
             checkpoint=checkpoint.result(),

@@ -12,7 +12,11 @@ from cvxrl.evaluation.options import Options
 from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
+<<<<<<< HEAD
 from cvxrl.recipe.engine import EngineSpec, VllmSpec
+=======
+from cvxrl.ranks import is_main
+>>>>>>> main
 from cvxrl.recipe.evaluation import EvalSampling
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.runs.directory import RunDir
@@ -76,7 +80,7 @@ def make_plan(options: Options) -> Plan:
     folder = options.out
     if folder is None and target is not None and task is not None:
         folder = target.folder(task.name)
-    if folder is not None:
+    if folder is not None and is_main():
         mistakes.attempt(EvalDir(folder).check, options.entry)
     for name, lowest in (("seed", 0), ("batch", 1)):
         value = getattr(options, name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cvxrl.errors import Mistakes, Problem, UserError
@@ -13,6 +14,7 @@ from cvxrl.evaluation.progress import Progress
 from cvxrl.evaluation.record import EvalRecord, Sample, SamplingInfo, Settings
 from cvxrl.evaluation.summary import summarize
 from cvxrl.evaluation.target import renamed
+from cvxrl.evaluation.together import Alone, Askers, ask_together
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.policy.usable import require_finite_weights
@@ -44,15 +46,22 @@ class Exam:
         plan: what was asked for.
         evaluator: the policy in front of its questions.
         settings: what decides the numbers.
+        askers: the processes among which the questions are split; the main one writes.
     """
 
     plan: Plan
     evaluator: Evaluator
     settings: Settings
+    askers: Askers = field(default_factory=Alone)
 
     @classmethod
-    def prepare(cls, plan: Plan, device: str) -> Exam:
+    def prepare(cls, plan: Plan, device: str, askers: Askers | None = None) -> Exam:
         """Load questions, grader and policy.
+
+        Args:
+            plan: what was asked for.
+            device: where to run.
+            askers: the processes among which the questions are split; None is this one alone.
 
         Raises:
             UserError: one of them cannot be had, or a question does not fit the policy.
@@ -76,7 +85,7 @@ class Exam:
             task=describe_task(plan.task.name, plan.task.version, spec, examples),
             sampling=SamplingInfo(**{**asked.model_dump(), "questions": len(examples), "seed": plan.seed}),
         )
-        return cls(plan, evaluator, settings)
+        return cls(plan, evaluator, settings, askers or Alone())
 
     def close(self) -> None:
         """End what was started for grading."""
@@ -95,27 +104,34 @@ class Exam:
         Raises:
             UserError: the folder is in use, belongs to another evaluation, or cannot be written; or memory runs out.
         """
-        folder, sampling = self.plan.folder, self.settings.sampling
-        with folder.lock() as held:
+        folder, sampling, askers = self.plan.folder, self.settings.sampling, self.askers
+        with folder.lock() if askers.is_main else nullcontext(True) as held:
             if not held:
                 progress.note("this file system has no locks: take care that no second process evaluates here")
-            done = folder.enter(self.settings, self.plan.entry)
-            self._check_same_questions(done)
+            done = askers.gather(self._enter() if askers.is_main else None)[0]
             asked = _missing(sampling, done)
-            self.evaluator.grader.attend(progress.note, folder.path / "grader.log")
+            self.evaluator.grader.attend(progress.note, folder.path / "grader.log" if askers.is_main else None)
             progress.start(self.plan.task.name, sampling.questions * sampling.samples, len(done))
             try:
-                for fresh in self.evaluator.ask(asked, progress.note):
-                    folder.append(fresh)
+                for fresh in ask_together(askers, self.evaluator, asked, progress.note):
+                    if askers.is_main:
+                        folder.append(fresh)
                     done += fresh
                     progress.advance(len(fresh), sum(s.correct for s in fresh))
-                    if len(done) < sampling.questions * sampling.samples and stop():
+                    if len(done) < sampling.questions * sampling.samples and any(askers.gather(stop())):
                         return None
             except UserError as error:
                 raise renamed(error, _OPTIONS) from None
             record = self._record(done)
-            write_json(folder.record, record.model_dump(mode="json"))
+            if askers.is_main:
+                write_json(folder.record, record.model_dump(mode="json"))
             return record
+
+    def _enter(self) -> list[Sample]:
+        """What has been asked before."""
+        done = self.plan.folder.enter(self.settings, self.plan.entry)
+        self._check_same_questions(done)
+        return done
 
     def _check_same_questions(self, done: Sequence[Sample]) -> None:
         examples = self.evaluator.examples

@@ -253,6 +253,6 @@ def _measured(
     recipe = named.recipe
     head = critic if named.needs_values else None
     loss = Loss(recipe, policy, head, build_reference(recipe, policy))
-    sequences = build_assigner(recipe, policy, head).assign(rollouts.sequences, rollouts.rewards_PG)
+    sequences = build_assigner(recipe, policy, head, SingleProcess()).assign(rollouts.sequences, rollouts.rewards_PG)
     saved = state["optimizer"] if named.own and state is not None else None
     return MeasuredObjective(named, loss, sequences, saved)

@@ -169,7 +169,7 @@ def test_texts_that_utf_8_cannot_hold_are_stored(tmp_path: Path) -> None:
         def held_out(self, index: int) -> Example:
             return Example(id="\ud800", prompt="1+1?", answer="\ud800 2")
 
-    found = HeldOut.prepare(recipe, trainer.policy, trainer.generator, One(), Right()).evaluate(0)  # type: ignore[arg-type]
+    found = HeldOut.prepare(recipe, trainer.policy, trainer.generator, One(), Right(), trainer.world).evaluate(0)  # type: ignore[arg-type]
     question = found.record.questions[0]
     assert (question.id, question.answer, question.extracted) == ("\\ud800", "\\ud800 2", ["\\udc00"] * 2)
     assert EvalRecord.model_validate_json(found.record.model_dump_json()) == found.record
