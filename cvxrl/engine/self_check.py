@@ -6,13 +6,8 @@ is interrupted and says which field lets it go on.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from dataclasses import replace
-=======
-import math
-from dataclasses import dataclass, replace
 from functools import reduce
->>>>>>> main
 
 import torch
 from torch import Tensor
@@ -34,42 +29,9 @@ class SelfCheckError(UserError):
     """Two sides that must agree do not; parameters are those before the step."""
 
 
-<<<<<<< HEAD
-def self_check(reader: Reader, recipe: Recipe, sequences: Sequences, step: int) -> dict[str, float]:
-=======
-@dataclass(frozen=True)
-class Mismatch:
-    """How far two sides are apart on the same tokens.
-
-    Attributes:
-        ratio: largest |ratio - 1| of their probabilities.
-        log_ratio: largest absolute difference of their log-probabilities.
-    """
-
-    ratio: float
-    log_ratio: float
-
-    @classmethod
-    def of(cls, mine: list[Tensor], theirs: list[Tensor]) -> Mismatch:
-        """From the log-probabilities of both sides, [T] per sequence; no sequence is no difference."""
-        if not mine:
-            return cls(0.0, 0.0)
-        difference = torch.cat(mine).cpu() - torch.cat(theirs).cpu()
-        return cls(float(torch.expm1(difference).abs().max()), float(difference.abs().max()))
-
-    def or_worse(self, other: Mismatch) -> Mismatch:
-        """The larger of each."""
-        return Mismatch(_larger(self.ratio, other.ratio), _larger(self.log_ratio, other.log_ratio))
-
-
-def _larger(a: float, b: float) -> float:
-    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
-
-
 def self_check(
     reader: Reader, recipe: Recipe, sequences: Sequences, step: int, world: World | None = None
 ) -> dict[str, float]:
->>>>>>> main
     """Compare, before any update of the step, where the recipe says so: at step 1, then every `train.check_every`.
 
     The sequences of all processes are one step: the shortest and the longest of them, and the largest difference.

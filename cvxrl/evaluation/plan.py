@@ -12,11 +12,8 @@ from cvxrl.evaluation.options import Options
 from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
-<<<<<<< HEAD
-from cvxrl.recipe.engine import EngineSpec, VllmSpec
-=======
 from cvxrl.ranks import is_main
->>>>>>> main
+from cvxrl.recipe.engine import EngineSpec, VllmSpec
 from cvxrl.recipe.evaluation import EvalSampling
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.runs.directory import RunDir

@@ -78,7 +78,7 @@ class Exam:
         if mistakes.problems or policy is None or examples is None or grader is None or prompts is None:
             raise renamed(UserError(*mistakes.problems), _OPTIONS)
         how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, (end_of_reply(spec, policy)[-1],))
-        generator = _generator(plan, policy)
+        generator = _generator(plan, policy, askers or Alone())
         evaluator = Evaluator(policy, generator, grader, spec, examples, prompts, how, plan.seed, plan.rows)
         settings = Settings(
             checkpoint=describe_policy(policy, plan.target.given, plan.target.path, plan.target.recipe),
@@ -166,7 +166,7 @@ def _load(plan: Plan, device: str) -> Policy:
     return policy
 
 
-def _generator(plan: Plan, policy: Policy) -> Generator:
+def _generator(plan: Plan, policy: Policy, askers: Askers) -> Generator:
     """What samples; a server has the policy's weights then.
 
     Raises:
@@ -174,13 +174,12 @@ def _generator(plan: Plan, policy: Policy) -> Generator:
     """
     if not isinstance(plan.engine, VllmSpec):
         return LocalGenerator(policy, plan.engine)
-    from cvxrl.rollout.vllm.generator import Alone
     from cvxrl.rollout.vllm.open import open_generator
 
     train = plan.target.recipe.train if plan.target.recipe else TrainSpec()
     bf16, tolerance = train.precision == "bf16", train.ratio_tolerance
     try:
-        generator = open_generator(plan.engine, policy, Alone(), bf16=bf16, ratio_tolerance=tolerance)
+        generator = open_generator(plan.engine, policy, askers, bf16=bf16, ratio_tolerance=tolerance)
         generator.sync(policy, 0)
     except UserError as error:
         raise renamed(error, _OPTIONS) from None

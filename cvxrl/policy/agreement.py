@@ -37,7 +37,9 @@ class Mismatch:
 
     @classmethod
     def of(cls, mine: list[Tensor], theirs: list[Tensor]) -> Mismatch:
-        """From the log-probabilities of both sides, [T] per sequence."""
+        """From the log-probabilities of both sides, [T] per sequence; no sequence is no difference."""
+        if not mine:
+            return cls(0.0, 0.0)
         difference = torch.cat(mine).cpu() - torch.cat(theirs).cpu()
         return cls(float(torch.expm1(difference).abs().max()), float(difference.abs().max()))
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fake_vllm import FakeVllm, hang
 
+from cvxrl.engine.world import SingleProcess
 from cvxrl.errors import UserError
 from cvxrl.policy.adapter import add_adapter
 from cvxrl.policy.load import load_policy
@@ -22,7 +23,7 @@ from cvxrl.recipe.model import LoraSpec, ModelSpec, ScratchSpec
 from cvxrl.rollout.generator import Generator, SamplerLost, Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.randomness import completion_keys
-from cvxrl.rollout.vllm.generator import Alone, VllmGenerator
+from cvxrl.rollout.vllm.generator import VllmGenerator
 from cvxrl.rollout.vllm.open import open_generator
 from cvxrl.rollout.vllm.weights import stored_weights
 
@@ -61,7 +62,7 @@ def server(loaded: Policy) -> Iterator[FakeVllm]:
 
 def opened(server: FakeVllm, policy: Policy, **fields: Any) -> VllmGenerator:
     spec = VllmSpec.model_validate({"url": server.url, "timeout": 60.0} | fields)
-    return open_generator(spec, policy, Alone())
+    return open_generator(spec, policy, SingleProcess())
 
 
 def moved(policy: Policy, ends: str = "weight", size: float = 0.05) -> None:

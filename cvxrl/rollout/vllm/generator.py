@@ -53,16 +53,6 @@ class Ranks(Protocol):
         ...
 
 
-class Alone:
-    """One process, which brings its own weights."""
-
-    is_main = True
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value itself."""
-        return [value]
-
-
 @dataclass
 class VllmGenerator:
     """See `cvxrl.rollout.generator.Generator`.
