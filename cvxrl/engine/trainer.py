@@ -58,6 +58,9 @@ class Trainer:
     """A policy, its task and its optimizer, ready to run.
 
     `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
+
+    Attributes:
+        unfinished: record of the last step where that is still to be evaluated, since the sampler was lost meanwhile.
     """
 
     recipe: Recipe
@@ -69,6 +72,7 @@ class Trainer:
     updater: Updater
     held_out: HeldOut | None
     position: Position
+    unfinished: Record | None = None
 
     @classmethod
     def build(cls, recipe: Recipe, world: World | None = None) -> Trainer:
@@ -171,15 +175,15 @@ class Trainer:
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
             if self._stops(stop):
                 return False
+        unfinished = self.world.gather(self.unfinished)[0]
+        if unfinished is not None:
+            stop.doing = f"the evaluation after step {self.position.step}"
+            hooks.record(self._measured(unfinished, hooks))
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
             record = self._step(step, hooks.update if self.recipe.logging.updates else None)
             if self._due(self.recipe.eval.every, step):
-                try:
-                    record |= self._evaluate(step, hooks)
-                except SamplerLost:
-                    hooks.record(record)  # `--resume` asks for the evaluation again
-                    raise
+                record = self._measured(record, hooks)
             hooks.record(record)
             if self._stops(stop) and step < self.recipe.train.steps:
                 self._checkpoint(hooks)
@@ -232,10 +236,18 @@ class Trainer:
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        self.generator.sync(self.policy, step)
+        synced = self.generator.sync(self.policy, step)
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
-        return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+        return {**synced, **result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _measured(self, record: Record, hooks: Hooks) -> Record:
+        """A step's record with its evaluation; without it where the sampler is lost, and `--resume` asks again."""
+        try:
+            return record | self._evaluate(int(record["step"]), hooks)
+        except SamplerLost:
+            hooks.record(record)
+            raise
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether any of the processes was asked to stop."""
