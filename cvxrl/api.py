@@ -176,12 +176,20 @@ def evaluate(
     return record
 
 
-def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: Any) -> Comparison:
+def compare(
+    *paths: str | Path,
+    seeds: Sequence[int] | None = None,
+    as_: Sequence[str] = (),
+    alias: Sequence[str] = (),
+    **options: Any,
+) -> Comparison:
     """Compare methods over training seeds: `.summaries`, `.pairs` with the baseline, `.warnings`.
 
     Args:
-        paths: run directories, folders of them, or globs.
+        paths: run directories, logs of other programs, folders of them, or globs.
         seeds: only these.
+        as_: logs with what they are runs of, each `METHOD:SEED=PATH`.
+        alias: what the logs call a metric, each `OURS=THEIRS`.
         options: `metric`, `baseline`, `threshold` and the others of `cvxrl compare`
             (`cvxrl.comparison.options.Options`).
 
@@ -189,18 +197,21 @@ def compare(*paths: str | Path, seeds: Sequence[int] | None = None, **options: A
         UserError: a path holds no run, or the runs cannot be compared; also where the command would compare what is
             left and exit with 2.
     """
+    from cvxrl.comparison.foreign.label import parse_alias, parse_label
     from cvxrl.comparison.options import Options
     from cvxrl.comparison.result import build
-    from cvxrl.comparison.sources import discover, read_runs
+    from cvxrl.comparison.sources import discover, discover_stated, read_runs
     from cvxrl.study.plan import is_study
 
     found = discover([str(path) for path in paths])
+    named, stated = discover_stated([parse_label(text) for text in as_], dict(map(parse_alias, alias)))
+    found.add(named)
     for file in found.recipes:
         what, remedy = "is a recipe", "train it first, with cvxrl.train"
         if is_study(file):
             what, remedy = "is the plan of a study", "run it with the command: cvxrl compare PLAN"
         found.problems.append(Problem(what, file=str(file), remedy=remedy))
-    runs, unreadable = read_runs(found.runs)
+    runs, unreadable = read_runs(found.runs, stated)
     asked = _checked(Options, {"seeds": None if seeds is None else tuple(seeds), **options})
     comparison = build(runs, asked, [*found.problems, *unreadable])
     if comparison.problems:

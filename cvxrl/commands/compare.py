@@ -16,6 +16,7 @@ from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file, writable_folder
 from cvxrl.commands.study_options import StudyOptions
 from cvxrl.commands.training import Training, train_plan
+from cvxrl.comparison.foreign.label import parse_alias, parse_label
 from cvxrl.comparison.options import Options, check_varied, split_vary
 from cvxrl.errors import Problem, UserError
 
@@ -26,6 +27,54 @@ if TYPE_CHECKING:
     from cvxrl.comparison.run import Run
 
 _READ, _JUDGE, _WRITE = "Reading runs", "Judging", "Output"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is compared.
+
+    Attributes:
+        labels: logs of other programs, each a path with its method and seed.
+        aliases: names of ours with what the logs call them.
+    """
+
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH...",
+            help="Run directories, folders, globs, logs of other programs, recipes or their names; or one plan.",
+        ),
+    ] = None
+    labels: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--as",
+            parser=parse_label,
+            metavar="METHOD:SEED=PATH",
+            help="A log of another program, and what it is a run of; repeatable.",
+            rich_help_panel=_READ,
+        ),
+    ] = None
+    aliases: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--alias",
+            parser=parse_alias,
+            metavar="OURS=THEIRS",
+            help="What other programs call a metric; repeatable.",
+            rich_help_panel=_READ,
+        ),
+    ] = None
+
+    def require_some(self) -> None:
+        """Refuse a command without anything to compare.
+
+        Raises:
+            UserError: it is one.
+        """
+        if not self.paths and not self.labels:
+            remedy = "give run directories, logs of other programs or recipes as PATH"
+            raise UserError(Problem("there is nothing to compare", "PATH", remedy=remedy))
 
 
 @dataclass(frozen=True)
@@ -66,6 +115,7 @@ class CompareCommand(Command):
 
     examples: ClassVar = {
         "cvxrl compare outputs/math_*": "runs that are there",
+        "cvxrl compare trl_runs/* outputs/math_*": "beside runs that TRL logged",
         "cvxrl compare math_grpo math_lco_kld --seeds 0-4 --jobs 2": "train what is missing, then compare",
         "cvxrl compare recipes/plans/small.yaml --jobs 2 --yes": "a study: tune, confirm, and judge by its own rule",
         "cvxrl compare recipes/plans/stability.yaml --jobs 2 --yes --for 40m": "forty minutes of a longer one",
@@ -76,10 +126,7 @@ class CompareCommand(Command):
 
 @with_options
 def compare(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH...", help="Run directories, folders, globs, recipes or their names; or one plan."),
-    ],
+    given: Given,
     training: Training,
     pieces: StudyOptions,
     options: Options,
@@ -104,7 +151,8 @@ def compare(
     ] = None,
 ) -> None:
     """Compare methods over training seeds; with recipes and --seeds, train first what is missing; or run a plan."""
-    varied = vary or []
+    varied, paths = vary or [], given.paths or []
+    given.require_some()
     check_varied(varied)
     options = replace(options, vary=tuple(key for key, _ in varied))
     if any(_is_study(path) for path in paths):
@@ -113,7 +161,7 @@ def compare(
         run_study(paths, training, pieces, options, output, require or [])
         return
     pieces.refuse_without_plan()
-    comparison = _compare(paths, options, varied, training)
+    comparison = _compare(given, options, varied, training)
     verdicts = _judge(comparison, require or [])
     written = write_outputs(comparison, verdicts, output)
     if output.as_json:
@@ -136,20 +184,22 @@ def _is_study(path: str) -> bool:
     return is_study(Path(path))
 
 
-def _compare(paths: Sequence[str], options: Options, varied: Sequence[Varied], training: Training) -> Comparison:
+def _compare(given: Given, options: Options, varied: Sequence[Varied], training: Training) -> Comparison:
     """Find the runs, train those that are missing, read all, compare.
 
     Args:
-        paths: run directories, folders, globs, recipes or their names.
+        given: run directories, folders, globs, logs, recipes or their names.
         options: how to compare.
         varied: the varied keys with the values for which recipes are trained.
         training: how.
     """
     from cvxrl.comparison.plan import plan_runs, split_bases
     from cvxrl.comparison.result import build
-    from cvxrl.comparison.sources import discover, read_runs
+    from cvxrl.comparison.sources import discover, discover_stated, read_runs
 
-    found, sets, values = discover(paths), training.set_, any(values for _, values in varied)
+    found, sets, values = discover(given.paths or []), training.set_, any(values for _, values in varied)
+    named, stated = discover_stated(given.labels or [], dict(given.aliases or []))
+    found.add(named)
     if not found.recipes:
         wrong = [text for text, given in (("--set", sets), ("--vary KEY=A,B", values)) if given]
         found.problems += [Problem("is for training recipes", text, remedy="give recipes as PATH") for text in wrong]
@@ -162,7 +212,7 @@ def _compare(paths: Sequence[str], options: Options, varied: Sequence[Varied], t
         raise UserError(*found.problems, *error.problems) from None
     for base in bases:
         typer.echo(f"left out {base}: no method, but what others of the recipes share", err=True)
-    runs, unreadable = read_runs(found.runs)
+    runs, unreadable = read_runs(found.runs, stated)
     if plan.jobs:
         for line in plan.describe(training.jobs):
             typer.echo(line, err=True)
@@ -176,8 +226,8 @@ def _compare(paths: Sequence[str], options: Options, varied: Sequence[Varied], t
         if left is not None and left.jobs:
             _leave_unfinished(left, found.problems, training)
     failed = {problem.file for problem in found.problems}
-    given = {run.path for run in runs}
-    trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in given)
+    read_already = {run.path for run in runs}
+    trained, broken = read_runs(path for path in plan.runs if str(path) not in failed and path not in read_already)
     return build([*trained, *runs], options, [*found.problems, *unreadable, *broken])
 
 

@@ -132,6 +132,7 @@ def _in_order(groups: Sequence[Group]) -> list[Group]:
 
 def _not_seeds_of_one(label: str, members: Sequence[Run], options: Options) -> Iterator[Problem]:
     """Runs pooled as one method have to share their recipe, or an interval over them means nothing."""
+    yield from _of_other_settings(label, members)
     seen: set[str] = set()
     first, *others = [(run, run.recipe) for run in members if run.recipe is not None] or [(members[0], {})]
     for run, recipe in others:
@@ -145,6 +146,18 @@ def _not_seeds_of_one(label: str, members: Sequence[Run], options: Options) -> I
                 str(run.path),
                 "give the recipes different names" if options.vary else f"add --vary {key}",
             )
+
+
+def _of_other_settings(label: str, members: Sequence[Run]) -> Iterator[Problem]:
+    """The same of runs of another program, whose configuration is no recipe of ours."""
+    known = [(run, found) for run in members if (found := getattr(run, "settings", None)) is not None]
+    for run, found in known[1:]:
+        first, before = known[0]
+        for key in sorted({*before} & {*found}):
+            if before[key] != found[key]:
+                then, now = show_value(before[key]), show_value(found[key])
+                what = f"runs of `{label}` differ: {then} in {first.path}, {now} here"
+                yield Problem(what, key, str(run.path), "give them different methods with --as METHOD:SEED=PATH")
 
 
 def _without_copies(members: Sequence[Run], warnings: list[str]) -> Iterator[Run]:

@@ -129,9 +129,9 @@ def _unscored(groups: Sequence[Group], options: Options) -> list[Problem]:
             for run in lacking
         ]
     hint = suggest(options.metric, known, cutoff=0.4)
-    raise UserError(
-        Problem(f"no run recorded `{options.metric}`", "--metric", remedy=f"{hint}recorded: {', '.join(known)}")
-    )
+    unsure = dict.fromkeys(doubt for run in runs for doubt in run.doubts if f"`{options.metric}`" in doubt)
+    what = "; ".join([f"no run recorded `{options.metric}`", *unsure])
+    raise UserError(Problem(what, "--metric", remedy=f"{hint}recorded: {', '.join(known)}"))
 
 
 def _baseline_method(summaries: Sequence[GroupSummary], options: Options) -> str:

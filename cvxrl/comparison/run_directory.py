@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvxrl.comparison.foreign.formats import FOREIGN
 from cvxrl.comparison.run import LoggedRun
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.recipe.digest import digest, digests_as_written
@@ -24,8 +25,12 @@ class RunDirectories:
 
     def owns(self, path: Path) -> bool:
         """Whether a folder is a run directory, whole or damaged; a damaged one must not be passed over in silence."""
-        is_named = path.name.startswith("seed-")
-        return path.is_dir() and (is_named or (path / "run.json").exists() or (path / "metrics.jsonl").exists())
+        if not path.is_dir():
+            return False
+        if (path / "run.json").exists() or (path / "recipe.yaml").exists():
+            return True
+        looks_alike = path.name.startswith("seed-") or (path / "metrics.jsonl").exists()
+        return looks_alike and not any(source.owns(path) for source in FOREIGN)
 
     def read(self, path: Path) -> LoggedRun:
         """Read a run directory.

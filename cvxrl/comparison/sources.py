@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from cvxrl.comparison.run import Run
+from cvxrl.comparison.foreign.formats import FOREIGN, ForeignLogs, hold_together
+from cvxrl.comparison.foreign.inside import file_of
+from cvxrl.comparison.foreign.label import Label, Stated
+from cvxrl.comparison.foreign.log import ForeignRun
+from cvxrl.comparison.run import LoggedRun, Run
 from cvxrl.comparison.run_directory import RunDirectories
-from cvxrl.errors import Mistakes, Problem
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.errors import Mistakes, Problem, suggest
+from cvxrl.recipe.shipped import named_recipe
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -38,7 +42,7 @@ class Source(Protocol):
 
 
 # Each path belongs to the first that owns it. A source of other logs is a module of its own and an entry here.
-SOURCES: list[Source] = [RunDirectories()]
+SOURCES: list[Source] = [RunDirectories(), *FOREIGN]
 
 
 @dataclass
@@ -55,14 +59,22 @@ class Found:
     recipes: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
+    def add(self, other: Found) -> None:
+        """Take what others found too; what both found counts once."""
+        known = {run.resolve() for run in other.runs}
+        self.runs = [*(run for run in self.runs if run.resolve() not in known), *other.runs]
+        self.recipes += other.recipes
+        self.problems += other.problems
+
 
 def discover(paths: Sequence[str]) -> Found:
     """Sort paths into runs and recipes; expand globs, find recipes by name and runs below other folders."""
     found = Found()
     for text in paths:
-        matches = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True))
-        if not matches and text in shipped_recipes():
-            matches = [str(shipped_recipes()[text])]
+        is_there = os.path.lexists(text) or _owner(Path(text)) is not None  # or it names a run in a file
+        matches = [text] if is_there else sorted(glob.glob(text, recursive=True))
+        if not matches and (recipe := named_recipe(text)) is not None:
+            matches = [str(recipe)]
         if not matches:
             found.problems.append(
                 Problem(
@@ -76,6 +88,25 @@ def discover(paths: Sequence[str]) -> Found:
     return found
 
 
+def discover_stated(labels: Sequence[tuple[str, Label]], aliases: Mapping[str, str]) -> tuple[Found, Stated]:
+    """Find the runs that the user gives a method and a seed; each path must hold exactly one."""
+    found, by_path = Found(), dict[Path, Label]()
+    for text, label in labels:
+        here = discover([text])
+        own = [run for run in here.runs if isinstance(_owner(run), RunDirectories)]
+        if here.problems or here.recipes or own or len(here.runs) != 1:
+            what = f"`{text}` holds {len(here.runs) or 'no'} runs: {', '.join(map(str, here.runs[:3]))}"
+            remedy = "give one of them" if here.runs else "give a log, or a folder with one"
+            if own:
+                what, remedy = f"`{text}` is a run directory, which says what it is", "give it as a PATH"
+            found.problems.append(Problem(what, "--as", remedy=remedy))
+            continue
+        found.runs += here.runs
+        if by_path.setdefault(here.runs[0].absolute(), label) != label:
+            found.problems.append(Problem(f"`{text}` is given twice, as two runs", "--as", remedy="give it once"))
+    return found, Stated(by_path, aliases)
+
+
 def runs_below(folder: Path) -> Iterator[Path]:
     """The folder itself if it is a run, or else the runs in it, at any depth; what begins with a dot is passed over."""
     for name, folders, files in os.walk(folder):
@@ -86,27 +117,52 @@ def runs_below(folder: Path) -> Iterator[Path]:
             yield here
             continue
         folders[:] = [f for f in folders if not f.startswith(".")]
-        yield from (here / f for f in sorted(files) if not f.startswith(".") and _owner(here / f) is not None)
+        for file in (here / f for f in sorted(files) if not f.startswith(".")):
+            yield from _runs_in(file)
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
-    """Runs that can be read, and what is wrong with the others."""
+def read_runs(paths: Iterable[Path], stated: Stated | None = None) -> tuple[list[Run], list[Problem]]:
+    """Runs that can be read, and what is wrong with the others.
+
+    Args:
+        paths: runs, as `discover` finds them.
+        stated: what the user says of foreign ones.
+    """
     mistakes = Mistakes()
-    runs = [mistakes.attempt(read_run, path) for path in paths]
-    return [run for run in runs if run is not None], mistakes.problems
+    found = [mistakes.attempt(read_run, path, stated) for path in paths]
+    runs = hold_together(run for run in found if run is not None)
+    foreign = [run for run in runs if isinstance(run, ForeignRun)]
+    for theirs in (stated.aliases if stated is not None else {}).values():
+        known = {name for run in foreign for name in run.names}
+        if theirs not in known:
+            remedy = f"{suggest(theirs, known)}there are: {', '.join(sorted(known))}" if known else "give foreign logs"
+            mistakes.problems.append(Problem(f"no log has a metric `{theirs}`", "--alias", remedy=remedy))
+    return runs, mistakes.problems
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, stated: Stated | None = None) -> Run:
     """Read one run.
 
     Raises:
         UserError: it is damaged, or there is none; one problem per file.
     """
-    return (_owner(path) or RunDirectories()).read(path)
+    owner = _owner(path) or RunDirectories()
+    if isinstance(owner, ForeignLogs):
+        return owner.read(path, stated)
+    run, label = owner.read(path), stated.labels.get(path.absolute()) if stated is not None else None
+    return run if label is None or not isinstance(run, LoggedRun) else replace(run, **vars(label))
 
 
 def _owner(path: Path) -> Source | None:
     return next((source for source in SOURCES if source.owns(path)), None)
+
+
+def _runs_in(file: Path) -> list[Path]:
+    """The runs that a file is, or holds."""
+    owner = _owner(file)
+    if owner is None:
+        return []
+    return owner.inside(file) if isinstance(owner, ForeignLogs) and file == file_of(file) else [file]
 
 
 def _sort(path: Path, found: Found) -> None:
@@ -117,11 +173,15 @@ def _sort(path: Path, found: Found) -> None:
             found.problems.append(
                 Problem("no run directory here or below", file=str(path), remedy="train first, or give another folder")
             )
-    elif _owner(path) is not None:
-        found.runs.append(path)
+    elif runs := _runs_in(path):
+        found.runs += runs
     elif path.suffix in _RECIPE_SUFFIXES:
         found.recipes.append(path)
     else:
         found.problems.append(
-            Problem("neither a run directory nor a recipe", file=str(path), remedy="give a folder or a .yaml file")
+            Problem(
+                "neither a run directory nor a log nor a recipe",
+                file=str(path),
+                remedy="give a folder, a log or a .yaml file",
+            )
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cvxrl.engine.guards import Guards, GuardStop, require_silent
 from cvxrl.engine.lag import LaggedCollector, Waiting
@@ -148,6 +150,10 @@ class Session:
             self.sink.event(f"passed over: {error.problems[0].file}: {error.problems[0].message}")
         return found
 
+    def rollouts(self, step: int, shown: Sequence[dict[str, Any]]) -> None:
+        """Store readable completions that a step trains on."""
+        write_lines(self.run_dir.training_samples(step), shown)
+
     def hooks(self) -> Hooks:
         """What the trainer calls."""
-        return Hooks(self.record, self.evaluation, self.checkpoint, self.update)
+        return Hooks(self.record, self.evaluation, self.checkpoint, self.update, self.rollouts)

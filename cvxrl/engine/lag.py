@@ -82,7 +82,7 @@ class LaggedCollector:
         with blame(experience.sequences):
             checked = self_check(self.loss.reader, self.recipe, experience.sequences, step, self.loss.world)
         remembered = self.loss.remember(experience.sequences, off_policy=True)
-        return Experience(remembered, experience.sampled_tokens, experience.metrics | checked)
+        return replace(experience, sequences=remembered, metrics=experience.metrics | checked, rewards_PG=None)
 
     def state(self) -> Waiting:
         """What a checkpoint holds of all processes' queues; called by all of them.

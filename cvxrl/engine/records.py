@@ -19,12 +19,13 @@ from cvxrl.ranks import RankLostError
 from cvxrl.recipe.digest import differences, digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.completions import run_page
 from cvxrl.report.format import NO_ERROR, fixed, is_known, with_error
 from cvxrl.rollout.generator import SamplerLost
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
-from cvxrl.runs.files import StorageError, finite, storage_errors, write_json
+from cvxrl.runs.files import StorageError, finite, storage_errors, write_json, write_text
 from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
@@ -248,11 +249,14 @@ def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def draw_curves(run_dir: RunDir, recipe: Recipe) -> None:
-    """Draw the curves of what there is."""
+def write_report(run_dir: RunDir, recipe: Recipe) -> None:
+    """Draw the curves of what there is, and write the page of its completions."""
+    name = f"{recipe.name}, seed {recipe.seed}"
+    if page := run_page(run_dir.path, f"Completions of {name}"):
+        write_text(run_dir.completions, page)
     records = read_records(run_dir.metrics)
     if records:
         from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
 
         with storage_errors(run_dir.curves):
-            plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+            plot_curves(records, run_dir.curves, name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -51,6 +52,7 @@ class Hooks:
     evaluation: Callable[[int, Evaluation], None]
     checkpoint: Callable[[Position, Waiting | None], None]
     update: Callable[[Record], None]
+    rollouts: Callable[[int, Sequence[dict[str, Any]]], None] = lambda *_: None
 
 
 @dataclass
@@ -181,7 +183,7 @@ class Trainer:
             hooks.record(self._measured(unfinished, hooks))
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
-            record = self._step(step, hooks.update if self.recipe.logging.updates else None)
+            record = self._step(step, hooks)
             if self._due(self.recipe.eval.every, step):
                 record = self._measured(record, hooks)
             hooks.record(record)
@@ -192,12 +194,15 @@ class Trainer:
                 self._checkpoint(hooks)
         return True
 
-    def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
+    def _step(self, step: int, hooks: Hooks | None = None) -> Record:
         """Collect, check, update, measure: one outer step."""
         start = time.perf_counter()
         synced = self.generator.sync(self.policy, step - 1)
         experience = self.collector.collect(step)
+        if hooks is not None and experience.shown:
+            hooks.rollouts(step, experience.shown)
         sequences, reader = experience.sequences, self.updater.loss.reader
+        tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
         collected = time.perf_counter()
         record: Record = {"step": step, **synced, **experience.metrics}
         with blame(sequences):

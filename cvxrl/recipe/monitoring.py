@@ -85,7 +85,12 @@ class LoggingSpec(Section):
     """What is written besides metrics."""
 
     samples: Annotated[NonNegativeInt, NEUTRAL] = Field(
-        4, description="Readable completions stored with every evaluation."
+        4, description="Readable completions stored with every evaluation, and with every step of `rollouts`."
+    )
+    rollouts: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        10,
+        description="At step 1 and every N steps, store as many of the completions that the step collects to train on, "
+        "with probabilities and advantages token by token; 0 is never.",
     )
     kl_sequences: NonNegativeInt = Field(
         32,

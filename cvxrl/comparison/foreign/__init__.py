@@ -1,0 +1,1 @@
+"""Runs that other programs logged, read beside our own run directories."""
