@@ -44,8 +44,12 @@ class VllmServer:
         return ask_all(questions, ask, at_once=self.at_once, patience=self.http.timeout)
 
     def version(self) -> str:
-        """Label of the weights that the server has."""
-        found = self._ask("GET", "/weight_info")
+        """Label of the weights that the server has; one that is being restarted is waited for.
+
+        Raises:
+            Trouble: the server does not answer.
+        """
+        (found,) = ask_all(["/weight_info"], self.http.get, at_once=1, patience=self.http.timeout)
         return str(found.get("weight_version")) if isinstance(found, dict) else ""
 
     def load(self, weights: Weights, label: str, *, anew: bool) -> None:
