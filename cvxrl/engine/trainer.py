@@ -65,8 +65,8 @@ class Trainer:
     `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
 
     Attributes:
-        unfinished: record of the last step where that is still to be evaluated, since the sampler was lost meanwhile.
         second: what samples, where that goes on beside the updates; else the policy itself does.
+        unfinished: record of the last step where that is still to be evaluated, since the sampler was lost meanwhile.
     """
 
     recipe: Recipe
@@ -78,8 +78,8 @@ class Trainer:
     updater: Updater
     held_out: HeldOut | None
     position: Position
-    unfinished: Record | None = None
     second: Second | None = None
+    unfinished: Record | None = None
 
     @classmethod
     def build(cls, recipe: Recipe, world: World | None = None) -> Trainer:
