@@ -123,9 +123,9 @@ class Policy:
 
         Prompts that several responses share run once, where that agrees with the model's own forward pass.
         """
-        self._cover(prompts, responses)
 
         def compute() -> tuple[Tensor, Tensor]:
+            self._cover(prompts, responses)
             if not self.ways.head:
                 return logit_rows(self.model, prompts, responses, padded=self.ways.padded)
             hidden_NH = hidden_states(self.model, prompts, responses, self.ways)
@@ -135,8 +135,12 @@ class Policy:
 
     def response_hidden(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
         """Last hidden states that predict the response tokens, sequence after sequence, [N, H]; no logits."""
-        self._cover(prompts, responses)
-        found: Tensor = self.run(lambda: hidden_states(self.model, prompts, responses, self.ways))
+
+        def compute() -> Tensor:
+            self._cover(prompts, responses)
+            return hidden_states(self.model, prompts, responses, self.ways)
+
+        found: Tensor = self.run(compute)
         return found
 
     def _cover(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> None:
