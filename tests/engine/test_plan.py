@@ -220,6 +220,25 @@ def test_ranks_exchange_gradients_and_sharded_ones_weights_too() -> None:
     assert seconds(sharded, BY_HAND, Placed.of(sharded, 4), rates).exchange == pytest.approx(0.75 * moved)
 
 
+def test_a_server_takes_the_cache_and_the_sampling_to_a_device_of_its_own() -> None:
+    server = tiny("math_grpo", *PLAIN, "rollout.engine={kind: vllm, url: 'http://x:1', requests: 8}")
+    inside = tiny("math_grpo", *PLAIN, "rollout.engine={kind: vllm, mode: colocated, memory: 0.25}")
+    elsewhere, here = (footprint(recipe, BY_HAND, Placed.of(recipe, 2), 10**6) for recipe in (server, inside))
+    assert (elsewhere.cache, elsewhere.engine, here.cache, here.engine) == (0, 0, 0, 250_000)
+    rates = Rates(bandwidth=1e4, network=1e2)
+    one, two = (seconds(server, BY_HAND, Placed.of(server, ranks), rates) for ranks in (1, 2))
+    caches = 64 * 2 * 2 * 4 * 4 * (PROMPT + 50)
+    # All 64 replies, 8 of each rank at a time.
+    assert one.sampling == pytest.approx(100 * (64 / 8 * 4000 + caches) / 1e4)
+    assert two.sampling == pytest.approx(100 * (64 / 16 * 4000 + caches) / 1e4)
+    assert one.exchange == pytest.approx(4000 / 1e2), "the weights, to the server"
+    late = tiny(
+        "math_grpo", *PLAIN, "rollout.engine={kind: vllm, url: 'http://x:1'}", "rollout.lag=1", "rollout.ahead=true"
+    )
+    both = seconds(late, BY_HAND, Placed.of(late), Rates())
+    assert both.step == max(both.sampling, both.reading + both.update + both.optimizer + both.exchange)
+
+
 def test_weights_that_sample_beside_the_updates_are_a_second_set() -> None:
     def planned(*overrides: str) -> Any:
         recipe = tiny("math_grpo", *PLAIN, "rollout.lag=1", "train.micro_batch=1", *overrides)
