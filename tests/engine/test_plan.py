@@ -321,12 +321,10 @@ def test_what_cannot_fit_is_refused_with_changes_that_are_enough(cvxrl: Any) -> 
     assert cvxrl("train", NAME, "--dry-run", "--ranks", "4", "--device-memory", "36GiB").code == 0
     tight = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "1GiB", "--set", "rollout.prompts=3")
     assert tight.code == 2 and "take a smaller policy" in tight.err
-    together = cvxrl(
-        "train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "9GiB", "--set", "rollout.prompts=3"
-    )
-    assert (
-        together.code == 2 and "rollout.batch=32, model.lora.rank=16" in together.err and "all together" in together.err
-    )
+    few = ("--set", "rollout.prompts=3", "--set", "rollout.engine=auto")
+    together = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "9GiB", *few)
+    assert together.code == 2 and "rollout.batch=32, model.lora.rank=16" in together.err
+    assert "all together" in together.err
 
 
 def test_one_column_that_fits_is_enough(cvxrl: Any) -> None:
