@@ -23,6 +23,7 @@ from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.mismatch import against_sampler
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
@@ -220,6 +221,9 @@ class Trainer:
         """Check and update."""
         with blame(sequences):
             record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
+            if not sequences.moved:  # else it was done when they were sampled
+                sequences, apart = against_sampler(self.updater.loss, sequences)
+                record |= apart
             record |= self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, Section
+from cvxrl.recipe.mismatch import MismatchSpec, StopMismatch
 
 
 class RolloutSpec(Section):
@@ -46,6 +47,11 @@ class RolloutSpec(Section):
         description="Train on rollouts of an earlier policy: that of so many steps ago, or at first the one that "
         "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
         "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
+    )
+    mismatch: Annotated[MismatchSpec, ADDED] = Field(
+        StopMismatch(),
+        description="What happens where the sampler gives tokens other probabilities than the trainer, as a server or "
+        "another number format may.",
     )
     ahead: Annotated[bool, NEUTRAL] = Field(
         False,
