@@ -38,6 +38,7 @@ from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
@@ -221,7 +222,8 @@ class Trainer:
         """Check and update."""
         with blame(sequences):
             record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
-            if not sequences.moved:  # else it was done when they were sampled
+            # Rollouts of earlier policies have been compared when they were sampled.
+            if not (sequences.moved or isinstance(self.recipe.rollout.mismatch, StopMismatch)):
                 sequences, apart = against_sampler(self.updater.loss, sequences)
                 record |= apart
             record |= self.updater.update(sequences, step, tell)
