@@ -28,7 +28,7 @@ from cvxrl.runs.jsonl import (
     sync_records,
     write_lines,
 )
-from cvxrl.runs.sink import Sink
+from cvxrl.runs.sink import Sinks
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Session:
 
     trainer: Trainer
     run_dir: RunDir
-    sink: Sink
+    sink: Sinks
     guards: Guards
     accuracies: dict[int, float] = field(default_factory=dict)
 
@@ -64,7 +64,9 @@ class Session:
         write_json(self.run_dir.evaluation(step), result.record.model_dump(mode="json"))
         shown = result.samples[: self.trainer.recipe.logging.samples]
         if shown:
-            write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
+            rows = [sample.readable() for sample in shown]
+            write_lines(self.run_dir.samples(step), rows)
+            self.sink.samples(step, rows)
 
     def checkpoint(self, position: Position, waiting: Waiting | None) -> None:
         """Save all that the run goes on from, after the records that lead there; remove what is not to be kept.

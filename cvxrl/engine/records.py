@@ -29,7 +29,7 @@ from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
-from cvxrl.runs.sink import Row
+from cvxrl.runs.sink import Row, Sinks
 from cvxrl.tasks import Task
 
 _FAILURE_LENGTH = 500
@@ -248,8 +248,8 @@ def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def write_report(run_dir: RunDir, recipe: Recipe) -> None:
-    """Draw the curves of what there is, and write the page of its completions."""
+def write_report(run_dir: RunDir, recipe: Recipe, sinks: Sinks) -> None:
+    """Draw the curves of what there is, and write the page of its completions; the curves go to the sinks too."""
     name = f"{recipe.name}, seed {recipe.seed}"
     if page := run_page(run_dir.path, f"Completions of {name}"):
         write_text(run_dir.completions, page)
@@ -259,3 +259,4 @@ def write_report(run_dir: RunDir, recipe: Recipe) -> None:
 
         with storage_errors(run_dir.curves):
             plot_curves(records, run_dir.curves, name)
+        sinks.figure("learning curves", run_dir.curves)

@@ -148,8 +148,9 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         return _close(session, record, "interrupted")  # asked for at once, so without the seconds that curves take
     except BaseException as error:
         record_failure(run_dir, record, error)
+        session.sink.abandon("failed")
         raise
-    write_report(run_dir, recipe)
+    write_report(run_dir, recipe, session.sink)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -178,7 +179,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
-    write_report(session.run_dir, session.trainer.recipe)
+    write_report(session.run_dir, session.trainer.recipe, session.sink)
     return _close(session, record, "diverged", divergence)
 
 
