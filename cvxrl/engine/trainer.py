@@ -17,12 +17,14 @@ from cvxrl.engine.build import (
     build_reference,
     check_functions,
     check_placement,
+    place,
 )
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.mismatch import against_sampler
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
@@ -37,6 +39,7 @@ from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
@@ -63,10 +66,6 @@ class Trainer:
     """A policy, its task and its optimizer, ready to run.
 
     `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
-
-    Attributes:
-        second: what samples, where that goes on beside the updates; else the policy itself does.
-        unfinished: record of the last step where that is still to be evaluated, since the sampler was lost meanwhile.
     """
 
     recipe: Recipe
@@ -78,7 +77,7 @@ class Trainer:
     updater: Updater
     held_out: HeldOut | None
     position: Position
-    second: Second | None = None
+    second: Second | None = None  # what samples, where that goes on beside the updates
     unfinished: Record | None = None
 
     @classmethod
@@ -109,21 +108,24 @@ class Trainer:
             # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
-        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
+        # A second copy is whole in every process.
         second = Second.of(policy, critic) if recipe.rollout.ahead else None
-        sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
-        aside = world if second is None else world.beside()
-        collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
-        mistakes.attempt(collector.check)
-        held_out = None
-        if recipe.eval.every:
-            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
-        if mistakes.problems:
-            raise UserError(*mistakes.problems)
-        loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
-        # An output layer that cannot be read as the recipe says is a user's mistake too.
-        _ = loss.reader
+        policy = place(policy, recipe, world)
+        second = None if second is None else replace(second, trained=policy)
+        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
+        with policy.whole():
+            generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
+            sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
+            aside = world if second is None else world.beside()
+            collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
+            mistakes.attempt(collector.check)
+            held_out = None
+            if recipe.eval.every:
+                held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
+            if mistakes.problems:
+                raise UserError(*mistakes.problems)
+            loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
+            _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
         if recipe.rollout.lag:
             early = replace(loss, policy=sampler, critic=judge, world=aside)
             collector = LaggedCollector(collector, early, loss, recipe)
@@ -206,47 +208,54 @@ class Trainer:
 
     def _step(self, step: int, hooks: Hooks | None = None) -> Record:
         """Collect, check, update, measure: one outer step; perhaps with a later rollout made beside it."""
-        start = time.perf_counter()
+        start, loss = time.perf_counter(), self.updater.loss
         synced = self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
         lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
         with nullcontext() if lagged is None else lagged.collecting(step):
-            experience = self.collector.collect(step)
-            if hooks is not None and experience.shown:
-                hooks.rollouts(step, experience.shown)
-            collected = time.perf_counter()
+            with self.policy.whole():
+                experience = self.collector.collect(step)
+                if hooks is not None and experience.shown:
+                    hooks.rollouts(step, experience.shown)
+                collected = time.perf_counter()
+                sequences, checked = self._check(experience.sequences, step)
+            record = {"step": step, **synced, **experience.metrics, **checked}
             tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
-            record = {"step": step, **synced, **experience.metrics, **self._learn(experience.sequences, step, tell)}
+            record |= self._learn(sequences, step, tell)
             updated = time.perf_counter()
-            record |= self._shift(experience.sequences)
+            with self.policy.whole():
+                record |= policy_shift(loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
             measured = time.perf_counter()
-        end = time.perf_counter()
-        seconds, tokens = end - start, experience.sampled_tokens
+        seconds, tokens = time.perf_counter() - start, experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
         return record | {
             "tokens/total": self.position.tokens,
             "time/step_s": seconds,
-            "time/collect_s": collected - start + end - measured,
+            "time/collect_s": seconds - (measured - collected),  # what was waited for
             "time/update_s": updated - collected,
             "time/tokens_per_s": tokens / seconds,
             "time/total_s": self.position.seconds,
         }
 
-    def _shift(self, sequences: Sequences) -> Record:
-        return policy_shift(self.updater.loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
-
-    def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
-        """Check and update."""
+    def _check(self, sequences: Sequences, step: int) -> tuple[Sequences, Record]:
+        """The sequences, perhaps with weights for a sampler that is not the policy, and how far it is from it."""
         with blame(sequences):
             record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
-            record |= self.updater.update(sequences, step, tell)
+        # Rollouts of earlier policies have been compared when they were sampled.
+        if sequences.moved or isinstance(self.recipe.rollout.mismatch, StopMismatch):
+            return sequences, record
+        sequences, apart = against_sampler(self.updater.loss, sequences)
+        return sequences, record | apart
+
+    def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
+        with blame(sequences):
+            record = self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         return record
 
     def _check_parameters(self) -> None:
-        for module in (self.policy.model, self.critic):
-            if module is not None:
-                require_finite_parameters(module)
+        for module in filter(None, (self.policy.model, self.critic)):
+            require_finite_parameters(module, self.world)
 
     def _check_replicas(self, when: str) -> None:
         if self.world.size > 1:
@@ -260,8 +269,9 @@ class Trainer:
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        synced = self.generator.sync(self.policy, step)
-        result = self.held_out.evaluate(step)
+        with self.policy.whole():
+            synced = self.generator.sync(self.policy, step)
+            result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**synced, **result.metrics(), "time/eval_s": time.perf_counter() - start}
 
