@@ -15,6 +15,7 @@ from cvxrl.engine.state import Position, load_state, load_waiting, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import from_main
 from cvxrl.errors import UserError
+from cvxrl.evaluation.card import write_card
 from cvxrl.evaluation.held_out import Evaluation
 from cvxrl.recipe.load import load_recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
@@ -81,6 +82,11 @@ class Session:
             sync_records(written)
         save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
         self.prune()
+
+    def save_policy(self, directory: Path) -> None:
+        """Write the policy with its model card, once the last evaluation is stored."""
+        self.trainer.policy.save(directory)
+        write_card(self.run_dir, directory, self.trainer.recipe)
 
     def update(self, record: Record) -> None:
         """Append to updates.jsonl."""
