@@ -205,7 +205,8 @@ def _license(folder: Path | None, repository: str | None) -> str | None:
     if file is None or not file.is_file():
         return None
     try:
-        found = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.license
+        card = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        found = getattr(card.data, "license", None)
     except Exception:  # a card that others wrote, in whatever state
         return None
     return found if isinstance(found, str) else None
