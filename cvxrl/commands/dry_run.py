@@ -196,6 +196,7 @@ _MEMORY = {
     "whole weights to sample": "whole",
     "keys and values, drawing": "cache",
     "trying a step": "tried",
+    "weights that sample": "second",
     "vLLM": "engine",
 }
 _SECONDS = {

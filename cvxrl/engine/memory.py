@@ -45,6 +45,7 @@ class Footprint:
         gathered: of sharded weights, what a pass holds whole: the outermost parameters, two layers, their gradients.
         whole: of sharded weights, all of them while ranks sample, evaluate and read.
         cache: keys and values while sampling, in training or evaluation, and the drawing of tokens.
+        second: the weights that sample beside the updates (`rollout.ahead`), whole.
         engine: what a vLLM in the same process takes for itself.
         micro_batches: whether there are several passes, so that gradients and a pass's activations coexist.
     """
@@ -60,13 +61,14 @@ class Footprint:
     gathered: int
     whole: int
     cache: int
+    second: int
     engine: int
     micro_batches: bool
 
     @property
     def state(self) -> int:
         """What stays from step to step, or from the rollout to its last use."""
-        return self.weights + self.frozen + self.optimizer + self.kept + self.engine
+        return self.weights + self.frozen + self.optimizer + self.kept + self.second + self.engine
 
     @property
     def update(self) -> int:
@@ -78,6 +80,8 @@ class Footprint:
         """Largest of the phases of a step."""
         update, sampling = int(_HOLES * self.update) + self.gathered, int(_HOLES * self.cache) + self.whole
         passing = update + self.gradients if self.micro_batches else max(update, self.gradients)
+        if self.second:  # samples all the while
+            return self.state + sampling + max(passing, self.tried)
         return self.state + max(passing, self.tried, sampling + self.gradients)
 
 
@@ -111,6 +115,7 @@ def footprint(recipe: Recipe, shape: Shape, placed: Placed | None = None, device
         gathered=_gathered(recipe, shape) if placed.sharded else 0,
         whole=whole,
         cache=0 if vllm is not None else _sampling(recipe, shape, lengths, placed),
+        second=shape.trainable * _trained_width(recipe) if recipe.rollout.ahead else 0,
         engine=int(vllm.memory * (device or 0)) if inside else 0,
         micro_batches=largest.sequences < placed.fullest,
     )

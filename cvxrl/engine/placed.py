@@ -57,6 +57,12 @@ def vllm_of(recipe: Recipe) -> Any:
     return recipe.rollout.engine if getattr(recipe.rollout.engine, "kind", None) == "vllm" else None
 
 
+def served(recipe: Recipe) -> bool:
+    """Whether a server samples, on devices of its own."""
+    vllm = vllm_of(recipe)
+    return vllm is not None and vllm.mode == "server"
+
+
 def planned_ranks(recipe: Recipe, parameters: int | None) -> list[int]:
     """Numbers of ranks to plan for: the recipe's or the launcher's; of a large policy on GPUs, several."""
     if recipe.placement.ranks != "auto":

@@ -6,10 +6,10 @@ neither a matrix product nor a byte moved. No torch here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from cvxrl.engine.passes import Lengths, Pass
-from cvxrl.engine.placed import Placed, vllm_of
+from cvxrl.engine.placed import Placed, served, vllm_of
 from cvxrl.engine.sizes import Shape
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
@@ -46,7 +46,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time of a step, part by part, none beside another.
+    """Time of a step, part by part.
 
     Attributes:
         sampling: prompts and tokens, by operations or by the bytes of weights and cache, whichever takes longer; where
@@ -55,6 +55,7 @@ class Seconds:
         update: forward and backward passes, and the tried ones of a search, on the rank with the most to do.
         optimizer: reading and writing of its state.
         exchange: weights and gradients between ranks, and weights to a server.
+        beside: whether a server samples while ranks update (`rollout.ahead`); nothing else is beside anything.
     """
 
     sampling: float
@@ -62,11 +63,13 @@ class Seconds:
     update: float
     optimizer: float
     exchange: float
+    beside: bool = False
 
     @property
     def step(self) -> float:
         """All of it."""
-        return sum(float(getattr(self, part.name)) for part in fields(self))
+        rest = self.reading + self.update + self.optimizer + self.exchange
+        return max(self.sampling, rest) if self.beside else self.sampling + rest
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,13 @@ def seconds(recipe: Recipe, shape: Shape, placed: Placed, rates: Rates) -> Secon
         update=steps * _update(count, placed),
         optimizer=steps * _optimizer(recipe, shape) / placed.share / rates.bandwidth,
         exchange=_exchange(count, placed, lengths, steps),
+        beside=recipe.rollout.ahead and served(recipe),
     )
 
 
 def _sampling(count: _Counter, placed: Placed) -> float:
     recipe, shape, vllm = count.recipe, count.shape, vllm_of(count.recipe)
-    served = vllm is not None and vllm.mode == "server"
-    rows = recipe.sequences_per_step if served else placed.sequences
+    rows = recipe.sequences_per_step if served(recipe) else placed.sequences
     batch = min(rows, (vllm.requests if vllm is not None else recipe.rollout.batch) or rows)
     width = _BYTES[recipe.model.dtype]
     operations = count.operations(rows, rows) + 2 * shape.head * rows * count.response
@@ -185,17 +188,16 @@ def _exchange(count: _Counter, placed: Placed, lengths: Lengths, steps: int) -> 
     """Bytes that a rank gets from the others and gives to them, over the slowest line between them."""
     recipe, shape, rates = count.recipe, count.shape, count.rates
     weights = shape.parameters * _BYTES[recipe.model.dtype]
-    vllm = vllm_of(recipe)
-    served = weights / rates.network if vllm is not None and vllm.mode == "server" else 0.0
+    sent = weights / rates.network if served(recipe) else 0.0
     if placed.ranks == 1:
-        return served
+        return sent
     others, rate = (placed.ranks - 1) / placed.ranks, rates.link if placed.ranks <= rates.machine else rates.network
     sums = shape.trainable * _FP32
     if not placed.sharded:
-        return served + steps * 2 * others * sums / rate
+        return sent + steps * 2 * others * sums / rate
     largest = Pass.of(recipe, lengths, placed)
     passes = -(-placed.fullest // max(1, largest.sequences))
     tried = 0 if isinstance(recipe.step, FixedStep) else _TRIED
     # Gathered forward and backward, gradients scattered; whole to sample, to read, and wherever a step is tried.
     moved = steps * (passes * (2 * weights + sums) + tried * weights) + 2 * weights
-    return served + others * moved / rate
+    return sent + others * moved / rate
