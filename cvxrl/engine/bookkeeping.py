@@ -10,7 +10,7 @@ from typing import Any
 from cvxrl.engine.guards import Guards, GuardStop, require_silent
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.records import accuracies
-from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
+from cvxrl.engine.recovery import Recovery, recover_records, without_former_end, without_unfinished
 from cvxrl.engine.state import Position, load_state, load_waiting, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import from_main
@@ -111,7 +111,9 @@ class Session:
         run_dir, recipe = self.run_dir, self.trainer.recipe
         # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
         recovery = recover_records(run_dir, self.trainer.position) if self.load() else Recovery([], None)
-        records, end = without_former_end(recovery.records, load_recipe(run_dir.recipe), recipe)
+        then = load_recipe(run_dir.recipe)
+        records, end = without_former_end(recovery.records, then, recipe)
+        records, self.trainer.unfinished = without_unfinished(records, then, recipe)
         self.accuracies = accuracies(records)
         for record in records:
             fired = self.guards.see(finite(record))

@@ -9,12 +9,13 @@ from cvxrl.engine.collectors import Collector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
 from cvxrl.engine.demonstrations import DemonstrationCollector
 from cvxrl.engine.readers import Reader
-from cvxrl.engine.world import World
+from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.objectives.callable import find_objective
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
+from cvxrl.recipe.engine import VllmSpec
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.schema import Recipe
@@ -87,14 +88,26 @@ def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
     return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
 
 
-def build_generator(recipe: Recipe, policy: Policy) -> Generator:
+def build_generator(recipe: Recipe, policy: Policy, world: World | None = None) -> Generator:
     """What samples completions in training and evaluation.
+
+    Args:
+        recipe: names the engine.
+        policy: samples.
+        world: the processes that sample; this one alone by default.
 
     Raises:
         UserError: the engine that the recipe names cannot serve this policy.
     """
-    require_engine(policy, recipe.rollout.engine)
-    return LocalGenerator(policy, recipe.rollout.engine, recipe.rollout.batch)
+    engine = recipe.rollout.engine
+    if isinstance(engine, VllmSpec):
+        from cvxrl.rollout.vllm.open import open_generator
+
+        train = recipe.train
+        bf16, tolerance = train.precision == "bf16", train.ratio_tolerance
+        return open_generator(engine, policy, world or SingleProcess(), bf16=bf16, ratio_tolerance=tolerance)
+    require_engine(policy, engine)
+    return LocalGenerator(policy, engine, recipe.rollout.batch)
 
 
 def build_collector(

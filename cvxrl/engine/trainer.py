@@ -40,7 +40,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
-from cvxrl.rollout.generator import Generator
+from cvxrl.rollout.generator import Generator, SamplerLost
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
@@ -66,6 +66,7 @@ class Trainer:
 
     Attributes:
         second: what samples, where that goes on beside the updates; else the policy itself does.
+        unfinished: record of the last step where that is still to be evaluated, since the sampler was lost meanwhile.
     """
 
     recipe: Recipe
@@ -78,6 +79,7 @@ class Trainer:
     held_out: HeldOut | None
     position: Position
     second: Second | None = None
+    unfinished: Record | None = None
 
     @classmethod
     def build(cls, recipe: Recipe, world: World | None = None) -> Trainer:
@@ -108,7 +110,7 @@ class Trainer:
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
+        generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
         second = Second.of(policy, critic) if recipe.rollout.ahead else None
         sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
         aside = world if second is None else world.beside()
@@ -139,6 +141,8 @@ class Trainer:
         words = {"update": self.policy.ways.describe()}
         if isinstance(self.generator, LocalGenerator):
             words["sampling"] = choose(self.policy, self.generator.engine).name
+        elif (described := getattr(self.generator, "described", None)) is not None:
+            words["sampling"] = described
         return words
 
     @property
@@ -164,8 +168,18 @@ class Trainer:
 
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
-            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`).
+            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`); or the sampler
+                is lost (`SamplerLost`): a checkpoint has been taken, if there was a step and all processes know of it.
         """
+        try:
+            return self._run(hooks, stop)
+        except SamplerLost as lost:
+            # The policy is that of the last whole step, whose record is written.
+            if self.position.step and (lost.everywhere or self.world.size == 1):
+                hooks.checkpoint(self.position, self._waiting())
+            raise
+
+    def _run(self, hooks: Hooks, stop: StopRequest) -> bool:
         self._check_parameters()
         self._check_replicas("before the first step" if self.position.step == 0 else "before going on")
         if self.position.step == 0 and self.recipe.eval.every:
@@ -173,11 +187,15 @@ class Trainer:
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
             if self._stops(stop):
                 return False
+        unfinished = self.world.gather(self.unfinished)[0]
+        if unfinished is not None:
+            stop.doing = f"the evaluation after step {self.position.step}"
+            hooks.record(self._measured(unfinished, hooks))
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
             record = self._step(step, hooks)
             if self._due(self.recipe.eval.every, step):
-                record |= self._evaluate(step, hooks)
+                record = self._measured(record, hooks)
             hooks.record(record)
             if self._stops(stop) and step < self.recipe.train.steps:
                 self._checkpoint(hooks)
@@ -189,7 +207,7 @@ class Trainer:
     def _step(self, step: int, hooks: Hooks | None = None) -> Record:
         """Collect, check, update, measure: one outer step; perhaps with a later rollout made beside it."""
         start = time.perf_counter()
-        self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
+        synced = self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
         lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
         with nullcontext() if lagged is None else lagged.collecting(step):
             experience = self.collector.collect(step)
@@ -197,7 +215,7 @@ class Trainer:
                 hooks.rollouts(step, experience.shown)
             collected = time.perf_counter()
             tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
-            record = {"step": step, **experience.metrics, **self._learn(experience.sequences, step, tell)}
+            record = {"step": step, **synced, **experience.metrics, **self._learn(experience.sequences, step, tell)}
             updated = time.perf_counter()
             record |= self._shift(experience.sequences)
             measured = time.perf_counter()
@@ -242,10 +260,18 @@ class Trainer:
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        self.generator.sync(self.policy, step)
+        synced = self.generator.sync(self.policy, step)
         result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
-        return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+        return {**synced, **result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _measured(self, record: Record, hooks: Hooks) -> Record:
+        """A step's record with its evaluation; without it where the sampler is lost, and `--resume` asks again."""
+        try:
+            return record | self._evaluate(int(record["step"]), hooks)
+        except SamplerLost:
+            hooks.record(record)
+            raise
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether any of the processes was asked to stop."""
