@@ -12,6 +12,7 @@ import typer
 
 from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR
 from cvxrl.commands.compare_output import Output, write_outputs
+from cvxrl.commands.completion import recipe_names
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options
 from cvxrl.commands.study_options import StudyOptions
@@ -42,6 +43,7 @@ class Given:
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
+            autocompletion=recipe_names,
             help="Run directories, folders, globs, logs of other programs, recipes or their names; or one plan.",
         ),
     ] = None
