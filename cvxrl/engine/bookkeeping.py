@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +77,31 @@ class Session:
             position: how far it has come.
             waiting: rollouts that later steps train on.
         """
-        trainer = self.trainer
-        parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
-        for written in (self.run_dir.metrics, *([self.run_dir.updates] if trainer.recipe.logging.updates else [])):
+        updates = [self.run_dir.updates] if self.trainer.recipe.logging.updates else []
+        for written in (self.run_dir.metrics, *updates):
             sync_records(written)
-        save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
+        save_checkpoint(self.run_dir.checkpoints, position.step, partial(self.save_share, position, waiting))
         self.prune()
 
     def save_policy(self, directory: Path) -> None:
         """Write the policy with its model card, once the last evaluation is stored."""
         self.trainer.policy.save(directory)
         write_card(self.run_dir, directory, self.trainer.recipe)
+
+    def save_share(self, position: Position, waiting: Waiting | None, directory: Path | None = None) -> None:
+        """This process's share of a checkpoint: all of it, or of a sharded policy its shards.
+
+        Args:
+            position: how far the run has come.
+            waiting: rollouts that later steps train on.
+            directory: where the main process writes; the others hear of it.
+        """
+        trainer = self.trainer
+        if trainer.policy.sharding is not None:
+            directory = from_main(trainer.world, directory)
+        if directory is not None:
+            parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
+            save_state(directory, *parts, is_main=trainer.world.is_main)
 
     def update(self, record: Record) -> None:
         """Append to updates.jsonl."""

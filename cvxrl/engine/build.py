@@ -25,6 +25,19 @@ from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task
 
 
+def place(policy: Policy, recipe: Recipe, world: World) -> Policy:
+    """The policy as it was loaded, or with its parameters split over the processes, as `placement.shard` says."""
+    if recipe.placement.shard == "none" or world.size == 1:
+        return policy
+    return _sharded(policy)
+
+
+def _sharded(policy: Policy) -> Policy:
+    from cvxrl.policy.sharding import shard  # loads torch.distributed, which nothing else here needs
+
+    return shard(policy)
+
+
 def check_functions(recipe: Recipe) -> None:
     """Find the user's functions that the recipe names.
 
@@ -55,8 +68,6 @@ def check_placement(recipe: Recipe, world: World) -> None:
         what = f"{started} ranks cannot share the {prompts} prompts of a step"
         remedy = f"start at most {prompts} ranks, or set it to {started} or more"
         problems.append(Problem(what, "rollout.prompts", remedy=remedy))
-    if recipe.placement.shard == "full":
-        problems.append(Problem("sharding is not there yet", "placement.shard", remedy="set it to none"))
     if problems:
         raise UserError(*problems)
 
@@ -85,7 +96,7 @@ def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
     start = policy.as_loaded()
     if start is not None:
         return Reader.of(start, recipe)
-    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
+    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe, policy)
 
 
 def build_generator(recipe: Recipe, policy: Policy, world: World | None = None) -> Generator:
@@ -168,10 +179,11 @@ def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:
                 remedy="train the verifier from the same base model",
             )
         )
-    return replace(_frozen(verifier, recipe), temperature=1.0)
+    return replace(_frozen(verifier, recipe, policy), temperature=1.0)
 
 
-def _frozen(policy: Policy, recipe: Recipe) -> Reader:
+def _frozen(policy: Policy, recipe: Recipe, trained: Policy) -> Reader:
+    """A policy that is not trained, sharded where the trained one is."""
     policy.model.requires_grad_(False)
     policy.model.eval()
-    return Reader.of(policy, recipe)
+    return Reader.of(policy if trained.sharding is None else _sharded(policy), recipe)

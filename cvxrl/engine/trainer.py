@@ -17,6 +17,7 @@ from cvxrl.engine.build import (
     build_reference,
     check_functions,
     check_placement,
+    place,
 )
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
@@ -109,21 +110,25 @@ class Trainer:
             # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
-        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
+        # A second copy is whole in every process.
         second = Second.of(policy, critic) if recipe.rollout.ahead else None
-        sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
-        aside = world if second is None else world.beside()
-        collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
-        mistakes.attempt(collector.check)
-        held_out = None
-        if recipe.eval.every:
-            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
-        if mistakes.problems:
-            raise UserError(*mistakes.problems)
-        loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
-        # An output layer that cannot be read as the recipe says is a user's mistake too.
-        _ = loss.reader
+        policy = place(policy, recipe, world)
+        second = None if second is None else replace(second, trained=policy)
+        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
+        with policy.whole():
+            generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
+            sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
+            aside = world if second is None else world.beside()
+            collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
+            mistakes.attempt(collector.check)
+            held_out = None
+            if recipe.eval.every:
+                held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
+            if mistakes.problems:
+                raise UserError(*mistakes.problems)
+            loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
+            # An output layer that cannot be read as the recipe says is a user's mistake too.
+            _ = loss.reader
         if recipe.rollout.lag:
             early = replace(loss, policy=sampler, critic=judge, world=aside)
             collector = LaggedCollector(collector, early, loss, recipe)
@@ -210,12 +215,14 @@ class Trainer:
         synced = self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
         lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
         with nullcontext() if lagged is None else lagged.collecting(step):
-            experience = self.collector.collect(step)
-            if hooks is not None and experience.shown:
-                hooks.rollouts(step, experience.shown)
-            collected = time.perf_counter()
+            with self.policy.whole():
+                experience = self.collector.collect(step)
+                if hooks is not None and experience.shown:
+                    hooks.rollouts(step, experience.shown)
+                collected = time.perf_counter()
+                record = {"step": step, **synced, **experience.metrics, **self._check(experience.sequences, step)}
             tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
-            record = {"step": step, **synced, **experience.metrics, **self._learn(experience.sequences, step, tell)}
+            record |= self._learn(experience.sequences, step, tell)
             updated = time.perf_counter()
             record |= self._shift(experience.sequences)
             measured = time.perf_counter()
@@ -232,13 +239,16 @@ class Trainer:
         }
 
     def _shift(self, sequences: Sequences) -> Record:
-        return policy_shift(self.updater.loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
+        with self.policy.whole():
+            return policy_shift(self.updater.loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
+
+    def _check(self, sequences: Sequences, step: int) -> Record:
+        with blame(sequences):
+            return self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
 
     def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
-        """Check and update."""
         with blame(sequences):
-            record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
-            record |= self.updater.update(sequences, step, tell)
+            record = self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         return record
@@ -246,7 +256,7 @@ class Trainer:
     def _check_parameters(self) -> None:
         for module in (self.policy.model, self.critic):
             if module is not None:
-                require_finite_parameters(module)
+                require_finite_parameters(module, self.world)
 
     def _check_replicas(self, when: str) -> None:
         if self.world.size > 1:
@@ -260,8 +270,9 @@ class Trainer:
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        synced = self.generator.sync(self.policy, step)
-        result = self.held_out.evaluate(step)
+        with self.policy.whole():
+            synced = self.generator.sync(self.policy, step)
+            result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
         return {**synced, **result.metrics(), "time/eval_s": time.perf_counter() - start}
 
