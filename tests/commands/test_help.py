@@ -43,7 +43,7 @@ def test_a_tab_completes_commands_recipes_and_keys(cvxrl: Any, monkeypatch: pyte
     for line, offered in (
         ("cvxrl tr", ["train"]),
         ("cvxrl train smok", ["smoke"]),
-        ("cvxrl train smoke --set optim.bet", ["optim.betas="]),
+        ("cvxrl train smoke --set optim.betas", ["optim.betas="]),
         ("cvxrl compare coin_g", ["coin_grpo"]),
     ):
         monkeypatch.setenv("COMP_WORDS", line)
