@@ -99,21 +99,23 @@ def pull(policy: Policy) -> None:
 
 
 def pass_between_backward_and_step(world: World) -> tuple[Tensor, Tensor]:
-    """Logits after a step, before which a pass without gradient was made; and of the same weights held whole."""
-    trainer = built(world, "train.loss=chunked", "optim.lr=0.01")
+    """Logits after a step, before which passes without gradient were made; and those of one process after its own."""
+    trainer = built(world, "train.loss=chunked")
     policy, head = trainer.policy, trainer.updater.loss.reader.head
+    alone = Trainer.build(tiny("math_grpo", "eval.every=0"))
     pull(policy)
     with policy.whole():
         logits(policy)
     logits(policy)
-    trainer.optimizer.step()
-    after = logits(policy)
+    for _ in range(world.size):
+        pull(alone.policy)
+    for optimizer in (trainer.optimizer, alone.optimizer):
+        optimizer.param_groups[0]["lr"] = 0.01
+        optimizer.step()
     with policy.whole():
-        held = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
-        assert head is not None and torch.equal(head.weight_VH, policy.model.get_output_embeddings().weight)
-    fresh = Trainer.build(tiny("math_grpo", "eval.every=0")).policy
-    fresh.model.load_state_dict(held, strict=False)
-    return after, logits(fresh)
+        assert head is not None
+        assert torch.allclose(head.weight_VH, alone.policy.model.get_output_embeddings().weight, atol=1e-6)
+    return logits(policy), logits(alone.policy)
 
 
 def gradient(world: World) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
@@ -218,7 +220,7 @@ def test_the_same_command_gives_the_same_bits(together: dict[str, list[Outcome]]
 
 def test_a_pass_between_backward_and_step_leaves_no_old_weights_behind(together: dict[str, Any]) -> None:
     for mine, theirs in together["stale"]:
-        assert float((mine - theirs).abs().max()) < 1e-5
+        assert float((mine - theirs).abs().max()) < 1e-4 * float(theirs.abs().max())
 
 
 def test_gradients_of_the_written_out_pass_are_summed_over_ranks(together: dict[str, Any]) -> None:
