@@ -203,9 +203,11 @@ def large_run(session: Session) -> None:
     sizes = {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
     sizes |= {"intermediate_size": 4864, "vocab_size": 151936}
     length = 256
+    if session.device == "cpu":
+        sizes |= {"hidden_size": 280, "num_hidden_layers": 4, "intermediate_size": 768, "vocab_size": 32768}
+        length = 16
     if session.smoke:
         sizes |= {"hidden_size": 56, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 512}
-        length = 16
 
     def make() -> Numbers:
         from cvxrl.engine.plan import describe
@@ -277,10 +279,13 @@ def wait_for(url: str, server: subprocess.Popen[bytes], until: float, log: Path)
 
 
 def child(folder: Path, words: list[str]) -> None:
-    """One rank: the command, and then how it ended and what its device held at most."""
+    """One rank: the command, and then how it ended and what its device held at most; of a CPU, beyond the libraries."""
     import torch
 
+    import cvxrl.engine.session  # noqa: F401
     from cvxrl.cli import main
+
+    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     sys.argv, code = ["cvxrl", *words], 1
     try:
@@ -291,7 +296,8 @@ def child(folder: Path, words: list[str]) -> None:
         raise
     finally:
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        peak = torch.cuda.max_memory_allocated() if cuda else most
         file = folder / f"rank-{os.environ.get('RANK', '0')}.json"
         file.write_text(json.dumps({"code": code, "peak_bytes": peak}))
 
@@ -309,7 +315,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         until = time.monotonic() + arguments.seconds
         device = "cuda" if gpus else "cpu"
-        session = Session(arguments.out, Path(folder), until, gpus or 2, device, arguments.smoke or not gpus)
+        session = Session(arguments.out, Path(folder), until, gpus or 2, device, arguments.smoke)
         if gpus == 1:
             print("one GPU: NCCL allows one rank on it, so that sharding and sums over ranks run with a single one")
         elif not gpus:

@@ -20,7 +20,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import is_adapter, locate
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.model import ModelSpec
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import named_recipe
 from cvxrl.rollout.vllm.versions import for_cpu, require_vllm
 
 # vLLM's own default splits the prompts of a step into parts, which requests with seeds do not survive.
@@ -77,7 +77,7 @@ def options(weights: str) -> list[str]:
 
 def _model(given: str, overrides: list[str]) -> tuple[ModelSpec, int]:
     """The policy's section and the seed of its initial weights."""
-    if given in shipped_recipes() or given.endswith((".yaml", ".yml")):
+    if named_recipe(given) is not None or given.endswith((".yaml", ".yml")):
         recipe = load_recipe(Path(given), overrides)
         return recipe.model, recipe.seed
     if overrides:

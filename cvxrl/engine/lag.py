@@ -20,6 +20,7 @@ from cvxrl.engine.beside import beside
 from cvxrl.engine.collectors import Collector, Experience
 from cvxrl.engine.divergence import blame
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.mismatch import against_sampler
 from cvxrl.engine.readers import policy_shift
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.sequences import Sequences
@@ -107,7 +108,8 @@ class LaggedCollector:
         with blame(experience.sequences):
             checked = self_check(self.loss.reader, self.recipe, experience.sequences, step, self.loss.world)
         remembered = self.loss.remember(experience.sequences, off_policy=True)
-        return replace(experience, sequences=remembered, metrics=experience.metrics | checked, rewards_PG=None)
+        sequences, apart = against_sampler(self.loss, remembered)
+        return replace(experience, sequences=sequences, metrics=experience.metrics | checked | apart, rewards_PG=None)
 
     def state(self) -> Waiting:
         """What a checkpoint holds of all processes' queues; called by all of them.

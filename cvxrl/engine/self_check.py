@@ -19,6 +19,7 @@ from cvxrl.errors import Problem, UserError
 from cvxrl.objectives.statistics import action_log_probs
 from cvxrl.policy.agreement import Mismatch, log_prob_tolerance, logit_size
 from cvxrl.policy.rows import own_outputs
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.schema import Recipe
 
 # Sequences of a step that are read again at other batch sizes, and those that are looked at in later steps.
@@ -60,7 +61,8 @@ def self_check(
         looked_at = sequences if step == 1 else _those(sequences, set(order[-_LATER:]))
         mine = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
         sampler, limit = _worst(world, mine, tolerance(reader, size, looked_at.sampled_logprobs or []))
-        _require(recipe, step, sampler, "the sampler and the trainer give", limit)
+        if isinstance(recipe.rollout.mismatch, StopMismatch):
+            _require(recipe, step, sampler, "the sampler and the trainer give", limit)
         found = {"check/ratio_deviation": sampler.ratio, **found}
     return found
 
@@ -138,6 +140,6 @@ def _require(recipe: Recipe, step: int, found: Mismatch, sides: str, limit: floa
     )
     remedy = (
         f"set train.ratio_tolerance above {found.ratio:.1e} to train all the same, every ratio wrong by that; or try "
-        "`rollout.engine: transformers`, `train.precision: fp32`, shorter responses"
+        "`rollout.engine: transformers`, `rollout.mismatch: correct`, `train.precision: fp32`, shorter responses"
     )
     raise SelfCheckError(Problem(message, "train.ratio_tolerance", remedy=remedy))

@@ -24,6 +24,7 @@ from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.mismatch import against_sampler
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
@@ -38,6 +39,7 @@ from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
@@ -64,10 +66,6 @@ class Trainer:
     """A policy, its task and its optimizer, ready to run.
 
     `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
-
-    Attributes:
-        second: what samples, where that goes on beside the updates; else the policy itself does.
-        unfinished: record of the last step where that is still to be evaluated, since the sampler was lost meanwhile.
     """
 
     recipe: Recipe
@@ -79,7 +77,7 @@ class Trainer:
     updater: Updater
     held_out: HeldOut | None
     position: Position
-    second: Second | None = None
+    second: Second | None = None  # what samples, where that goes on beside the updates
     unfinished: Record | None = None
 
     @classmethod
@@ -127,8 +125,7 @@ class Trainer:
             if mistakes.problems:
                 raise UserError(*mistakes.problems)
             loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
-            # An output layer that cannot be read as the recipe says is a user's mistake too.
-            _ = loss.reader
+            _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
         if recipe.rollout.lag:
             early = replace(loss, policy=sampler, critic=judge, world=aside)
             collector = LaggedCollector(collector, early, loss, recipe)
@@ -211,7 +208,7 @@ class Trainer:
 
     def _step(self, step: int, hooks: Hooks | None = None) -> Record:
         """Collect, check, update, measure: one outer step; perhaps with a later rollout made beside it."""
-        start = time.perf_counter()
+        start, loss = time.perf_counter(), self.updater.loss
         synced = self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
         lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
         with nullcontext() if lagged is None else lagged.collecting(step):
@@ -220,31 +217,34 @@ class Trainer:
                 if hooks is not None and experience.shown:
                     hooks.rollouts(step, experience.shown)
                 collected = time.perf_counter()
-                record = {"step": step, **synced, **experience.metrics, **self._check(experience.sequences, step)}
+                sequences, checked = self._check(experience.sequences, step)
+            record = {"step": step, **synced, **experience.metrics, **checked}
             tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
-            record |= self._learn(experience.sequences, step, tell)
+            record |= self._learn(sequences, step, tell)
             updated = time.perf_counter()
-            record |= self._shift(experience.sequences)
+            with self.policy.whole():
+                record |= policy_shift(loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
             measured = time.perf_counter()
-        end = time.perf_counter()
-        seconds, tokens = end - start, experience.sampled_tokens
+        seconds, tokens = time.perf_counter() - start, experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
         return record | {
             "tokens/total": self.position.tokens,
             "time/step_s": seconds,
-            "time/collect_s": collected - start + end - measured,
+            "time/collect_s": seconds - (measured - collected),  # what was waited for
             "time/update_s": updated - collected,
             "time/tokens_per_s": tokens / seconds,
             "time/total_s": self.position.seconds,
         }
 
-    def _shift(self, sequences: Sequences) -> Record:
-        with self.policy.whole():
-            return policy_shift(self.updater.loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
-
-    def _check(self, sequences: Sequences, step: int) -> Record:
+    def _check(self, sequences: Sequences, step: int) -> tuple[Sequences, Record]:
+        """The sequences, perhaps with weights for a sampler that is not the policy, and how far it is from it."""
         with blame(sequences):
-            return self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
+            record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
+        # Rollouts of earlier policies have been compared when they were sampled.
+        if sequences.moved or isinstance(self.recipe.rollout.mismatch, StopMismatch):
+            return sequences, record
+        sequences, apart = against_sampler(self.updater.loss, sequences)
+        return sequences, record | apart
 
     def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
         with blame(sequences):
@@ -254,9 +254,8 @@ class Trainer:
         return record
 
     def _check_parameters(self) -> None:
-        for module in (self.policy.model, self.critic):
-            if module is not None:
-                require_finite_parameters(module, self.world)
+        for module in filter(None, (self.policy.model, self.critic)):
+            require_finite_parameters(module, self.world)
 
     def _check_replicas(self, when: str) -> None:
         if self.world.size > 1:

@@ -180,7 +180,7 @@ def divergence_from_before(loss: Loss) -> Loss:
 def _without_advantages(sequences: Sequences) -> Sequences:
     """Without advantages a target is the policy that it is built on."""
     zeros = [torch.zeros(length) for length in sequences.lengths]
-    credit = dict.fromkeys(["group_advantages", "dense", "values", "returns"])
+    credit = dict.fromkeys(["group_advantages", "dense", "values", "returns", "corrections"])
     old = dict.fromkeys(["old_logits", "old_logprobs", "old_hidden", "old_head"])
     nothing: dict[str, Any] = {**credit, **old}
     return replace(sequences, advantages=zeros, **nothing)

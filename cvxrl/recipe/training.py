@@ -17,6 +17,7 @@ from pydantic import (
 
 from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, Section
 from cvxrl.recipe.engine import EngineSpec
+from cvxrl.recipe.mismatch import MismatchSpec, StopMismatch
 
 
 class RolloutSpec(Section):
@@ -48,6 +49,11 @@ class RolloutSpec(Section):
         description="Train on rollouts of an earlier policy: that of so many steps ago, or at first the one that "
         "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
         "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
+    )
+    mismatch: Annotated[MismatchSpec, ADDED] = Field(
+        StopMismatch(),
+        description="What happens where the sampler gives tokens other probabilities than the trainer, as a server or "
+        "another number format may.",
     )
     ahead: Annotated[bool, NEUTRAL] = Field(
         False,
