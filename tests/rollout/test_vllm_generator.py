@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_vllm import FakeVllm, hang
+from thread_world import Meeting, ThreadWorld, together
 
 from cvxrl.engine.world import SingleProcess
 from cvxrl.errors import UserError
@@ -229,6 +230,28 @@ def test_a_rank_that_brings_no_weights_waits_for_the_one_that_does(server: FakeV
     server.restart()
     with pytest.raises(SamplerLost, match="nobody brought"):
         asked(replace(follower, timeout=0.1, name=main.name, version=7), policy)
+
+
+def test_the_first_rank_brings_the_weights_and_all_ask(server: FakeVllm, policy: Policy) -> None:
+    """Also where bringing them fails: it fails in all of them, so that none waits for the others."""
+    moved(policy)
+    meeting, expected = Meeting(2), asked(LocalGenerator(policy), policy)
+    spec = VllmSpec(url=server.url, timeout=60.0)
+
+    def rank(number: int) -> tuple[Any, bool]:
+        mine = Policy(deepcopy(policy.model), policy.tokenizer)
+        generator = open_generator(spec, mine, ThreadWorld(number, meeting))
+        generator.sync(mine, 1)
+        found = asked(generator, mine)
+        server.broken["/start_weight_update"] = lambda: (400, {"error": {"message": "no"}})
+        try:
+            generator.sync(mine, 2)
+        except SamplerLost as lost:
+            return found, lost.everywhere
+        return found, False
+
+    assert together([lambda: rank(0), lambda: rank(1)]) == [(expected, True)] * 2
+    assert server.asked.count("/update_weights") == 1
 
 
 def wrong(server: FakeVllm, policy: Policy, **fields: Any) -> list[str]:

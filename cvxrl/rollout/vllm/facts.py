@@ -19,6 +19,8 @@ _KEY = "rollout.engine"
 _START = "start it with `python -m cvxrl.serve RECIPE`"
 # Longest wait in seconds for what a server knows without computing.
 _SOON = 30.0
+# ... and for its configuration, for which it also looks at all that is installed.
+_LATER = 180.0
 _SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "tie_word_embeddings")
 
 
@@ -59,7 +61,7 @@ class Facts:
         version = _version(quick)
         if not is_tested(version):
             raise UserError(untested(version, _KEY))
-        config = _config(quick)
+        config = _config(http)
         model, backend = _mapping(config, "model_config"), _mapping(config, "weight_transfer_config").get("backend")
         dtype = getattr(torch, str(model.get("dtype")).removeprefix("torch."), None)
         try:
@@ -99,7 +101,7 @@ def _version(http: Http) -> str:
 def _config(http: Http) -> Mapping[str, Any]:
     """VLLM's configuration, which it tells in its development mode alone."""
     try:
-        found = within(_SOON, lambda: http.get("/server_info?config_format=json"))
+        found = within(_LATER, lambda: http.get("/server_info?config_format=json"))
         return _mapping(found, "vllm_config")
     except Refused:
         what = f"the server at {http.url} takes no weights: it does not run with VLLM_SERVER_DEV_MODE=1"
@@ -132,7 +134,8 @@ def _precision(theirs: torch.dtype, mine: torch.dtype) -> Iterator[tuple[str, st
         name, other = (str(dtype).removeprefix("torch.") for dtype in (mine, theirs))
         yield (
             f"the server computes in {other}, the trainer in {name}: their probabilities differ",
-            f"start it with --dtype {name}, or say in train.ratio_tolerance how far off ratios may be",
+            f"start it with --dtype {name}, set rollout.mismatch to correct, or say in "
+            "train.ratio_tolerance how far off ratios may be",
         )
 
 
