@@ -30,8 +30,8 @@ class LCOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer with the loss of a recipe's `objective`, `advantage` and `reduction`.
 
     Arguments are GRPOTrainer's, with an `LCOConfig`. A rollout that is used once is its own old policy. Where it is
-    used again (`num_iterations`, `steps_per_generation`), what the policy said when it sampled is kept: hidden states and a
-    copy of the output layer for LCO, log-probabilities for the others.
+    used again (`num_iterations`, `steps_per_generation`), what the policy said when it sampled is kept: hidden states
+    and a copy of the output layer for LCO, log-probabilities for the others.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
