@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
+
+from cvxrl.ranks import LAUNCHER
 
 INTERRUPTED: Final = 130
 LOST: Final = 137  # as a shell has it for a process that was killed
@@ -35,15 +37,17 @@ def launch(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the ranks say themselves what went wrong
+    logging.disable(logging.ERROR)  # the ranks say themselves what went wrong
     options = torchrun.parse_args(list(arguments))  # type: ignore[no-untyped-call]
-    options.training_script_args = [options.training_script, *options.training_script_args]
+    command = [options.training_script, *options.training_script_args]
+    os.environ[LAUNCHER] = shlex.join(["python", "-m", "cvxrl.launch", *arguments[: len(arguments) - len(command)]])
+    options.training_script_args = command
     options.training_script, options.module = "cvxrl", True
     try:
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        if codes.get(0, 0) < 0 and -codes[0] == signal.SIGKILL:
+        if codes.get(0, 0) < 0:
             print("error: rank 0 was killed; go on with --resume", file=sys.stderr)
         return exit_code(codes.values())
     except SignalException:

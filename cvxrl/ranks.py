@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+# Environment variable with the command that started the ranks, as far as their own: what one goes on with begins so.
+LAUNCHER = "CVXRL_LAUNCHER"
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

@@ -123,7 +123,7 @@ SINK = (
 ''',
         "SinkSpec = Annotated[",
     ),
-    Edit("cvxrl/recipe/monitoring.py", "CountSink | ", "CsvSink | CallableSink"),
+    Edit("cvxrl/recipe/monitoring.py", "CountSink | ", "CsvSink | TensorboardSink"),
     Edit(
         "cvxrl/runs/sink_kinds.py",
         '''class Counter(NullSink):
@@ -150,7 +150,7 @@ SINK = (
 """,
         "SINKS: Final",
     ),
-    Edit("cvxrl/runs/sink_kinds.py", '"count": _count, ', '"csv": _csv'),
+    Edit("cvxrl/runs/sink_kinds.py", '"count": _count,\n    ', '"csv": _csv'),
     Edit(
         "tests/runs/test_sinks.py",
         """def test_a_counting_sink(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ class ThreadWorld:
     def agreed(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def beside(self) -> ThreadWorld:
+        return ThreadWorld(self.rank, self.gather(Meeting(self.size))[0])
+
     def sum(self, values: Tensor) -> Tensor:
         return torch.stack(self.gather(values)).sum(dim=0)
 

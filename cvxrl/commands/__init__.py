@@ -1,8 +1,11 @@
 """One module per command: parse, call, render, exit code. Heavy imports wait until a command runs."""
 
+import os
 import shlex
 import sys
 from typing import Final
+
+from cvxrl.ranks import LAUNCHER, this_rank
 
 # Exit codes: what a shell script can act on.
 DONE: Final = 0
@@ -17,4 +20,5 @@ LOST: Final = 137
 def command_to_go_on(*options: str) -> str:
     """This command line with further options, and without those that start again, as it can be pasted into a shell."""
     given = [word for word in sys.argv[1:] if word not in ("--overwrite", "--fresh")]
-    return shlex.join(["cvxrl", *given, *(option for option in options if option not in given)])
+    program = "cvxrl" if this_rank() is None else os.environ.get(LAUNCHER, "torchrun ... -m cvxrl")
+    return f"{program} {shlex.join([*given, *(option for option in options if option not in given)])}"

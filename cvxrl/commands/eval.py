@@ -49,6 +49,14 @@ def evaluate(
         Path | None,
         typer.Option(parser=writable_file, metavar="FILE", help="Also write samples as lm-eval --log_samples does."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            parser=writable_file,
+            metavar="FILE",
+            help="Also write the page of completions there, e.g. of stored verdicts; it is completions.html of OUT.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Measure a policy on a task: accuracy, pass@k and maj@k, with their errors."""
@@ -56,13 +64,18 @@ def evaluate(
 
     options = replace(options, entry=entry_of(resume, overwrite))
     if from_ is not None:
-        record, folder = _recompute(from_, options), from_.parent
-        kept = f"verdicts: {from_}"
+        record, file = _recompute(from_, options), from_
+        kept = f"verdicts: {file}"
     else:
-        record, folder = _ask(options, device)
-        kept = f"verdicts and completions: {folder}"
+        record, file = _ask(options, device)
+        kept = f"verdicts and completions: {file.parent}, to read: {file.parent / 'completions.html'}"
     if is_main():
-        _show(record, folder, kept, export_samples, as_json)
+        if html is not None:
+            from cvxrl.evaluation.page import stored_page
+            from cvxrl.runs.files import write_text
+
+            write_text(html, stored_page(file, record))
+        _show(record, file.parent, kept, export_samples, as_json)
 
 
 def _recompute(file: Path, options: Options) -> EvalRecord:
@@ -70,7 +83,7 @@ def _recompute(file: Path, options: Options) -> EvalRecord:
     others = replace(options, ks=None).given
     if others:
         what = f"recomputes stored verdicts and cannot be combined with {', '.join(others)}"
-        raise UserError(Problem(what, "--from", remedy="only --k, --export-samples and --json go with it"))
+        raise UserError(Problem(what, "--from", remedy="only --k, --html, --export-samples and --json go with it"))
     from cvxrl.evaluation.folder import read_record
     from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks, summarize
 
@@ -87,7 +100,7 @@ def _recompute(file: Path, options: Options) -> EvalRecord:
 
 
 def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
-    """Run an evaluation."""
+    """Run an evaluation; its numbers and its EVAL.json."""
     from cvxrl.evaluation.plan import make_plan
 
     plan = make_plan(options)  # before the seconds that importing torch takes
@@ -112,7 +125,7 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
     if record is None:
         typer.echo(f"interrupted; what was asked is in {plan.folder.path}; go on with: {go_on}", err=True)
         raise typer.Exit(INTERRUPTED)
-    return record, plan.folder.path
+    return record, plan.folder.record
 
 
 def _show(record: EvalRecord, folder: Path, kept: str, export: Path | None, as_json: bool) -> None:

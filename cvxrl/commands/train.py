@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
+from cvxrl.commands.dry_run import Bandwidth, Flops, Machine, Memory, Ranks, print_plan
 from cvxrl.commands.help import Command, section
 from cvxrl.errors import UserError
 from cvxrl.imports import loading_libraries
@@ -36,7 +36,8 @@ class TrainCommand(Command):
     def more(self) -> Iterator[str]:
         """A line per recipe; their files are read only now."""
         yield from _recipes()
-        yield " Objectives and advantages: cvxrl train --list; every key: --dry-run"
+        yield " Recipes of the paper's scale, objectives, advantages: cvxrl train --list"
+        yield " Every key of a recipe: --dry-run"
         yield ""
 
 
@@ -46,10 +47,11 @@ def _list_and_exit(asked: bool) -> None:
         return
     from cvxrl.recipe.advantage import AdvantageSpec
     from cvxrl.recipe.objective import ObjectiveSpec
+    from cvxrl.recipe.shipped import PAPER
 
     objectives = section("Objectives: objective.kind", _kinds(ObjectiveSpec))
     advantages = section("Advantages: advantage.kind", _kinds(AdvantageSpec))
-    typer.echo("\n".join([*_recipes(), *objectives, *advantages]))
+    typer.echo("\n".join([*_recipes(), *_recipes(PAPER), *objectives, *advantages]))
     raise typer.Exit
 
 
@@ -67,6 +69,10 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an existing run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    ranks: Ranks = None,
+    device_memory: Memory = None,
+    device_flops: Flops = None,
+    device_bandwidth: Bandwidth = None,
     _list: Annotated[
         bool,
         typer.Option(
@@ -79,9 +85,10 @@ def train(
     from cvxrl.runs.entry import entry_of
 
     entry = entry_of(resume, overwrite)
+    machine = Machine.of(ranks, device_memory, device_flops, device_bandwidth)
     resolved = load_recipe(recipe, set_ or [], seed)
     if dry_run:
-        _print_plan(resolved, as_json)
+        print_plan(resolved, machine, as_json)
         return
     _train(resolved, out, entry, as_json)
 
@@ -124,43 +131,13 @@ def _train(recipe: Recipe, out: Path, entry: Entry, as_json: bool) -> None:
     raise typer.Exit(codes[result.status])
 
 
-def _print_plan(recipe: Recipe, as_json: bool) -> None:
-    """What `--dry-run` shows."""
-    from cvxrl.engine.plan import describe
-    from cvxrl.recipe.digest import digest
-    from cvxrl.recipe.load import dump
-    from cvxrl.recipe.task import MadeSource, space
+def _recipes(folder: str = "") -> Iterator[str]:
+    from cvxrl.recipe.shipped import PAPER, headline, shipped_recipes
 
-    plan = describe(recipe)
-    if as_json:
-        from cvxrl.runs.files import json_line
-
-        document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": vars(plan)}
-        typer.echo(json_line(document))
-        return
-    memory = f"{plan.memory_bytes / 2**20:,.0f} MiB (estimate)" if plan.memory_bytes else "unknown before loading"
-    parameters = f"{plan.parameters:,}" if plan.parameters else "unknown before loading"
-    if plan.parameters and plan.trainable != plan.parameters:
-        parameters += f", {plan.trainable:,} more are trained"
-    typer.echo(dump(recipe))
-    typer.echo(f"digest            {digest(recipe)}")
-    typer.echo(f"loss per token    {plan.equation}")
-    typer.echo(f"reduction         {plan.reduction}")
-    typer.echo(textwrap.fill(f"step              {plan.step}", 80, subsequent_indent=" " * 18))
-    if isinstance(source := recipe.task.source, MadeSource):
-        typer.echo(f"prompts           {space(source):,} different ones, {source.held_out:.0%} of them held out")
-    typer.echo(f"tokens per step   at most {plan.max_tokens:,} in {plan.sequences:,} sequences")
-    typer.echo(f"optimizer steps   {plan.optimizer_steps:,}")
-    typer.echo(f"parameters        {parameters}")
-    typer.echo(f"memory            {memory}")
-    for note in plan.notes:
-        typer.echo(textwrap.fill(f"note              {note}", 80, subsequent_indent=" " * 18))
-
-
-def _recipes() -> Iterator[str]:
-    from cvxrl.recipe.shipped import headline, shipped_recipes
-
-    return section("Recipes", {name: headline(file) for name, file in shipped_recipes().items()})
+    of_paper = {name: file for name, file in shipped_recipes().items() if file.parent.name == PAPER}
+    shown = of_paper if folder else {n: file for n, file in shipped_recipes().items() if n not in of_paper}
+    title = "Recipes of the paper's scale, in docs/scale.md" if folder else "Recipes"
+    return section(title, {name: headline(file) for name, file in shown.items()})
 
 
 def _kinds(union: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ from cvxrl.comparison.foreign.log import ForeignRun
 from cvxrl.comparison.run import LoggedRun, Run
 from cvxrl.comparison.run_directory import RunDirectories
 from cvxrl.errors import Mistakes, Problem, suggest
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import named_recipe
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -73,8 +73,8 @@ def discover(paths: Sequence[str]) -> Found:
     for text in paths:
         is_there = os.path.lexists(text) or _owner(Path(text)) is not None  # or it names a run in a file
         matches = [text] if is_there else sorted(glob.glob(text, recursive=True))
-        if not matches and text in shipped_recipes():
-            matches = [str(shipped_recipes()[text])]
+        if not matches and (recipe := named_recipe(text)) is not None:
+            matches = [str(recipe)]
         if not matches:
             found.problems.append(
                 Problem(

@@ -12,10 +12,10 @@ import ctypes
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from types import FrameType
 
 from torch.distributed import DistError
@@ -31,6 +31,7 @@ _FIRST, _HEARD, _TOLD = "first error", "main rank has heard of it", "main rank h
 # Seconds between two looks for another's error; for a rank to end what it does before it is interrupted; for the main
 # rank to hear of an error; for it to write down how the run ended.
 _EVERY, _PATIENCE, _TO_HEAR, _TO_TELL = 0.5, 3.0, 5.0, 60.0
+_GLANCE = 0.05
 # What is told as it is; anything else is a bug, of which the traceback is told.
 _AS_IT_IS = (UserError, DivergedError, RankLostError, KeyboardInterrupt)
 # In errors of the libraries below torch, which have no type of their own.
@@ -86,8 +87,17 @@ class Agreement:
             if self._rank.is_main:
                 self._store.set(_TOLD, "1")
                 return
-            self._store.wait([_HEARD], timedelta(seconds=_TO_HEAR))
-            self._store.wait([_TOLD], timedelta(seconds=_TO_TELL))
+            if self._await(_HEARD, _TO_HEAR):
+                self._await(_TOLD, _TO_TELL)
+
+    def _await(self, key: str, seconds: float) -> bool:
+        """Whether a key appears in time; the store's own wait writes warnings where it does not."""
+        until = time.monotonic() + seconds
+        while not self._store.check([key]):
+            if time.monotonic() > until:
+                return False
+            time.sleep(_GLANCE)
+        return True
 
     def _settle(self, error: BaseException) -> BaseException:
         """The first error of any rank, which may be this one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cvxrl.engine.guards import Guards, GuardStop, require_silent
 from cvxrl.engine.lag import LaggedCollector, Waiting
@@ -26,7 +28,7 @@ from cvxrl.runs.jsonl import (
     sync_records,
     write_lines,
 )
-from cvxrl.runs.sink import Sink
+from cvxrl.runs.sink import Sinks
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Session:
 
     trainer: Trainer
     run_dir: RunDir
-    sink: Sink
+    sink: Sinks
     guards: Guards
     accuracies: dict[int, float] = field(default_factory=dict)
 
@@ -62,7 +64,9 @@ class Session:
         write_json(self.run_dir.evaluation(step), result.record.model_dump(mode="json"))
         shown = result.samples[: self.trainer.recipe.logging.samples]
         if shown:
-            write_lines(self.run_dir.samples(step), (sample.readable() for sample in shown))
+            rows = [sample.readable() for sample in shown]
+            write_lines(self.run_dir.samples(step), rows)
+            self.sink.samples(step, rows)
 
     def checkpoint(self, position: Position, waiting: Waiting | None) -> None:
         """Save all that the run goes on from, after the records that lead there; remove what is not to be kept.
@@ -146,6 +150,10 @@ class Session:
             self.sink.event(f"passed over: {error.problems[0].file}: {error.problems[0].message}")
         return found
 
+    def rollouts(self, step: int, shown: Sequence[dict[str, Any]]) -> None:
+        """Store readable completions that a step trains on."""
+        write_lines(self.run_dir.training_samples(step), shown)
+
     def hooks(self) -> Hooks:
         """What the trainer calls."""
-        return Hooks(self.record, self.evaluation, self.checkpoint, self.update)
+        return Hooks(self.record, self.evaluation, self.checkpoint, self.update, self.rollouts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from cvxrl.engine.credit import CreditAssigner
 from cvxrl.engine.micro_batches import Limit
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.shown import shown_completions
 from cvxrl.engine.world import SingleProcess, World, share
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.reward import NoiseSpec
@@ -32,12 +33,14 @@ class Experience:
         sampled_tokens: response tokens it took to make them, those that were thrown away included.
         metrics: what to log about the data, e.g. `reward/mean`.
         rewards_PG: rewards of the samples of each prompt, or None where responses are given.
+        shown: a few of the completions, for a person, where they are wanted.
     """
 
     sequences: Sequences
     sampled_tokens: int
     metrics: dict[str, float]
     rewards_PG: Tensor | None = None
+    shown: Sequence[dict[str, Any]] = ()
 
 
 class Collector(Protocol):
@@ -95,13 +98,10 @@ class RolloutCollector:
         used = self._used(groups, tallies)
         episodes = [episode for group in used for episode in group.episodes]
         rewards_PG = torch.tensor([group.rewards for group in used])
-        sampled = Sequences.of(
-            [e.prompt_ids for e in episodes],
-            [e.response_ids for e in episodes],
-            self.recipe.rollout.samples,
-            [group.id for group in used for _ in group.episodes],
-            share(self.world, self.recipe.rollout.prompts).start,
-        )
+        prompts, responses = [e.prompt_ids for e in episodes], [e.response_ids for e in episodes]
+        ids = [group.example.id for group in used for _ in group.episodes]
+        first = share(self.world, self.recipe.rollout.prompts).start
+        sampled = Sequences.of(prompts, responses, self.recipe.rollout.samples, ids, first)
         sampled = replace(
             sampled, sampled_logprobs=[e.logprobs for e in episodes], versions=[e.version for e in episodes]
         )
@@ -112,6 +112,7 @@ class RolloutCollector:
             sampled_tokens=sum(sum(tally.lengths) for tally in tallies),
             metrics=_metrics(tallies, self.recipe.task.reward.noise) | _range(advantages),
             rewards_PG=rewards_PG,
+            shown=shown_completions(self.recipe, self.policy, step, used, sequences),
         )
 
     def _used(self, groups: Sequence[_Group], tallies: Sequence[_Tally]) -> Sequence[_Group]:
@@ -156,7 +157,7 @@ class RolloutCollector:
         grades = self.grader.grade(texts, [example for example in examples for _ in range(size)])
         rewards = self._rewards(grades, step, numbers)
         return [
-            _Group(example.id, number, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
+            _Group(example, number, episodes[i : i + size], grades[i : i + size], rewards[i : i + size])
             for example, number, i in zip(examples, numbers, range(0, len(episodes), size), strict=True)
         ]
 
@@ -172,9 +173,9 @@ class RolloutCollector:
 
 @dataclass(frozen=True)
 class _Group:
-    """The samples of one prompt, the id of its example, its number in the step, and the rewards that are trained on."""
+    """The samples of one prompt, its number in the step, and the rewards that are trained on."""
 
-    id: str
+    example: Example
     number: int
     episodes: Sequence[Episode]
     grades: Sequence[Grade]

@@ -2,18 +2,21 @@
 
 A queue between the collector and the updates. Everything that belongs to the policy that sampled is computed while that
 policy is still there, when a rollout is collected: log-probabilities, advantages, a critic's values, old logits or
-hidden states with the output layer of the time. A sampler that runs beside the updates would fill the same queue.
+hidden states with the output layer of the time. With `rollout.ahead` the newest rollout is collected beside the
+updates, by a copy of the policy (`engine.second`); the queue is the same, and so is every number.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
+from cvxrl.engine.beside import beside
 from cvxrl.engine.collectors import Collector, Experience
 from cvxrl.engine.divergence import blame
 from cvxrl.engine.loss import Loss
@@ -42,7 +45,8 @@ class LaggedCollector:
 
     Attributes:
         inner: samples, grades and credits.
-        loss: remembers.
+        loss: remembers, by the policy that samples.
+        trained: loss of the policy that is trained.
         recipe: of the run.
         waiting: what was collected and is not trained on yet, oldest first.
         newest: step that the newest of it belongs to.
@@ -50,6 +54,7 @@ class LaggedCollector:
 
     inner: Collector
     loss: Loss
+    trained: Loss
     recipe: Recipe
     waiting: deque[Experience] = field(default_factory=deque)
     newest: int = 0
@@ -64,25 +69,45 @@ class LaggedCollector:
         Raises:
             SelfCheckError: sampler and trainer disagree on a rollout that was collected now.
         """
-        while self.newest < step + self.recipe.rollout.lag:
-            self.waiting.append(self._ahead(self.newest + 1))
-            self.newest += 1
+        spec, now = self.recipe.rollout, self.trained
+        self._fill(step + spec.lag - spec.ahead)
         experience = self.waiting.popleft()
         sequences = experience.sequences
-        shift = policy_shift(self.loss.reader, sequences, self.recipe.logging.kl_sequences, self.loss.world)
+        shift = policy_shift(now.reader, sequences, self.recipe.logging.kl_sequences, now.world)
         versions = sequences.versions or [step - 1]
         moved = {"rollout/lag": step - 1 - sum(versions) / len(versions)}
         if shift:
             moved["rollout/kl"] = shift["policy/kl"]
         return replace(experience, metrics=experience.metrics | moved)
 
-    def _ahead(self, step: int) -> Experience:
+    @contextmanager
+    def collecting(self, step: int) -> Iterator[None]:
+        """With `rollout.ahead`, step ``step`` in the block, and beside it the rollout that comes last into the queue.
+
+        Raises:
+            UserError: as `collect` does; where the block ends.
+        """
+        spec = self.recipe.rollout
+        if not spec.ahead:
+            yield
+            return
+        newest = step + spec.lag
+        self._fill(newest - 1)
+        with beside(lambda: self._fill(newest), self.loss.policy.device):
+            yield
+
+    def _fill(self, last: int) -> None:
+        while self.newest < last:
+            self.waiting.append(self._early(self.newest + 1))
+            self.newest += 1
+
+    def _early(self, step: int) -> Experience:
         """The rollout of a later step, with all that the policy of now says of it."""
         experience = self.inner.collect(step)
         with blame(experience.sequences):
             checked = self_check(self.loss.reader, self.recipe, experience.sequences, step, self.loss.world)
         remembered = self.loss.remember(experience.sequences, off_policy=True)
-        return Experience(remembered, experience.sampled_tokens, experience.metrics | checked)
+        return replace(experience, sequences=remembered, metrics=experience.metrics | checked, rewards_PG=None)
 
     def state(self) -> Waiting:
         """What a checkpoint holds of all processes' queues; called by all of them.

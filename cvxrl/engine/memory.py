@@ -1,20 +1,17 @@
-"""Peak memory of a run, before anything heavy is loaded (no torch here)."""
+"""Peak memory of a run on each of its ranks, before anything heavy is loaded (no torch here)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvxrl.engine.micro_batches import Limit, by_length, whole_groups
+from cvxrl.engine.passes import Lengths, Pass
+from cvxrl.engine.placed import Placed, vllm_of
 from cvxrl.engine.sizes import Shape
-from cvxrl.errors import UserError
 from cvxrl.evaluation.memory import MOST_ROWS
 from cvxrl.recipe.advantage import DenseAdvantage, DenseDpoAdvantage
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.step import FixedStep, LineSearchStep, TrustRegionStep
-from cvxrl.recipe.task import MadeSource
 from cvxrl.recipe.training import AdamwSpec, SgdSpec
-from cvxrl.tasks import load_task
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
@@ -27,130 +24,101 @@ _DRAWING = 2 * 4 + 2 * 8
 _CHUNK_BYTES = 160 * 2**20
 # Bytes of a token that waits to be trained on: its number as a Python object in a list, log-probabilities, credit.
 _WAITING = 64
-# A prompt whose length is not known before its task and the tokenizer are loaded.
-_ASSUMED_PROMPT_TOKENS = 48
 # What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
 # Measured on the recipes of docs/performance.md (benchmarks/memory_plan.py).
 _HOLES = 1.25
-# Sequences of a step that are looked at one by one; the rest are taken to be like them.
-_LOOKED_AT = 8192
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes beyond what the interpreter and its libraries take.
+    """Bytes on one rank beyond what the interpreter and its libraries take.
 
     Attributes:
-        state: weights, optimizer state, frozen policies, and rollout logits kept for later passes.
+        weights: of the policy, with its adapter; a rank's share where they are sharded, as all of the next four.
+        frozen: policies beside it: references and verifiers.
+        optimizer: its state, and fp32 copies.
         gradients: of the trained weights; they live until the next step's first backward pass.
         tried: while a step is searched, copies of the trained weights and a pass without gradient.
-        update: what one forward and backward pass keeps for its micro-batch.
-        sampling: key/value cache and the drawing of tokens, in training or evaluation.
+        kept: rollout logits, or hidden states, kept for later passes, and rollouts that wait.
+        activations: what one forward and backward pass keeps for its micro-batch.
+        logits: likewise, or the chunks of them.
+        gathered: of sharded weights, what a pass holds whole: the outermost parameters, two layers, their gradients.
+        whole: of sharded weights, all of them while ranks sample, evaluate and read.
+        cache: keys and values while sampling, in training or evaluation, and the drawing of tokens.
+        second: the weights that sample beside the updates (`rollout.ahead`), whole.
+        engine: what a vLLM in the same process takes for itself.
         micro_batches: whether there are several passes, so that gradients and a pass's activations coexist.
     """
 
-    state: int
+    weights: int
+    frozen: int
+    optimizer: int
     gradients: int
     tried: int
-    update: int
-    sampling: int
+    kept: int
+    activations: int
+    logits: int
+    gathered: int
+    whole: int
+    cache: int
+    second: int
+    engine: int
     micro_batches: bool
+
+    @property
+    def state(self) -> int:
+        """What stays from step to step, or from the rollout to its last use."""
+        return self.weights + self.frozen + self.optimizer + self.kept + self.second + self.engine
+
+    @property
+    def update(self) -> int:
+        """What one forward and backward pass takes."""
+        return self.activations + self.logits
 
     @property
     def peak(self) -> int:
         """Largest of the phases of a step."""
-        update, sampling = int(_HOLES * self.update), int(_HOLES * self.sampling)
+        update, sampling = int(_HOLES * self.update) + self.gathered, int(_HOLES * self.cache) + self.whole
         passing = update + self.gradients if self.micro_batches else max(update, self.gradients)
+        if self.second:  # samples all the while
+            return self.state + sampling + max(passing, self.tried)
         return self.state + max(passing, self.tried, sampling + self.gradients)
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of the prompts of a step and of their responses, sequence by sequence; of a large step, its beginning."""
+def footprint(recipe: Recipe, shape: Shape, placed: Placed | None = None, device: int | None = None) -> Footprint:
+    """What a run will take on each rank.
 
-    prompts: Sequence[int]
-    responses: Sequence[int]
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Lengths:
-        """As a built-in task's demonstrations, a token per character; of other tasks, a guess and the limit."""
-        source, limit, group = recipe.task.source, recipe.rollout.max_new_tokens, recipe.group_size
-        count = min(recipe.sequences_per_step, _LOOKED_AT)
-        if not isinstance(source, MadeSource) or recipe.task.template != "none" or recipe.task.instruction:
-            return cls([_ASSUMED_PROMPT_TOKENS] * count, [limit] * count)
-        task = load_task(recipe.task, recipe.seed)
-        drawn = [task.train(i) for i in range(-(-count // group))]
-        examples = [drawn[i // group] for i in range(count)]
-        responses = [min(limit, len(e.demonstration or "") + 1) for e in examples]
-        return cls([len(e.prompt) for e in examples], responses)
-
-
-def footprint(recipe: Recipe, shape: Shape) -> Footprint:
-    """What a run will take."""
-    lengths = Lengths.of(recipe)
-    whole = Pass.of(recipe, lengths)
-    loss = _chunked(recipe, shape, whole) if recipe.train.loss == "chunked" else _full(shape, whole)
-    return Footprint(
-        state=_state(recipe, shape) + _kept(recipe, shape),
-        tried=_tried(recipe, shape, loss),
-        gradients=shape.trainable * _trained_width(recipe),
-        update=activations(recipe, shape, whole) + _flowing(recipe, shape, whole) + loss,
-        sampling=_sampling(recipe, shape, lengths),
-        micro_batches=whole.sequences < recipe.sequences_per_step // recipe.train.minibatches,
-    )
-
-
-@dataclass(frozen=True)
-class Pass:
-    """The largest forward pass with gradient.
-
-    Attributes:
-        sequences: in it.
-        tokens: that run through the layers, padding included.
-        attended: keys that queries of the pass look at, summed over its rows.
-        responses: tokens with a loss.
+    Args:
+        recipe: the run's.
+        shape: of its policy.
+        placed: on how many ranks; one by default.
+        device: bytes of a rank's device, of which a vLLM in the same process takes its share.
     """
-
-    sequences: int
-    tokens: int
-    attended: int
-    responses: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, lengths: Lengths) -> Pass:
-        """The fullest of the passes that one optimizer step is split into."""
-        parts = _split(recipe, lengths)
-        fullest = max((cls._of(recipe, lengths, part) for part in parts), key=lambda run: run.tokens)
-        share = recipe.sequences_per_step // recipe.train.minibatches
-        if len(parts) > 1 or fullest.sequences == share:
-            return fullest
-        # Everything at once, and more than was looked at.
-        times = share / fullest.sequences
-        counts = (fullest.tokens, fullest.attended, fullest.responses)
-        return cls(share, *(round(times * count) for count in counts))
-
-    @classmethod
-    def _of(cls, recipe: Recipe, lengths: Lengths, part: Sequence[int]) -> Pass:
-        responses = sum(lengths.responses[i] for i in part)
-        if recipe.train.gradient_checkpointing:  # every row runs its own prompt, and all are padded
-            tokens = len(part) * (max(lengths.prompts[i] for i in part) + max(lengths.responses[i] for i in part))
-            return cls(len(part), tokens, tokens, responses)
-        once = {i // recipe.group_size: lengths.prompts[i] for i in part}
-        tokens = sum(once.values()) + responses
-        return cls(len(part), tokens, tokens + sum(lengths.prompts[i] for i in part), responses)
-
-
-def _split(recipe: Recipe, lengths: Lengths) -> list[list[int]]:
-    prompts, responses = ([range(n) for n in some] for some in (lengths.prompts, lengths.responses))
-    share, limit = max(1, len(prompts) // recipe.train.minibatches), Limit.of(recipe.train)
-    prompts, responses = prompts[:share], responses[:share]
-    try:
-        if recipe.objective.coupling == "group":
-            groups = [i // recipe.group_size for i in range(share)]
-            return list(whole_groups(prompts, responses, groups, limit))
-        return list(by_length(prompts, responses, limit))
-    except UserError:  # where lengths are guessed, the first step is to refuse them
-        return [[i] for i in range(share)]
+    placed = placed or Placed.of(recipe)
+    lengths = Lengths.of(recipe, placed)
+    largest = Pass.of(recipe, lengths, placed)
+    loss = _chunked(recipe, shape, largest) if recipe.train.loss == "chunked" else _full(shape, largest)
+    width, share = _BYTES[recipe.model.dtype], placed.share
+    whole = shape.parameters * width if placed.sharded else 0
+    adapter = shape.trainable * _trained_width(recipe) if recipe.model.lora is not None else 0
+    vllm = vllm_of(recipe)
+    inside = vllm is not None and vllm.mode == "colocated"
+    return Footprint(
+        weights=(shape.parameters * width + adapter) // share,
+        frozen=shape.parameters * width * _frozen_policies(recipe) // share,
+        optimizer=_optimizer(recipe, shape) // share,
+        gradients=shape.trainable * _trained_width(recipe) // share,
+        tried=_tried(recipe, shape, loss, share) + (whole if _searches(recipe) else 0),
+        kept=_kept(recipe, shape, placed),
+        activations=activations(recipe, shape, largest) + _flowing(recipe, shape, largest),
+        logits=loss,
+        gathered=_gathered(recipe, shape) if placed.sharded else 0,
+        whole=whole,
+        cache=0 if vllm is not None else _sampling(recipe, shape, lengths, placed),
+        second=shape.trainable * _trained_width(recipe) if recipe.rollout.ahead else 0,
+        engine=int(vllm.memory * (device or 0)) if inside else 0,
+        micro_batches=largest.sequences < placed.fullest,
+    )
 
 
 def activations(recipe: Recipe, shape: Shape, run: Pass) -> int:
@@ -188,11 +156,11 @@ def _chunked(recipe: Recipe, shape: Shape, run: Pass) -> int:
     return min(2 * logits, buffers) + run.responses * shape.hidden * _FP32 + shape.vocab * shape.hidden * _FP32
 
 
-def _sampling(recipe: Recipe, shape: Shape, lengths: Lengths) -> int:
+def _sampling(recipe: Recipe, shape: Shape, lengths: Lengths, placed: Placed) -> int:
     """The largest batch that is decoded at a time, its cache as long as the longest sequence."""
-    rows = recipe.sequences_per_step if recipe.data == "rollouts" else 0
+    rows = placed.sequences if recipe.data == "rollouts" else 0
     if recipe.eval.every:
-        rows = max(rows, min(MOST_ROWS, recipe.eval.prompts * recipe.eval.samples))
+        rows = max(rows, min(MOST_ROWS, -(-recipe.eval.prompts // placed.ranks) * recipe.eval.samples))
     rows = min(rows, recipe.rollout.batch or rows)
     tokens = max(lengths.prompts) + max(lengths.responses)
     cache = 2 * (shape.layers + 1) * shape.keys * _BYTES[recipe.model.dtype] * tokens
@@ -203,25 +171,37 @@ def _trained_width(recipe: Recipe) -> int:
     return _BYTES[recipe.model.dtype if recipe.model.lora is None else recipe.model.lora.dtype]
 
 
-def _state(recipe: Recipe, shape: Shape) -> int:
-    """Weights of the policy and of frozen ones, adapters, optimizer state and fp32 copies."""
-    trained, width = shape.trainable, _trained_width(recipe)
-    adapter = trained * width if recipe.model.lora is not None else 0
-    optim = recipe.optim
+def _optimizer(recipe: Recipe, shape: Shape) -> int:
+    """Moments, and fp32 copies."""
+    trained, width, optim = shape.trainable, _trained_width(recipe), recipe.optim
     moments = 2 if isinstance(optim, AdamwSpec) else int(isinstance(optim, SgdSpec) and optim.momentum > 0)
     # A step's gradients exist as fp32 for its length, in place of the half-precision ones.
     masters = (_FP32 + _FP32 - width) * trained if optim.master_weights else 0
-    optimizer = moments * trained * (_FP32 if optim.master_weights else width) + masters
-    policies = shape.parameters * _BYTES[recipe.model.dtype] * (1 + _frozen_policies(recipe))
-    return policies + adapter + optimizer
+    return moments * trained * (_FP32 if optim.master_weights else width) + masters
 
 
-def _tried(recipe: Recipe, shape: Shape, loss: int) -> int:
+def _gathered(recipe: Recipe, shape: Shape) -> int:
+    """Weights, gradients and their sums over ranks in fp32: of what is around the layers, and of a layer; and the next.
+
+    A layer is gathered while the one before it is computed.
+    """
+    layer, width = shape.trunk // shape.layers, _BYTES[recipe.model.dtype]
+    around = shape.parameters - shape.trunk
+    sums = width + _FP32 if recipe.model.lora is None else 0
+    return (around + layer) * (width + sums) + layer * width
+
+
+def _tried(recipe: Recipe, shape: Shape, loss: int, share: int) -> int:
     """Copies of what the optimizer steps, from before a step and after it, and what a pass takes for its logits."""
-    if isinstance(recipe.step, FixedStep):
+    if not _searches(recipe):
         return 0
     # The first copy is made beside the gradients, the second in their place.
-    return 2 * shape.trainable * (_FP32 if recipe.optim.master_weights else _trained_width(recipe)) + loss
+    width = _FP32 if recipe.optim.master_weights else _trained_width(recipe)
+    return 2 * shape.trainable * width // share + loss
+
+
+def _searches(recipe: Recipe) -> bool:
+    return not isinstance(recipe.step, FixedStep)
 
 
 def _frozen_policies(recipe: Recipe) -> int:
@@ -233,23 +213,23 @@ def _frozen_policies(recipe: Recipe) -> int:
     return int(reference and recipe.model.lora is None) + verifiers
 
 
-def _kept(recipe: Recipe, shape: Shape) -> int:
-    """What policies said of sequences, which later passes over them compare with; and the rollouts that wait.
+def _kept(recipe: Recipe, shape: Shape, placed: Placed) -> int:
+    """What policies said of a rank's sequences, which later passes over them compare with; and its rollouts that wait.
 
     Of a whole rollout before its first optimizer step, and of an optimizer step's part of one, where its KL or its loss
     is measured again.
     """
-    lag, tokens = recipe.rollout.lag, recipe.sequences_per_step * recipe.rollout.max_new_tokens
-    minibatches, needed = recipe.train.minibatches, "old_logits" in recipe.objective.needs
-    again = recipe.train.inner_epochs * minibatches + lag > 1 or isinstance(recipe.step, LineSearchStep)
+    lag, limit = recipe.rollout.lag, recipe.rollout.max_new_tokens
+    tokens, needed = placed.sequences * limit, "old_logits" in recipe.objective.needs
+    again = recipe.train.inner_epochs * recipe.train.minibatches + lag > 1 or isinstance(recipe.step, LineSearchStep)
     # Of every rollout that waits, and of the one that is trained on.
     rollouts = 1 + lag if again and needed else 0
     region = isinstance(recipe.step, TrustRegionStep)
-    measured = tokens // minibatches if region else 0
+    measured = placed.fullest * limit if region else 0
     if isinstance(recipe.step, TrustRegionStep) and recipe.step.sequences is not None:
-        measured = min(measured, recipe.step.sequences * recipe.rollout.max_new_tokens)
+        measured = min(measured, recipe.step.sequences * limit)
     said, heads = rollouts * tokens + measured, rollouts + region
     queue = lag * tokens * _WAITING
     if recipe.train.loss == "chunked":
-        return queue + (said + heads * shape.vocab) * shape.hidden * _FP32
+        return queue + (said + heads * shape.vocab) * shape.hidden * _BYTES[recipe.model.dtype]
     return queue + said * shape.vocab * _FP32

@@ -19,16 +19,17 @@ from cvxrl.ranks import RankLostError
 from cvxrl.recipe.digest import differences, digest, neutral_differences
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
+from cvxrl.report.completions import run_page
 from cvxrl.report.format import NO_ERROR, fixed, is_known, with_error
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
-from cvxrl.runs.files import StorageError, finite, storage_errors, write_json
+from cvxrl.runs.files import StorageError, finite, storage_errors, write_json, write_text
 from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.provenance import Provenance, changes
 from cvxrl.runs.record import STREAMS, Divergence, Resumption, RunRecord, Status
 from cvxrl.runs.secrets import redact
-from cvxrl.runs.sink import Row
+from cvxrl.runs.sink import Row, Sinks
 from cvxrl.tasks import Task
 
 _FAILURE_LENGTH = 500
@@ -247,11 +248,15 @@ def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def draw_curves(run_dir: RunDir, recipe: Recipe) -> None:
-    """Draw the curves of what there is."""
+def write_report(run_dir: RunDir, recipe: Recipe, sinks: Sinks) -> None:
+    """Draw the curves of what there is, and write the page of its completions; the curves go to the sinks too."""
+    name = f"{recipe.name}, seed {recipe.seed}"
+    if page := run_page(run_dir.path, f"Completions of {name}"):
+        write_text(run_dir.completions, page)
     records = read_records(run_dir.metrics)
     if records:
         from cvxrl.report.curves import plot_curves  # the first step need not wait for a plotting library
 
         with storage_errors(run_dir.curves):
-            plot_curves(records, run_dir.curves, f"{recipe.name}, seed {recipe.seed}")
+            plot_curves(records, run_dir.curves, name)
+        sinks.figure("learning curves", run_dir.curves)

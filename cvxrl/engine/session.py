@@ -12,12 +12,12 @@ from cvxrl.engine.guards import Guards, GuardStop
 from cvxrl.engine.records import (
     close_record,
     describe_divergence,
-    draw_curves,
     last_values,
     opening_record,
     record_failure,
     resumed_at,
     summary_rows,
+    write_report,
 )
 from cvxrl.engine.trainer import Hooks, Trainer
 from cvxrl.engine.world import SingleProcess, World, from_main
@@ -148,8 +148,9 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
         return _close(session, record, "interrupted")  # asked for at once, so without the seconds that curves take
     except BaseException as error:
         record_failure(run_dir, record, error)
+        session.sink.abandon("failed")
         raise
-    draw_curves(run_dir, recipe)
+    write_report(run_dir, recipe, session.sink)
     return _close(session, record, "finished" if done else "interrupted")
 
 
@@ -178,7 +179,7 @@ def _diverged(session: Session, record: RunRecord, error: DivergedError) -> Trai
     session.sink.event(f"diverged at step {step}: {error}")
     if error.sequences is not None:
         write_lines(session.run_dir.divergence(step), describe_batch(error, session.trainer.policy))
-    draw_curves(session.run_dir, session.trainer.recipe)
+    write_report(session.run_dir, session.trainer.recipe, session.sink)
     return _close(session, record, "diverged", divergence)
 
 

@@ -1,4 +1,4 @@
-"""Sizes of a policy, read from its configuration and the headers of its weight files (no torch here)."""
+"""Sizes of a policy, by its configuration and the headers of its weight files, where there are any (no torch here)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cvxrl.errors import Problem, UserError
+from cvxrl.policy.architecture import cached_directory, known_config, parameter_shapes
 from cvxrl.policy.locate import locate
-from cvxrl.policy.weight_files import stored_shapes
+from cvxrl.policy.weight_files import missing_files, stored_shapes
 from cvxrl.recipe.model import LoraSpec, ModelSpec, ScratchSpec
 
 # Matrices that are no linear layers, or the output layer: usual names.
 _HEAD = "lm_head"
+_CONFIG = "config.json"
 _NOT_ADAPTED = {"embed_tokens", _HEAD, "embed_out", "wte", "wpe"}
 
 
@@ -33,6 +35,7 @@ class Shape:
         keys: width of all key heads together.
         feed_forward: width of the feed-forward layer.
         query_norm: whether queries and keys are normalised, as in Qwen3.
+        tied: whether the output layer is the embedding.
     """
 
     parameters: int
@@ -44,10 +47,23 @@ class Shape:
     keys: int
     feed_forward: int
     query_norm: bool
+    tied: bool = True
+
+    @property
+    def head(self) -> int:
+        """Weights of the output layer."""
+        return self.vocab * self.hidden
+
+    @property
+    def trunk(self) -> int:
+        """Weights of the layers between embedding and output layer: every token meets each of them once."""
+        return self.parameters - self.head * (1 if self.tied else 2)
 
 
 def shape_of(spec: ModelSpec) -> Shape | None:
-    """Sizes of the policy that a recipe names, or None if its configuration is not at hand.
+    """Sizes of the policy that a recipe names, or None if nothing at hand says them.
+
+    Of a policy on the Hub, by what an earlier download left in the cache, or by what is public of it: no network.
 
     Raises:
         UserError: the policy's files do not exist or are damaged.
@@ -55,13 +71,22 @@ def shape_of(spec: ModelSpec) -> Shape | None:
     if spec.scratch is not None:
         return _of_scratch(spec.scratch)
     location = locate(spec)
-    config = Path(location.path) / "config.json"
-    if not location.is_local or not config.is_file():
-        return None
-    stored = dict(shape for file in Path(location.path).glob("*.safetensors") for shape in stored_shapes(file))
+    directory = Path(location.path) if location.is_local else cached_directory(spec)
+    if directory is not None and (directory / _CONFIG).is_file():
+        raw, stored = _read(directory / _CONFIG), _stored(directory)
+    else:
+        raw, stored = {} if location.is_local else known_config(location.path), {}
+    stored = stored or parameter_shapes(raw)
     parameters = sum(math.prod(shape) for shape in stored.values())
     trainable = parameters if spec.lora is None else _adapter_parameters(spec.lora, stored)
-    return _of_config(_read(config), parameters, trainable) if parameters else None
+    return _of_config(raw, parameters, trainable, f"{_HEAD}.weight" not in stored) if parameters else None
+
+
+def _stored(directory: Path) -> dict[str, list[int]]:
+    """Shapes in the weight files of a directory; empty where not all of them are there."""
+    if missing_files(directory):
+        return {}
+    return dict(shape for file in directory.glob("*.safetensors") for shape in stored_shapes(file))
 
 
 def _read(config: Path) -> Mapping[str, Any]:
@@ -74,7 +99,7 @@ def _read(config: Path) -> Mapping[str, Any]:
     return raw
 
 
-def _of_config(raw: Mapping[str, Any], parameters: int, trainable: int) -> Shape | None:
+def _of_config(raw: Mapping[str, Any], parameters: int, trainable: int, tied: bool) -> Shape | None:
     keys = ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads")
     sizes = [value for key in keys if isinstance(value := raw.get(key), int)]
     if len(sizes) < len(keys):
@@ -91,6 +116,7 @@ def _of_config(raw: Mapping[str, Any], parameters: int, trainable: int) -> Shape
         keys=(raw.get("num_key_value_heads") or heads) * head_dim,
         feed_forward=raw.get("intermediate_size") or 4 * hidden,
         query_norm=str(raw.get("model_type", "")).startswith("qwen3"),
+        tied=tied,
     )
 
 

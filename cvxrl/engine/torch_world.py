@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pickle
 import sys
@@ -40,6 +41,7 @@ class TorchWorld:
         """Know of one another's errors from now on; `open` comes before the first collective."""
         self._rank, self._store = rank, store
         self._limit = _TO_MEET
+        self._group: dist.ProcessGroup | None = None
         self._agreement = Agreement(rank, store, _abort)
 
     @property
@@ -77,7 +79,7 @@ class TorchWorld:
     def sum(self, values: Tensor) -> Tensor:
         """See `World`."""
         total = values.clone()
-        self._wait(dist.all_reduce(total, async_op=True))
+        self._wait(dist.all_reduce(total, group=self._group, async_op=True))
         return total
 
     def gather(self, value: Any) -> list[Any]:
@@ -91,6 +93,12 @@ class TorchWorld:
     def agreed(self) -> AbstractContextManager[None]:
         """See `World`."""
         return self._agreement.agreed()
+
+    def beside(self) -> TorchWorld:
+        """See `World`; what it sums is on the processor."""
+        world = copy.copy(self)
+        world._group = dist.new_group(backend="gloo", timeout=self._limit)
+        return world
 
     def __enter__(self) -> Self:
         """For the length of the process: the main rank alone is heard."""
@@ -108,7 +116,7 @@ class TorchWorld:
     def _gather(self, values: Tensor) -> list[Tensor]:
         """Equally many numbers of every rank."""
         parts = [torch.empty_like(values) for _ in range(self.size)]
-        self._wait(dist.all_gather(parts, values, async_op=True))
+        self._wait(dist.all_gather(parts, values, group=self._group, async_op=True))
         return parts
 
     def _wait(self, work: dist.Work | None) -> None:

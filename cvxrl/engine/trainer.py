@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -25,7 +27,9 @@ from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
 from cvxrl.engine.replicas import require_same
+from cvxrl.engine.second import Second
 from cvxrl.engine.self_check import self_check
+from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import Position
 from cvxrl.engine.update import Updater
 from cvxrl.engine.world import SingleProcess, World
@@ -51,6 +55,7 @@ class Hooks:
     evaluation: Callable[[int, Evaluation], None]
     checkpoint: Callable[[Position, Waiting | None], None]
     update: Callable[[Record], None]
+    rollouts: Callable[[int, Sequence[dict[str, Any]]], None] = lambda *_: None
 
 
 @dataclass
@@ -58,6 +63,9 @@ class Trainer:
     """A policy, its task and its optimizer, ready to run.
 
     `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
+
+    Attributes:
+        second: what samples, where that goes on beside the updates; else the policy itself does.
     """
 
     recipe: Recipe
@@ -69,6 +77,7 @@ class Trainer:
     updater: Updater
     held_out: HeldOut | None
     position: Position
+    second: Second | None = None
 
     @classmethod
     def build(cls, recipe: Recipe, world: World | None = None) -> Trainer:
@@ -100,19 +109,24 @@ class Trainer:
         critic = build_critic(recipe, policy)
         optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
         generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
-        collector = build_collector(recipe, policy, generator, task, grader, critic, world)
+        second = Second.of(policy, critic) if recipe.rollout.ahead else None
+        sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
+        aside = world if second is None else world.beside()
+        collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
         mistakes.attempt(collector.check)
         held_out = None
         if recipe.eval.every:
             held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
         if mistakes.problems:
             raise UserError(*mistakes.problems)
-        loss = Loss(recipe, policy, critic, build_reference(recipe, policy), world)
-        _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
+        loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
+        # An output layer that cannot be read as the recipe says is a user's mistake too.
+        _ = loss.reader
         if recipe.rollout.lag:
-            collector = LaggedCollector(collector, loss, recipe)
+            early = replace(loss, policy=sampler, critic=judge, world=aside)
+            collector = LaggedCollector(collector, early, loss, recipe)
         updater = Updater(loss, optimizer)
-        return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position())
+        return cls(recipe, policy, generator, task, grader, collector, updater, held_out, Position(), second)
 
     @property
     def world(self) -> World:
@@ -161,7 +175,7 @@ class Trainer:
                 return False
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
-            record = self._step(step, hooks.update if self.recipe.logging.updates else None)
+            record = self._step(step, hooks)
             if self._due(self.recipe.eval.every, step):
                 record |= self._evaluate(step, hooks)
             hooks.record(record)
@@ -172,32 +186,44 @@ class Trainer:
                 self._checkpoint(hooks)
         return True
 
-    def _step(self, step: int, tell: Callable[[Record], None] | None = None) -> Record:
-        """Collect, check, update, measure: one outer step."""
+    def _step(self, step: int, hooks: Hooks | None = None) -> Record:
+        """Collect, check, update, measure: one outer step; perhaps with a later rollout made beside it."""
         start = time.perf_counter()
-        self.generator.sync(self.policy, step - 1)
-        experience = self.collector.collect(step)
-        sequences, reader = experience.sequences, self.updater.loss.reader
-        collected = time.perf_counter()
-        record: Record = {"step": step, **experience.metrics}
-        with blame(sequences):
-            record |= self_check(reader, self.recipe, sequences, step, self.world)
-            record |= self.updater.update(sequences, step, tell)
-            # Before anything is recorded or saved, so that a checkpoint is always a good one.
-            self._check_parameters()
-        updated = time.perf_counter()
-        record |= policy_shift(reader, sequences, self.recipe.logging.kl_sequences, self.world)
-        seconds = time.perf_counter() - start
-        tokens = experience.sampled_tokens
+        self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
+        lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
+        with nullcontext() if lagged is None else lagged.collecting(step):
+            experience = self.collector.collect(step)
+            if hooks is not None and experience.shown:
+                hooks.rollouts(step, experience.shown)
+            collected = time.perf_counter()
+            tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
+            record = {"step": step, **experience.metrics, **self._learn(experience.sequences, step, tell)}
+            updated = time.perf_counter()
+            record |= self._shift(experience.sequences)
+            measured = time.perf_counter()
+        end = time.perf_counter()
+        seconds, tokens = end - start, experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
         return record | {
             "tokens/total": self.position.tokens,
             "time/step_s": seconds,
-            "time/collect_s": collected - start,
+            "time/collect_s": collected - start + end - measured,
             "time/update_s": updated - collected,
             "time/tokens_per_s": tokens / seconds,
             "time/total_s": self.position.seconds,
         }
+
+    def _shift(self, sequences: Sequences) -> Record:
+        return policy_shift(self.updater.loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
+
+    def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
+        """Check and update."""
+        with blame(sequences):
+            record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
+            record |= self.updater.update(sequences, step, tell)
+            # Before anything is recorded or saved, so that a checkpoint is always a good one.
+            self._check_parameters()
+        return record
 
     def _check_parameters(self) -> None:
         for module in (self.policy.model, self.critic):

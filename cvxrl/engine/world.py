@@ -45,6 +45,10 @@ class World(Protocol):
         """An error that leaves the block leaves it in every process: the first one of any of them."""
         ...
 
+    def beside(self) -> World:
+        """The same processes for the calls of a second thread in each, which do not meet those of the first."""
+        ...
+
 
 class SingleProcess:
     """One process: its share is the whole."""
@@ -64,6 +68,10 @@ class SingleProcess:
     def agreed(self) -> AbstractContextManager[None]:
         """Nothing to agree on."""
         return nullcontext()
+
+    def beside(self) -> World:
+        """The process itself."""
+        return self
 
 
 def from_main(world: World, value: _T) -> _T:

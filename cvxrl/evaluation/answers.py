@@ -9,7 +9,8 @@ that differs between two policies is a reason to read samples.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import Any
 
 from cvxrl.evaluation.record import Sample
 from cvxrl.policy.model import Policy
@@ -17,9 +18,11 @@ from cvxrl.recipe.extract import ExtractSpec, LastIntegerExtract, LastNumberExtr
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.rollout.generator import Episode
 from cvxrl.rollout.prompts import reply_texts, without_end
-from cvxrl.tasks import Example, Grader
+from cvxrl.rollout.spelling import token_texts
+from cvxrl.tasks import Example, Grade, Grader
 from cvxrl.tasks.extraction import last_boxed
 
+_DECIMALS = 4  # of a log-probability that is kept to be looked at
 # A number that ends the reply, after a space, `=`, `:` or `$`. Replies can be hostile: nothing in it can be matched in
 # two ways, so that it takes time proportional to the reply.
 _FINAL_NUMBER = re.compile(r"(?:^|[\s=:$])(-?[0-9]++(?:\.[0-9]++)?)\Z")
@@ -32,6 +35,7 @@ def judge(
     asked: Sequence[tuple[int, int]],
     examples: Sequence[Example],
     episodes: Sequence[Episode],
+    spelt: Container[tuple[int, int]] = (),
 ) -> list[Sample]:
     """Grade completions twice.
 
@@ -42,6 +46,7 @@ def judge(
         asked: question and sample of every episode.
         examples: one per episode.
         episodes: the completions.
+        spelt: question and sample of those of which the tokens are kept.
 
     Returns:
         One sample per episode, in order, its time not yet known.
@@ -49,26 +54,42 @@ def judge(
     texts = reply_texts(policy, task, without_end(episodes))
     grades = grader.grade(texts, examples)
     return [
-        Sample(
-            question=question,
-            sample=sample,
-            id=_storable(example.id),
-            prompt=example.prompt,
-            completion=text,
-            answer=_storable(example.answer),
-            extracted=None if grade.extracted is None else _storable(grade.extracted),
-            correct=grade.correct,
-            reward=grade.reward,
-            error=grade.error,
-            truncated=episode.truncated,
-            strict=strictly_correct(text, example.answer, task.extract, episode.truncated, grade.extracted),
-            tokens=len(episode.response_ids),
-            seconds=0.0,
-        )
-        for (question, sample), example, episode, text, grade in zip(
-            asked, examples, episodes, texts, grades, strict=True
-        )
+        as_sample(task, policy if which in spelt else None, which, example, episode, text, grade)
+        for which, example, episode, text, grade in zip(asked, examples, episodes, texts, grades, strict=True)
     ]
+
+
+def as_sample(
+    task: TaskSpec,
+    policy: Policy | None,
+    asked: tuple[int, int],
+    example: Example,
+    episode: Episode,
+    text: str,
+    grade: Grade,
+) -> Sample:
+    """A completion with its verdicts; with a policy, whose tokenizer is asked, also its tokens one by one."""
+    spelling: dict[str, Any] = {}
+    if policy is not None:
+        spelling["token_texts"] = [_storable(t) for t in token_texts(policy.tokenizer, episode.response_ids)]
+        spelling["token_logprobs"] = [round(value, _DECIMALS) for value in episode.logprobs.tolist()]
+    return Sample(
+        question=asked[0],
+        sample=asked[1],
+        id=_storable(example.id),
+        prompt=example.prompt,
+        completion=text,
+        answer=_storable(example.answer),
+        extracted=None if grade.extracted is None else _storable(grade.extracted),
+        correct=grade.correct,
+        reward=grade.reward,
+        error=grade.error,
+        truncated=episode.truncated,
+        strict=strictly_correct(text, example.answer, task.extract, episode.truncated, grade.extracted),
+        tokens=len(episode.response_ids),
+        seconds=0.0,
+        **spelling,
+    )
 
 
 def strictly_correct(

@@ -6,8 +6,8 @@ Training and `cvxrl eval` both go through it, so that the one repeats the number
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
@@ -48,6 +48,7 @@ class Evaluator:
         sampling: how they are asked.
         seed: of sampling.
         rows: completions decoded at a time; None takes what fits into memory. Halved where memory runs out.
+        spelt: completions of which the tokens are kept, with their log-probabilities.
     """
 
     policy: Policy
@@ -59,6 +60,7 @@ class Evaluator:
     sampling: Sampling
     seed: int
     rows: int | None = None
+    spelt: Container[Asked] = field(default_factory=frozenset)
 
     def ask(self, asked: Sequence[Asked], note: Callable[[str], None]) -> Iterator[list[Sample]]:
         """Sample and grade, batch by batch, in the order of ``asked``.
@@ -88,7 +90,8 @@ class Evaluator:
     def _ask(self, batch: Sequence[Asked]) -> list[Sample]:
         began = time.perf_counter()
         episodes = self._generate(batch)
-        samples = judge(self.task, self.policy, self.grader, batch, [self.examples[q] for q, _ in batch], episodes)
+        examples = [self.examples[q] for q, _ in batch]
+        samples = judge(self.task, self.policy, self.grader, batch, examples, episodes, self.spelt)
         seconds = (time.perf_counter() - began) / len(batch)
         return [sample.model_copy(update={"seconds": seconds}) for sample in samples]
 

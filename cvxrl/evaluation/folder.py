@@ -46,6 +46,11 @@ class EvalDir:
         """Every completion, appended as they come."""
         return self.path / "samples.jsonl"
 
+    @property
+    def page(self) -> Path:
+        """Completions to read."""
+        return self.path / "completions.html"
+
     def check(self, entry: Entry) -> None:
         """Refuse what `enter` could not do, without writing anything that stays.
 
@@ -78,11 +83,11 @@ class EvalDir:
             done = read_samples(self.samples)
         else:
             with storage_errors(self.path):
-                for file in (self.record, self.samples):
+                for file in (self.record, self.samples, self.page):
                     file.unlink(missing_ok=True)
         write_json(self.settings, settings.model_dump(mode="json"))
         # The torn last line of a crash must not stay in front of what is appended.
-        write_lines(self.samples, (s.model_dump() for s in done))
+        write_lines(self.samples, (s.stored() for s in done))
         return done
 
     def append(self, samples: Sequence[Sample]) -> None:
@@ -91,7 +96,7 @@ class EvalDir:
         Raises:
             StorageError: the disk is full.
         """
-        append_lines(self.samples, (s.model_dump() for s in samples))
+        append_lines(self.samples, (s.stored() for s in samples))
 
     def _check_entry(self, entry: Entry) -> None:
         said = None

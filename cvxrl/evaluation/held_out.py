@@ -91,6 +91,7 @@ class HeldOut:
         prompts = encode_examples(recipe.task, policy, examples, rollout.max_new_tokens)
         how = Sampling(rollout.max_new_tokens, spec.temperature, spec.top_p, (end_of_reply(recipe.task, policy)[-1],))
         evaluator = Evaluator(policy, generator, grader, recipe.task, examples, prompts, how, spec.seed, rollout.batch)
+        evaluator.spelt = {(i // spec.samples, i % spec.samples) for i in range(recipe.logging.samples)}  # those stored
         return cls(recipe, evaluator, askers)
 
     def evaluate(self, step: int) -> Evaluation:

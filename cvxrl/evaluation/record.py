@@ -15,7 +15,8 @@ from cvxrl.runs.provenance import Provenance
 
 # Version 0.1 wrote 1, with another digest of the weights; both are read.
 SCHEMA_VERSION: Literal[2] = 2
-_READABLE = ("id", "prompt", "completion", "answer", "extracted", "correct", "reward", "error", "truncated")
+_READABLE = ("id", "prompt", "completion", "answer", "extracted", "correct", "strict", "reward", "error", "truncated")
+_SPELT = ("token_texts", "token_logprobs")
 Bit = Annotated[int, Field(ge=0, le=1)]
 
 
@@ -103,6 +104,8 @@ class Sample(_Strict):
         strict: verdict of the strict grader.
         tokens: length of the reply.
         seconds: its share of the time that its batch took.
+        token_texts: what each of its tokens adds to the reply, where that was kept; special ones by their names.
+        token_logprobs: log-probability of each under the distribution that it was drawn from, likewise.
     """
 
     question: int
@@ -119,10 +122,17 @@ class Sample(_Strict):
     strict: bool
     tokens: int
     seconds: float
+    token_texts: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
 
     def readable(self) -> dict[str, object]:
         """What a person wants to see of it: a line of rollouts/step-*.jsonl."""
-        return {name: getattr(self, name) for name in _READABLE}
+        spelt = _SPELT if self.token_texts is not None else ()
+        return {name: getattr(self, name) for name in (*_READABLE, *spelt)}
+
+    def stored(self) -> dict[str, object]:
+        """A line of samples.jsonl: tokens only where they were kept."""
+        return self.model_dump(exclude_defaults=True)
 
 
 class QuestionRecord(_Strict):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.evaluator import Asked, Evaluator, describe_policy, describe_task, group, provenance_of
+from cvxrl.evaluation.page import evaluation_page, spelt
 from cvxrl.evaluation.plan import Plan
 from cvxrl.evaluation.progress import Progress
 from cvxrl.evaluation.record import EvalRecord, Sample, SamplingInfo, Settings
@@ -21,7 +22,7 @@ from cvxrl.policy.usable import require_finite_weights
 from cvxrl.rollout.generator import Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples, end_of_reply
-from cvxrl.runs.files import write_json
+from cvxrl.runs.files import write_json, write_text
 from cvxrl.tasks import check_golds, load_grader, load_questions
 
 # Keys of recipes, as this command's options.
@@ -77,6 +78,7 @@ class Exam:
         how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, (end_of_reply(spec, policy)[-1],))
         generator = LocalGenerator(policy, plan.engine)
         evaluator = Evaluator(policy, generator, grader, spec, examples, prompts, how, plan.seed, plan.rows)
+        evaluator.spelt = spelt(len(examples), asked.samples)
         settings = Settings(
             checkpoint=describe_policy(policy, plan.target.given, plan.target.path, plan.target.recipe),
             task=describe_task(plan.task.name, plan.task.version, spec, examples),
@@ -122,6 +124,7 @@ class Exam:
             record = self._record(done)
             if askers.is_main:
                 write_json(folder.record, record.model_dump(mode="json"))
+                write_text(folder.page, evaluation_page(record, done))
             return record
 
     def _enter(self) -> list[Sample]:

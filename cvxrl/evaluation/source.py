@@ -11,7 +11,7 @@ from cvxrl.recipe.evaluation import MOST_SAMPLES, EvalSampling, EvalTask
 from cvxrl.recipe.load import check, load_recipe
 from cvxrl.recipe.merge import Layers, read_layers
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import named_recipe, shipped_recipes
 from cvxrl.recipe.task import LOCAL_SUFFIXES, DatasetSource, TaskSpec, is_data_file
 
 GYM = "reasoning-gym"
@@ -70,8 +70,9 @@ def find_task(given: str | None, own: Recipe | None) -> AskedTask:
         return _of_gym(given.removeprefix(f"{GYM}:"))
     if given.endswith((".yaml", ".yml")) or Path(given).is_file():
         return _of_file(Path(given))
-    if given in shipped_recipes():
-        return _of_file(shipped_recipes()[given])
+    recipe = named_recipe(given)
+    if recipe is not None:
+        return _of_file(recipe)
     remedy = f"{suggest(given, [*shipped, GYM, *shipped_recipes()])}{_choices()}"
     raise UserError(Problem(f"there is no task `{given}`", _OPTION, remedy=remedy))
 

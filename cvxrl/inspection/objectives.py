@@ -14,7 +14,7 @@ from cvxrl.recipe.load import check, load_recipe
 from cvxrl.recipe.merge import Layers
 from cvxrl.recipe.objective import CallableObjective, ObjectiveSpec
 from cvxrl.recipe.schema import Recipe
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import named_recipe
 from cvxrl.recipe.step import LineSearchStep
 
 _OPTION = "--objectives"
@@ -96,7 +96,7 @@ def yardstick(objectives: Sequence[NamedObjective]) -> LcoKldSpec:
 
 
 def _named(name: str, recipe: Recipe) -> NamedObjective:
-    if name.endswith((".yaml", ".yml")) or name in shipped_recipes():
+    if name.endswith((".yaml", ".yml")) or named_recipe(name) is not None:
         other = load_recipe(name)
         parts = {key: getattr(other, key).model_dump(mode="json") for key in ("objective", "advantage", "regularizer")}
         return NamedObjective(other.name, _replaced(recipe, {**parts, "reduction": other.reduction}, name), False)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cvxrl.engine.device import physical_memory
 from cvxrl.engine.sizes import shape_of
 from cvxrl.errors import Problem
 from cvxrl.recipe.schema import Recipe
@@ -62,11 +62,3 @@ class Size:
         elif self.completions > _MOST_COMPLETIONS:
             remedy = f"take {_MOST_COMPLETIONS:,} completions or fewer, or add --yes"
             yield Problem(f"{self.text}, of each checkpoint", "--prompts", remedy=remedy)
-
-
-def physical_memory() -> int | None:
-    """Bytes of memory that this machine has, or None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -38,15 +38,25 @@ def check_weight_files(directory: Path) -> None:
     mistakes = Mistakes()
     for file in sorted(directory.glob("*.safetensors")):
         mistakes.attempt(lambda whole=file: list(stored_shapes(whole)))
-    index = directory / _INDEX
-    if index.is_file():
-        try:
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(Problem("is no index of weight files", "model.path", str(index), "copy it again")) from None
-        missing = [name for name in named if not (directory / name).is_file()]
-        if missing:
-            what = f"names {len(missing)} weight files that are not there, e.g. {missing[0]}"
-            mistakes.problems.append(Problem(what, "model.path", str(index), "copy or download them too"))
+    index, missing = directory / _INDEX, missing_files(directory)
+    if missing:
+        what = f"names {len(missing)} weight files that are not there, e.g. {missing[0]}"
+        mistakes.problems.append(Problem(what, "model.path", str(index), "copy or download them too"))
     if mistakes.problems:
         raise UserError(*mistakes.problems)
+
+
+def missing_files(directory: Path) -> list[str]:
+    """Weight files that a directory's index names and that are not there.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    index = directory / _INDEX
+    if not index.is_file():
+        return []
+    try:
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(Problem("is no index of weight files", "model.path", str(index), "copy it again")) from None
+    return [name for name in named if not (directory / name).is_file()]

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from cvxrl.errors import Problem
 from cvxrl.recipe.base import kind_of, section_classes
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import recipes_folder
 
 # Mark of a field that may name a local file or folder, as in `Annotated[str, PATH]`.
 PATH: Final = "relative to the file that says it"
@@ -96,7 +96,7 @@ def map_fields(
 
 @cache
 def _shipped() -> frozenset[Path]:
-    return frozenset(shipped.resolve() for shipped in shipped_recipes().values())
+    return frozenset(shipped.resolve() for shipped in recipes_folder().rglob("*.yaml"))
 
 
 def _admits_text(annotation: Any) -> bool:

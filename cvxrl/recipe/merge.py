@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.recipe.expand import anchor_paths, spell_out
 from cvxrl.recipe.reading import preset
-from cvxrl.recipe.shipped import shipped_recipes
+from cvxrl.recipe.shipped import named_recipe, shipped_recipes
 from cvxrl.recipe.yaml_file import parse_value, read_mapping
 
 _COMMAND_LINE = "--set"
@@ -118,7 +118,7 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, An
     found: list[tuple[Path, dict[str, Any]]] = []
     for name in names_of:
         beside = resolved.parent / name
-        parent = beside if beside.is_file() else shipped_recipes().get(name, beside)
+        parent = beside if beside.is_file() else named_recipe(name) or beside
         if not parent.is_file():
             remedy = (
                 f"{suggest(name, shipped_recipes())}paths are relative to this file, names are of the package's recipes"

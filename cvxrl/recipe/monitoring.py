@@ -73,19 +73,76 @@ class CallableSink(Section):
     function: FunctionName = Field(
         description="`module:Class`; called with the run directory (a `Path`), the resolved recipe (a mapping) and "
         "`options`, returns an object with the methods of `cvxrl.runs.sink.Sink`; a base class without any effect is "
-        "`cvxrl.runs.sink.NullSink`. The working directory is searched too."
+        "`cvxrl.runs.sink.NullSink`, whose further methods get completions and figures. The working directory is "
+        "searched too."
     )
     options: dict[str, Any] = Field({}, description="Keyword arguments of the function.")
 
 
-SinkSpec = Annotated[CsvSink | CallableSink, Field(discriminator="kind")]
+_PATIENCE = "Seconds that the end of the run waits for what has not been sent; training itself never waits."
+_PROJECT = "Project on the dashboard."
+_NAME = "Name of the run there; without one, `<recipe name>-seed-<seed>`."
+_GROUP = "Runs of one group are shown together; without one, the recipe's name."
+
+
+class TensorboardSink(Section):
+    """Event files for TensorBoard; needs `pip install "cvxrl[tensorboard]"`."""
+
+    kind: Literal["tensorboard"] = Field(
+        "tensorboard", description="Scalars, completions, learning curves, recipe and hyperparameters."
+    )
+    directory: str | None = Field(
+        None,
+        description="Folder for `<recipe name>/seed-<seed>/` with the event files; without one, `tensorboard/` in the "
+        "run directory.",
+    )
+    patience: PositiveFloat = Field(30.0, description=_PATIENCE)
+
+
+class TrackioSink(Section):
+    """A run of trackio; needs `pip install "cvxrl[trackio]"`."""
+
+    kind: Literal["trackio"] = Field(
+        "trackio", description="In trackio's database on this machine (`TRACKIO_DIR`), or on a Hugging Face Space."
+    )
+    project: str = Field("cvxrl", description=_PROJECT)
+    name: str | None = Field(None, description=_NAME)
+    group: str | None = Field(None, description=_GROUP)
+    space: str | None = Field(None, description="`owner/name` of a Space that it is sent to; without one, stays here.")
+    patience: PositiveFloat = Field(30.0, description=_PATIENCE)
+
+
+class WandbSink(Section):
+    """A run of Weights & Biases; needs `pip install "cvxrl[wandb]"`."""
+
+    kind: Literal["wandb"] = Field("wandb", description="On its server, or in a directory that `wandb sync` sends.")
+    project: str = Field("cvxrl", description=_PROJECT)
+    entity: str | None = Field(None, description="User or team; without one, W&B's default for the login.")
+    name: str | None = Field(None, description=_NAME)
+    group: str | None = Field(None, description=_GROUP)
+    tags: tuple[str, ...] = Field((), description="Tags besides the recipe's name and `seed-<seed>`.")
+    mode: Literal["online", "offline"] | None = Field(
+        None, description="Without one, what W&B's own settings say (`WANDB_MODE`), which is online by default."
+    )
+    directory: str | None = Field(
+        None, description="Folder for `wandb/`; without one, `WANDB_DIR`, or the run directory."
+    )
+    patience: PositiveFloat = Field(30.0, description=_PATIENCE)
+
+
+SinkSpec = Annotated[CsvSink | TensorboardSink | TrackioSink | WandbSink | CallableSink, Field(discriminator="kind")]
 
 
 class LoggingSpec(Section):
     """What is written besides metrics."""
 
     samples: Annotated[NonNegativeInt, NEUTRAL] = Field(
-        4, description="Readable completions stored with every evaluation."
+        4, description="Readable completions stored with every evaluation, and with every step of `rollouts`."
+    )
+    rollouts: Annotated[NonNegativeInt, NEUTRAL] = Field(
+        10,
+        description="At step 1 and every N steps, store as many of the completions that the step collects to train on, "
+        "with probabilities and advantages token by token; 0 is never.",
     )
     kl_sequences: NonNegativeInt = Field(
         32,
@@ -104,6 +161,7 @@ class LoggingSpec(Section):
     )
     sinks: Annotated[tuple[SinkSpec, ...], NEUTRAL] = Field(
         (),
-        description="Where the metrics go besides metrics.jsonl and the display, e.g. `[{kind: csv}]`. A sink that "
-        "fails is named once and left out from then on; training goes on.",
+        description="Where the metrics go besides metrics.jsonl and the display, e.g. `[csv, wandb]` or "
+        "`[{kind: wandb, project: mine}]` (docs/dashboards.md). A sink that fails is named once and left out from then "
+        "on; training goes on.",
     )

@@ -136,6 +136,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
         if recipe.rollout.lag:
             yield f"rollout.lag: `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts; leave it out"
+        if recipe.rollout.ahead:
+            yield f"rollout.ahead: `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts; leave it out"
         if recipe.advantage != Recipe.model_fields["advantage"].default:
             yield f"advantage: `{recipe.objective.kind}` learns from {recipe.data}, not from rewards; leave it out"
     yield from _ignored(recipe)
@@ -161,6 +163,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
 
 def _sampling(recipe: Recipe) -> Iterator[str]:
     rollout, objective = recipe.rollout, recipe.objective
+    if rollout.ahead and not rollout.lag:
+        yield (
+            "rollout.ahead: without a lag each rollout needs the weights of the updates before it; set rollout.lag to "
+            "1 or more, or rollout.ahead to false"
+        )
     if recipe.advantage.needs_group and rollout.samples < 2:
         yield (
             f"advantage.kind: `{recipe.advantage.kind}` compares the samples of a prompt, but rollout.samples is 1; "

@@ -47,6 +47,12 @@ class RolloutSpec(Section):
         "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
         "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
     )
+    ahead: Annotated[bool, NEUTRAL] = Field(
+        False,
+        description="With `lag`: make the newest rollout beside the updates, in a second thread, by a second copy of "
+        "the weights that training moves. The same numbers in less time where a core, a device or a server is idle "
+        "(docs/performance.md).",
+    )
 
 
 class TrainSpec(Section):

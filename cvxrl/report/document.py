@@ -21,38 +21,51 @@ WIDTH = 80  # columns, of a terminal as of a pipe
 _NAME_WIDTH = 30
 _SENTENCE = 30  # letters from which on a cell is taken for one
 _ENDLESS = 10_000  # columns; a measurement is cut off at the console's width otherwise
+# What pages share; they look alike.
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem;
+  margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+pre { background: #f4f4f4; padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .9rem .25rem 0; vertical-align: top; text-align: right; white-space: nowrap; }
+th { box-shadow: inset 0 -1px #888; font-weight: 600; vertical-align: bottom; }
+th.left, td.left { text-align: left; }
+td.left:nth-child(n+2) { white-space: normal; min-width: 7rem; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
+p, ul, figcaption { max-width: 48rem; }
+img { width: 100%; max-width: 46rem; height: auto; display: block; }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; } }
+figure { margin: 0; }
+figcaption, .note { color: #555; font-size: .85rem; }
+.warning { border-left: 4px solid #E69F00; padding-left: .7rem; margin: .4rem 0; }
+.problem { border-left: 4px solid #B00020; padding-left: .7rem; margin: .4rem 0; white-space: pre-line; }
+"""
 # The policy forbids the browser to load anything; should a link slip in, it stays dead.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 0 auto;
-  padding: 1.5rem 1rem 4rem; }}
-h1 {{ font-size: 1.6rem; margin: 0 0 .5rem; }}
-h2 {{ font-size: 1.15rem; margin: 2.2rem 0 .6rem; }}
-pre {{ background: #f4f4f4; padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .9rem .25rem 0; vertical-align: top; text-align: right; white-space: nowrap; }}
-th {{ box-shadow: inset 0 -1px #888; font-weight: 600; vertical-align: bottom; }}
-th.left, td.left {{ text-align: left; }}
-td.left:nth-child(n+2) {{ white-space: normal; min-width: 7rem; }}
-th:first-child, td:first-child {{ position: sticky; left: 0; background: #fff; }}
-p, ul, figcaption {{ max-width: 48rem; }}
-img {{ width: 100%; max-width: 46rem; height: auto; display: block; }}
-@media (max-width: 40rem) {{ table {{ font-size: .8rem; }} th, td {{ padding-right: .6rem; }} }}
-figure {{ margin: 0; }}
-figcaption, .note {{ color: #555; font-size: .85rem; }}
-.warning {{ border-left: 4px solid #E69F00; padding-left: .7rem; margin: .4rem 0; }}
-.problem {{ border-left: 4px solid #B00020; padding-left: .7rem; margin: .4rem 0; white-space: pre-line; }}
-</style>
+<style>{style}</style>
 </head>
 <body>
 """
+
+
+def html_head(title: str, style: str = f"\n{STYLE}", policy: str = _POLICY) -> str:
+    """Begin a page that is a file of its own, up to its body.
+
+    Args:
+        title: as text.
+        style: all of its style sheet.
+        policy: what the browser may load and run.
+    """
+    return _HEAD.format(title=escape(title), style=style, policy=policy)
 
 
 @dataclass(frozen=True)
@@ -209,7 +222,7 @@ class Page:
 
     def __init__(self, title: str, command: str) -> None:
         """Begin with a title and the command that made the page."""
-        self._parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", f"<pre>{escape(command)}</pre>"]
+        self._parts = [html_head(title), f"<h1>{escape(title)}</h1>", f"<pre>{escape(command)}</pre>"]
 
     def note(self, text: str) -> None:
         """A paragraph in small print."""

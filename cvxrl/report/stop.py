@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from cvxrl.ranks import this_rank
+
 _URGENT = (signal.SIGINT, signal.SIGTERM)
 _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
@@ -59,7 +61,9 @@ class StopRequest:
             if self._pressed:
                 raise KeyboardInterrupt
             self._pressed = True
-        if not self.requested and self._go_on:
+        # To a rank the launcher sends SIGTERM where another has ended: that one's message is the one to read.
+        told = number != signal.SIGTERM or this_rank() is None
+        if not self.requested and self._go_on and told:
             say_now(f"finishing {self.doing}; again to stop at once; go on with: {self._go_on}")
         self.requested = True
 

@@ -82,6 +82,11 @@ class RunDir:
         return self.path / "report" / "curves.png"
 
     @property
+    def completions(self) -> Path:
+        """Page of readable completions."""
+        return self.path / "report" / "completions.html"
+
+    @property
     def diff(self) -> Path:
         """Uncommitted changes of the package's checkout when the run began; empty where there were none."""
         return self.path / "uncommitted.diff"
@@ -97,6 +102,10 @@ class RunDir:
     def samples(self, step: int) -> Path:
         """Readable completions of an evaluation."""
         return self.path / "rollouts" / f"step-{step:06d}.jsonl"
+
+    def training_samples(self, step: int) -> Path:
+        """Readable completions that a step trained on."""
+        return self.path / "rollouts" / f"train-{step:06d}.jsonl"
 
     def read_record(self) -> RunRecord:
         """Parsed run.json.

@@ -11,10 +11,11 @@ from cvxrl.imports import blame
 
 Row = tuple[str, str, str]
 Opener = Callable[[], "Sink"]
+_DISPLAY = "the display"
 
 
 class Sink(Protocol):
-    """Gets to know what happens in a run."""
+    """Gets to know what happens in a run. Further methods of `NullSink` are called where one has them."""
 
     def start(self, title: str, steps: int, done: int) -> None:
         """A run of ``steps`` begins, ``done`` of which an earlier session finished."""
@@ -39,17 +40,25 @@ class NullSink:
     Attributes:
         run_dir: where the run writes, if it belongs to one.
         recipe: the resolved recipe, by section.
+        notes: what a person should be told, a line each; every one is taken out when it is told.
     """
 
     def __init__(self, run_dir: Path | None = None, recipe: Mapping[str, Any] | None = None) -> None:
         """Called as `logging.sinks` of kind `callable` calls a class."""
         self.run_dir, self.recipe = run_dir, recipe or {}
+        self.notes: list[str] = []
 
     def start(self, title: str, steps: int, done: int) -> None:
         """Do nothing."""
 
     def step(self, record: Mapping[str, float]) -> None:
         """Do nothing."""
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Completions of the evaluation of a step, of which `step` is told next; as in rollouts/step-*.jsonl."""
+
+    def figure(self, name: str, file: Path) -> None:
+        """A PNG was drawn, at the end of the run."""
 
     def event(self, text: str) -> None:
         """Do nothing."""
@@ -68,7 +77,7 @@ class Sinks:
             display: shows the run to a person.
             openers: makes each of the others, by the name under which a failure is told.
         """
-        self._open: dict[str, Sink] = {"the display": display}
+        self._open: dict[str, Sink] = {_DISPLAY: display}
         self._openers = dict(openers)
 
     def start(self, title: str, steps: int, done: int) -> None:
@@ -85,21 +94,47 @@ class Sinks:
         shown = MappingProxyType(record)
         self._tell(lambda sink: sink.step(shown))
 
+    def samples(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Tell those that take completions."""
+        shown = tuple(MappingProxyType(row) for row in rows)
+        self._tell(lambda sink: _call(sink, "samples", step, shown))
+
+    def figure(self, name: str, file: Path) -> None:
+        """Tell those that take pictures."""
+        self._tell(lambda sink: _call(sink, "figure", name, file))
+
     def event(self, text: str) -> None:
         """Tell all."""
         self._tell(lambda sink: sink.event(text))
 
     def finish(self, status: str, rows: Sequence[Row]) -> None:
-        """Tell all."""
-        self._tell(lambda sink: sink.finish(status, tuple(rows)))
+        """Tell all, the display last, so that the summary stands below what the others have to say."""
+        self.abandon(status, rows)
+        self._tell(lambda sink: sink.finish(status, tuple(rows)), only=_DISPLAY)
 
-    def _tell(self, call: Callable[[Sink], Any]) -> None:
+    def abandon(self, status: str, rows: Sequence[Row] = ()) -> None:
+        """Tell all but the display that it is over."""
+        for name in [name for name in self._open if name != _DISPLAY]:
+            self._tell(lambda sink: sink.finish(status, tuple(rows)), only=name)
+
+    def _tell(self, call: Callable[[Sink], Any], only: str | None = None) -> None:
         for name, sink in list(self._open.items()):
+            if only not in (None, name):
+                continue
             try:
                 call(sink)
             except Exception as error:
                 self._drop(name, error)
+            notes = getattr(sink, "notes", [])
+            while notes:
+                self.event(f"{name}: {notes.pop(0)}")
 
     def _drop(self, name: str, error: Exception) -> None:
         self._open.pop(name, None)
         self.event(f"{name} failed and is left out from here on: {blame(error)}")
+
+
+def _call(sink: Sink, method: str, *told: object) -> None:
+    """Call a method that not every sink has."""
+    if hasattr(sink, method):
+        getattr(sink, method)(*told)

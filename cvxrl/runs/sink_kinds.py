@@ -8,25 +8,37 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from cvxrl.imports import import_function
-from cvxrl.recipe.monitoring import CallableSink, CsvSink
+from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.imports import import_function, require_installed
+from cvxrl.recipe.monitoring import CallableSink, CsvSink, TensorboardSink, TrackioSink, WandbSink
 from cvxrl.recipe.schema import Recipe
+from cvxrl.runs.background import Background
 from cvxrl.runs.files import write_text
 from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.sink import NullSink, Opener
+from cvxrl.runs.tensorboard_sink import TensorboardRun
+from cvxrl.runs.trackio_sink import TrackioRun
+from cvxrl.runs.wandb_sink import WandbRun
 
 
 def sink_openers(recipe: Recipe, run_dir: Path) -> dict[str, Opener]:
     """What makes each sink of a recipe, by its key: nothing is opened or written yet.
 
     Raises:
-        UserError: a function that a sink names cannot be imported.
+        UserError: a function that a sink names cannot be imported, a package that it needs is missing, or two write to
+            the same place.
     """
-    openers: dict[str, Opener] = {}
+    openers, mistakes = {}, Mistakes()
+    kinds = [spec.kind for spec in recipe.logging.sinks]
     for number, spec in enumerate(recipe.logging.sinks):
         key = f"logging.sinks.{number}"
-        openers[key] = SINKS[spec.kind](spec, key, recipe, run_dir)
-    return openers
+        if spec.kind != "callable" and spec.kind in kinds[:number]:
+            what = f"there is a sink of kind {spec.kind} already"
+            mistakes.problems.append(Problem(what, key, remedy="leave one of them out"))
+        openers[key] = mistakes.attempt(SINKS[spec.kind], spec, key, recipe, run_dir)
+    if mistakes.problems:
+        raise UserError(*mistakes.problems)
+    return {key: opener for key, opener in openers.items() if opener is not None}
 
 
 class CsvTable(NullSink):
@@ -78,4 +90,25 @@ def _callable(spec: CallableSink, key: str, recipe: Recipe, run_dir: Path) -> Op
     return lambda: make(run_dir, recipe.model_dump(mode="json"), **spec.options)
 
 
-SINKS: Final[dict[str, Callable[[Any, str, Recipe, Path], Opener]]] = {"csv": _csv, "callable": _callable}
+def _tensorboard(spec: TensorboardSink, key: str, recipe: Recipe, run_dir: Path) -> Opener:
+    require_installed("tensorboard", "tensorboard", "tensorboard", key)
+    return lambda: Background(lambda: TensorboardRun(spec, recipe, run_dir), spec.patience)
+
+
+def _trackio(spec: TrackioSink, key: str, recipe: Recipe, run_dir: Path) -> Opener:
+    require_installed("trackio", "trackio", "trackio", key)
+    return lambda: Background(lambda: TrackioRun(spec, recipe, run_dir), spec.patience)
+
+
+def _wandb(spec: WandbSink, key: str, recipe: Recipe, run_dir: Path) -> Opener:
+    require_installed("wandb", "wandb", "wandb", key)
+    return lambda: Background(lambda: WandbRun(spec, recipe, run_dir), spec.patience)
+
+
+SINKS: Final[dict[str, Callable[[Any, str, Recipe, Path], Opener]]] = {
+    "csv": _csv,
+    "tensorboard": _tensorboard,
+    "trackio": _trackio,
+    "wandb": _wandb,
+    "callable": _callable,
+}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import SilentSink, tiny
 from thread_world import Meeting, ThreadWorld, together
 from torch import Tensor
+from two_ranks import ranks
 
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.sequences import Sequences
@@ -94,12 +96,12 @@ def test_shares_are_everything_once(size: int, count: int) -> None:
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    recipe, meeting = tiny("math_grpo"), Meeting(2)
-    sinks, folders = [SilentSink(), SilentSink()], [RunDir.of(tmp_path / name, recipe) for name in "ab"]
+    recipe = tiny("math_grpo")
 
-    def run(rank: int) -> str:
-        return run_training(recipe, folders[rank], sinks[rank], "new", world=ThreadWorld(rank, meeting)).status
+    def job(world: Any) -> tuple[str, int]:
+        world.open(torch.device("cpu"), 60.0)
+        sink, run_dir = SilentSink(), RunDir.of(tmp_path / str(world.rank), recipe)
+        return run_training(recipe, run_dir, sink, "new", world=world).status, len(sink.records)
 
-    assert together([lambda: run(0), lambda: run(1)]) == ["finished", "finished"]
-    assert folders[0].is_finished() and len(sinks[0].records) == recipe.train.steps + 1
-    assert not (tmp_path / "b").exists() and not sinks[1].records
+    assert ranks(job) == [("finished", recipe.train.steps + 1), ("finished", 0)]
+    assert RunDir.of(tmp_path / "0", recipe).is_finished() and not (tmp_path / "1").exists()

@@ -17,8 +17,26 @@ from cvxrl.recipe.shipped import find_recipe, headline, shipped_recipes
 
 
 def test_the_recipes_of_the_checkout_are_those_that_ship() -> None:
-    assert set(shipped_recipes().values()) == set((ROOT / "recipes").glob("*.yaml"))
-    assert find_recipe("math_grpo") == ROOT / "recipes" / "math_grpo.yaml"
+    folder = ROOT / "recipes"
+    assert set(shipped_recipes().values()) == {*folder.glob("*.yaml"), *(folder / "paper").glob("*.yaml")}
+    assert find_recipe("math_grpo") == folder / "math_grpo.yaml"
+
+
+def test_a_recipe_of_the_paper_s_scale_is_found_with_its_folder_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = ROOT / "recipes" / "paper" / "qwen25_3b_grpo.yaml"
+    monkeypatch.chdir(tmp_path)
+    for given in ("paper/qwen25_3b_grpo", "qwen25_3b_grpo"):
+        assert find_recipe(given) == file and load_recipe(given).name == "qwen25_3b_grpo"
+        assert discover([given]).recipes == [file]
+        assert find_task(given, None).name == "qwen25_3b_grpo"
+        mine = tmp_path / "mine.yaml"
+        mine.write_text(f"extends: {given}\nname: mine\n")
+        assert load_recipe(mine).model.path == "Qwen/Qwen2.5-3B"
+    for wrong in ("paper/qwen25_3b_grp", "paper/math_grpo"):
+        with pytest.raises(UserError, match=f"there is no recipe `{wrong}`"):
+            load_recipe(wrong)
 
 
 def test_a_path_stays_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +73,13 @@ def test_every_command_takes_a_name() -> None:
 
 def test_help_and_list_show_what_there_is_in_80_columns(cvxrl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for shown in (cvxrl("train", "--help"), cvxrl("train", "--list")):
+    every = shipped_recipes()
+    few = {name: file for name, file in every.items() if file.parent.name != "paper"}
+    for shown, recipes in ((cvxrl("train", "--help"), few), (cvxrl("train", "--list"), every)):
         assert shown.code == 0
         lines = shown.out.splitlines()
         assert max(map(len, lines)) <= 80
-        for name, file in shipped_recipes().items():
+        for name, file in recipes.items():
             assert headline(file) and any(line.split() == [name, *headline(file).split()] for line in lines), name
     kinds = {line.split()[0] for line in lines if line.startswith("   ")}
     assert {"lco-kld", "grpo", "qrm", "group", "gae", "dense-dpo"} <= kinds

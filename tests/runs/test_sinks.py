@@ -143,7 +143,7 @@ def test_mistakes_in_the_list_are_told_by_their_place() -> None:
     found = {problem.key: problem.remedy for problem in refused.value.problems}
     assert found == {
         "logging.sinks.0.file": "known keys here: kind",
-        "logging.sinks.1.kind": "did you mean `csv`? choose one of csv, callable",
+        "logging.sinks.1.kind": "did you mean `csv`? choose one of csv, tensorboard, trackio, wandb, callable",
         "logging.sinks.2.function": "add `function`",
     }
 

@@ -1,0 +1,68 @@
+"""A job in a second thread beside a block of code: torch computes without Python's lock, so both cores are used."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+
+@contextmanager
+def beside(job: Callable[[], None], device: torch.device) -> Iterator[None]:
+    """Run a job for the length of the block, which ends when both have.
+
+    An error of the job is raised where the block ends. One of the block ends the job too, at its next line of Python:
+    nobody waits for what is not wanted any more, and no thread is left behind.
+
+    Args:
+        job: touches nothing that the block changes.
+        device: where it computes; on CUDA, on a stream of its own, which waits for what was asked before the block.
+    """
+    stream: torch.cuda.Stream | None = None
+    if device.type == "cuda":
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    thread = _Job(job, nullcontext() if stream is None else _after(stream))
+    thread.start()
+    try:
+        yield
+        thread.join()
+    except BaseException:
+        thread.interrupt()
+        raise
+    finally:
+        thread.join()
+    if thread.error is not None:
+        raise thread.error
+    if stream is not None:
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+def _after(stream: torch.cuda.Stream) -> AbstractContextManager[None]:
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    context: AbstractContextManager[None] = torch.cuda.stream(stream)
+    return context
+
+
+class _Job(threading.Thread):
+    """Does a job and keeps its error."""
+
+    def __init__(self, job: Callable[[], None], context: AbstractContextManager[None]) -> None:
+        super().__init__(name="beside", daemon=True)
+        self._job, self._context, self._threads = job, context, torch.get_num_threads()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            torch.set_num_threads(self._threads)  # a new thread's own number, on which the bits of sums depend
+            with self._context:
+                self._job()
+        except BaseException as error:
+            self.error = error
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in it, as Ctrl-C does in the main thread."""
+        assert self.ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(KeyboardInterrupt))
