@@ -126,6 +126,7 @@ def machine() -> Numbers:
 def group(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is ended with all that it started."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path_of_modules()}
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "10"  # its ranks are in sessions of their own; it ends them
     process = subprocess.Popen(command, start_new_session=True, env=environment, cwd=ROOT, **how)
     try:
         yield process
@@ -133,7 +134,7 @@ def group(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[bytes
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=30)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -203,9 +204,11 @@ def large_run(session: Session) -> None:
     sizes = {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
     sizes |= {"intermediate_size": 4864, "vocab_size": 151936}
     length = 256
+    if session.device == "cpu":
+        sizes |= {"hidden_size": 280, "num_hidden_layers": 4, "intermediate_size": 768, "vocab_size": 32768}
+        length = 16
     if session.smoke:
         sizes |= {"hidden_size": 56, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 512}
-        length = 16
 
     def make() -> Numbers:
         from cvxrl.engine.plan import describe
@@ -217,6 +220,8 @@ def large_run(session: Session) -> None:
         settings = [f"model.path={policy}", f"rollout.max_new_tokens={length}", "train.micro_batch=8", *HALF]
         settings += ["train.steps=3", "train.minibatches=2", "eval.every=0", "checkpoint.final=false", SHARDED]
         settings += ["train.check_every=0", "logging.kl_sequences=0", f"train.device={session.device}"]
+        if session.device == "cpu":  # bf16 is slow there
+            settings += ["rollout.prompts=4", "rollout.samples=4"]
         (planned,) = describe(load_recipe("math_lco_kld", settings), [session.ranks], rates=Rates()).ranks
         run = session.run("large", "math_lco_kld", settings, session.ranks)
         measured, records = run["peak_bytes"], run["records"]
@@ -277,10 +282,13 @@ def wait_for(url: str, server: subprocess.Popen[bytes], until: float, log: Path)
 
 
 def child(folder: Path, words: list[str]) -> None:
-    """One rank: the command, and then how it ended and what its device held at most."""
+    """One rank: the command, and then how it ended and what its device held at most; of a CPU, beyond the libraries."""
     import torch
 
+    import cvxrl.engine.session  # noqa: F401
     from cvxrl.cli import main
+
+    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     sys.argv, code = ["cvxrl", *words], 1
     try:
@@ -291,7 +299,8 @@ def child(folder: Path, words: list[str]) -> None:
         raise
     finally:
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        peak = torch.cuda.max_memory_allocated() if cuda else most
         file = folder / f"rank-{os.environ.get('RANK', '0')}.json"
         file.write_text(json.dumps({"code": code, "peak_bytes": peak}))
 
@@ -305,11 +314,12 @@ def main() -> int:
     arguments = parser.parse_args()
     import torch
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
     gpus = 0 if arguments.smoke else torch.cuda.device_count()
     with tempfile.TemporaryDirectory() as folder:
         until = time.monotonic() + arguments.seconds
         device = "cuda" if gpus else "cpu"
-        session = Session(arguments.out, Path(folder), until, gpus or 2, device, arguments.smoke or not gpus)
+        session = Session(arguments.out, Path(folder), until, gpus or 2, device, arguments.smoke)
         if gpus == 1:
             print("one GPU: NCCL allows one rank on it, so that sharding and sums over ranks run with a single one")
         elif not gpus:

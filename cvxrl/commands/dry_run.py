@@ -98,7 +98,7 @@ def print_plan(recipe: Recipe, machine: Machine, as_json: bool) -> None:
         document = {"recipe": recipe.model_dump(mode="json"), "digest": digest(recipe), "plan": _document(plan)}
         typer.echo(json_line({**document, "device": {"memory": memory, "rates": asdict(machine.rates or Rates())}}))
     elif is_main():  # of a launcher's processes
-        for line in (*_summary(recipe, plan), *_per_rank(plan, memory, machine)):
+        for line in (*_summary(recipe, plan), *_per_rank(recipe, plan, memory, machine)):
             typer.echo(line)
     if memory is not None and plan.ranks and not any(planned.fits for planned in plan.ranks):
         from cvxrl.engine.remedies import too_large
@@ -143,8 +143,10 @@ def _summary(recipe: Recipe, plan: Plan) -> Iterator[str]:
         yield _filled("warning", warning)
 
 
-def _per_rank(plan: Plan, memory: int | None, machine: Machine) -> Iterator[str]:
+def _per_rank(recipe: Recipe, plan: Plan, memory: int | None, machine: Machine) -> Iterator[str]:
     """A column for each number of ranks; nothing where a single process was not asked about."""
+    from cvxrl.engine.placed import served
+
     if not plan.ranks or (len(plan.ranks) == 1 and plan.ranks[0].ranks == 1 and machine == Machine(None, None, None)):
         return
     yield ""
@@ -160,10 +162,10 @@ def _per_rank(plan: Plan, memory: int | None, machine: Machine) -> Iterator[str]
         yield _row(f"  fits into {memory / 2**30:,.1f} GiB", fits)
     timed = [planned for planned in plan.ranks if planned.seconds is not None]
     if timed:
-        yield from _times(plan, timed, machine)
+        yield from _times(plan, timed, machine, served(recipe))
 
 
-def _times(plan: Plan, timed: list[RankPlan], machine: Machine) -> Iterator[str]:
+def _times(plan: Plan, timed: list[RankPlan], machine: Machine, with_server: bool) -> Iterator[str]:
     from cvxrl.engine.workload import Rates
 
     rates = machine.rates or Rates()
@@ -174,11 +176,14 @@ def _times(plan: Plan, timed: list[RankPlan], machine: Machine) -> Iterator[str]
             yield _row(f"  {label}", [f"{value:,.2f}" for value in values])
     hours = [planned.seconds.step * plan.optimizer_steps / plan.updates / 3600 for planned in timed if planned.seconds]
     yield _row("hours of the run", [f"{value:,.1f}" for value in hours])
-    yield _row("device hours", [f"{value * planned.ranks:,.1f}" for value, planned in zip(hours, timed, strict=True)])
+    devices = [planned.ranks + with_server for planned in timed]
+    yield _row("device hours", [f"{value * count:,.1f}" for value, count in zip(hours, devices, strict=True)])
+    server = "; the server that samples is one more device" if with_server else ""
     stated = (
         f"at {rates.flops / 1e12:,.0f} TFLOP/s in bf16, {rates.fp32 / 1e12:,.0f} in fp32, "
         f"{rates.bandwidth / 1e12:.1f} TB/s of memory, {rates.link / 1e9:,.0f} GB/s to ranks of the same "
-        f"{rates.machine}, {rates.network / 1e9:,.0f} to others; nothing overlaps; without grading and evaluations"
+        f"{rates.machine}, {rates.network / 1e9:,.0f} to others; nothing overlaps; "
+        f"without grading and evaluations{server}"
     )
     yield from textwrap.wrap(stated, 80)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cvxrl.engine.guards import Guards, GuardStop, require_silent
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.records import accuracies
-from cvxrl.engine.recovery import Recovery, recover_records, without_former_end
+from cvxrl.engine.recovery import Recovery, recover_records, without_former_end, without_unfinished
 from cvxrl.engine.state import Position, load_state, load_waiting, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import from_main
 from cvxrl.errors import UserError
+from cvxrl.evaluation.card import write_card
 from cvxrl.evaluation.held_out import Evaluation
 from cvxrl.recipe.load import load_recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
@@ -75,12 +77,31 @@ class Session:
             position: how far it has come.
             waiting: rollouts that later steps train on.
         """
-        trainer = self.trainer
-        parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
-        for written in (self.run_dir.metrics, *([self.run_dir.updates] if trainer.recipe.logging.updates else [])):
+        updates = [self.run_dir.updates] if self.trainer.recipe.logging.updates else []
+        for written in (self.run_dir.metrics, *updates):
             sync_records(written)
-        save_checkpoint(self.run_dir.checkpoints, position.step, lambda directory: save_state(directory, *parts))
+        save_checkpoint(self.run_dir.checkpoints, position.step, partial(self.save_share, position, waiting))
         self.prune()
+
+    def save_policy(self, directory: Path) -> None:
+        """Write the policy with its model card, once the last evaluation is stored."""
+        self.trainer.policy.save(directory)
+        write_card(self.run_dir, directory, self.trainer.recipe)
+
+    def save_share(self, position: Position, waiting: Waiting | None, directory: Path | None = None) -> None:
+        """This process's share of a checkpoint: all of it, or of a sharded policy its shards.
+
+        Args:
+            position: how far the run has come.
+            waiting: rollouts that later steps train on.
+            directory: where the main process writes; the others hear of it.
+        """
+        trainer = self.trainer
+        if trainer.policy.sharding is not None:
+            directory = from_main(trainer.world, directory)
+        if directory is not None:
+            parts = (trainer.policy, trainer.critic, trainer.optimizer, position, waiting)
+            save_state(directory, *parts, is_main=trainer.world.is_main)
 
     def update(self, record: Record) -> None:
         """Append to updates.jsonl."""
@@ -105,7 +126,9 @@ class Session:
         run_dir, recipe = self.run_dir, self.trainer.recipe
         # Step 0 is the evaluation before training, which is done again when there is no checkpoint.
         recovery = recover_records(run_dir, self.trainer.position) if self.load() else Recovery([], None)
-        records, end = without_former_end(recovery.records, load_recipe(run_dir.recipe), recipe)
+        then = load_recipe(run_dir.recipe)
+        records, end = without_former_end(recovery.records, then, recipe)
+        records, self.trainer.unfinished = without_unfinished(records, then, recipe)
         self.accuracies = accuracies(records)
         for record in records:
             fired = self.guards.see(finite(record))

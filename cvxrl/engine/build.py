@@ -9,12 +9,14 @@ from cvxrl.engine.collectors import Collector, RolloutCollector
 from cvxrl.engine.credit import CreditAssigner, Critic, SequenceCredit, ValueCredit, VerifierCredit
 from cvxrl.engine.demonstrations import DemonstrationCollector
 from cvxrl.engine.readers import Reader
-from cvxrl.engine.world import World
+from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.objectives.callable import find_objective
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
+from cvxrl.recipe.engine import VllmSpec
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.schema import Recipe
@@ -22,6 +24,19 @@ from cvxrl.rollout.choice import require_engine
 from cvxrl.rollout.generator import Generator
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task
+
+
+def place(policy: Policy, recipe: Recipe, world: World) -> Policy:
+    """The policy as it was loaded, or with its parameters split over the processes, as `placement.shard` says."""
+    if recipe.placement.shard == "none" or world.size == 1:
+        return policy
+    return _sharded(policy)
+
+
+def _sharded(policy: Policy) -> Policy:
+    from cvxrl.policy.sharding import shard  # loads torch.distributed, which nothing else here needs
+
+    return shard(policy)
 
 
 def check_functions(recipe: Recipe) -> None:
@@ -54,8 +69,6 @@ def check_placement(recipe: Recipe, world: World) -> None:
         what = f"{started} ranks cannot share the {prompts} prompts of a step"
         remedy = f"start at most {prompts} ranks, or set it to {started} or more"
         problems.append(Problem(what, "rollout.prompts", remedy=remedy))
-    if recipe.placement.shard == "full":
-        problems.append(Problem("sharding is not there yet", "placement.shard", remedy="set it to none"))
     if problems:
         raise UserError(*problems)
 
@@ -84,17 +97,30 @@ def build_reference(recipe: Recipe, policy: Policy) -> Reader | None:
     start = policy.as_loaded()
     if start is not None:
         return Reader.of(start, recipe)
-    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe)
+    return _frozen(load_policy(recipe.model, policy.device, recipe.seed), recipe, policy)
 
 
-def build_generator(recipe: Recipe, policy: Policy) -> Generator:
+def build_generator(recipe: Recipe, policy: Policy, world: World | None = None) -> Generator:
     """What samples completions in training and evaluation.
+
+    Args:
+        recipe: names the engine.
+        policy: samples.
+        world: the processes that sample; this one alone by default.
 
     Raises:
         UserError: the engine that the recipe names cannot serve this policy.
     """
-    require_engine(policy, recipe.rollout.engine)
-    return LocalGenerator(policy, recipe.rollout.engine, recipe.rollout.batch)
+    engine = recipe.rollout.engine
+    if isinstance(engine, VllmSpec):
+        from cvxrl.rollout.vllm.open import open_generator
+
+        train = recipe.train
+        bf16, tolerance = train.precision == "bf16", train.ratio_tolerance
+        lower, ranks = not isinstance(recipe.rollout.mismatch, StopMismatch), world or SingleProcess()
+        return open_generator(engine, policy, ranks, bf16=bf16, ratio_tolerance=tolerance, lower=lower)
+    require_engine(policy, engine)
+    return LocalGenerator(policy, engine, recipe.rollout.batch)
 
 
 def build_collector(
@@ -155,10 +181,11 @@ def _verifier(path: str, key: str, recipe: Recipe, policy: Policy) -> Reader:
                 remedy="train the verifier from the same base model",
             )
         )
-    return replace(_frozen(verifier, recipe), temperature=1.0)
+    return replace(_frozen(verifier, recipe, policy), temperature=1.0)
 
 
-def _frozen(policy: Policy, recipe: Recipe) -> Reader:
+def _frozen(policy: Policy, recipe: Recipe, trained: Policy) -> Reader:
+    """A policy that is not trained, sharded where the trained one is."""
     policy.model.requires_grad_(False)
     policy.model.eval()
-    return Reader.of(policy, recipe)
+    return Reader.of(policy if trained.sharding is None else _sharded(policy), recipe)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cvxrl.engine.world import local_part
+
 # Numbers that are multiplied at a time, so that no second copy of a large matrix exists.
 _BLOCK = 2**20
 
@@ -16,6 +18,7 @@ class Displacement:
 
     Two copies: the parameters before the step and, once another share than the whole is asked for, after it. Shares 0
     and 1 are those, bit for bit; another is before + share x (after - before), formed in fp32 and then rounded once.
+    Of sharded parameters, the part of this process.
     """
 
     def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -24,13 +27,13 @@ class Displacement:
         Args:
             pairs: what the optimizer steps, each beside the parameter that it stands for (`stepped_parameters`).
         """
-        self._pairs = list(pairs)
+        self._pairs = [(stepped, local_part(parameter)) for stepped, parameter in pairs]
         self._before = [stepped.detach().clone() for stepped, _ in self._pairs]
         self._after: list[Tensor] | None = None
         self._share = 1.0
 
     def slope(self, gradients: Sequence[Tensor | None]) -> float:
-        """<g, d> of gradients at the start and the step, while the parameters are where it ended."""
+        """<g, d> of gradients at the start and the step, while the parameters are where it ended; None is left out."""
         steps = zip(gradients, self._before, (stepped for stepped, _ in self._pairs), strict=True)
         return sum((_dot(g, before, after.detach()) for g, before, after in steps if g is not None), start=0.0)
 
@@ -48,7 +51,7 @@ class Displacement:
                 torch.sub(after, before, out=stepped).mul_(share).add_(before)
             else:
                 stepped.copy_(before.float() + share * (after.float() - before.float()))
-            if parameter is not stepped:
+            if parameter.data_ptr() != stepped.data_ptr():
                 parameter.copy_(stepped)
         self._share = share
 

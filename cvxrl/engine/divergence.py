@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cvxrl.engine.world import is_sharded, local_part
+
 if TYPE_CHECKING:
     from cvxrl.engine.sequences import Sequences
+    from cvxrl.engine.world import World
     from cvxrl.policy.model import Policy
 
 
@@ -57,31 +60,46 @@ def blame(sequences: Sequences) -> Iterator[None]:
         raise
 
 
-def require_finite(name: str, tensor: Tensor) -> None:
-    """Raise DivergedError unless every entry is finite."""
-    bad = int((~torch.isfinite(tensor)).sum())
+def require_finite(name: str, tensor: Tensor, world: World | None = None) -> None:
+    """Raise DivergedError unless every entry is finite; of a sharded tensor, in every process of the world."""
+    bad = int((~torch.isfinite(local_part(tensor))).sum())
+    if world is not None and is_sharded(tensor):
+        bad = int(world.sum(torch.tensor(bad)))
     if bad:
         raise DivergedError(name, f"{bad} of {tensor.numel()} entries are not finite")
 
 
-def require_finite_gradients(model: nn.Module, norm: Tensor) -> None:
-    """Raise DivergedError naming the first bad gradient; looks at single tensors only if the global norm is bad."""
+def require_finite_gradients(model: nn.Module, norm: Tensor, world: World | None = None) -> None:
+    """Raise DivergedError naming the first bad gradient; looks at single tensors only if the global norm is bad.
+
+    Args:
+        model: whose gradients they are.
+        norm: of all gradients, the same in every process.
+        world: the processes that hold the parts of sharded gradients; all of them raise.
+    """
     if torch.isfinite(norm):
         return
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            require_finite(f"gradient of {name}", parameter.grad)
+            require_finite(f"gradient of {name}", parameter.grad, world)
     raise DivergedError("gradient norm", "the global norm overflows although every entry is finite")
 
 
-def require_finite_parameters(module: nn.Module) -> None:
-    """Raise DivergedError naming the first parameter with a bad entry; otherwise reads each parameter once."""
-    parameters = [p.detach() for p in module.parameters()]
-    norms = torch._foreach_norm(parameters, torch.inf)
-    if torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
-        return
-    for name, parameter in module.named_parameters():
-        require_finite(f"parameter {name}", parameter.detach())
+def require_finite_parameters(module: nn.Module, world: World | None = None) -> None:
+    """Raise DivergedError naming the first parameter with a bad entry; otherwise reads each parameter once.
+
+    Args:
+        module: whose parameters they are.
+        world: the processes that hold the parts of sharded parameters; all of them raise.
+    """
+    parts = [part for part in map(local_part, module.parameters()) if part.numel()]
+    norms = [norm.float() for norm in torch._foreach_norm(parts, torch.inf)] if parts else []
+    bad = int((~torch.isfinite(torch.stack(norms))).sum()) if norms else 0
+    if world is not None:
+        bad = int(world.sum(torch.tensor(bad)))  # the maximum of some backends loses a NaN
+    if bad:
+        for name, parameter in module.named_parameters():
+            require_finite(f"parameter {name}", parameter, world)
 
 
 def describe_batch(error: DivergedError, policy: Policy) -> Iterator[dict[str, Any]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from cvxrl.engine.credit import Critic
-from cvxrl.engine.divergence import blame, require_finite
+from cvxrl.engine.divergence import DivergedError, blame, require_finite
+from cvxrl.engine.equal_passes import empty_pass, most_passes
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.sequences import Sequences, flat, hidden_batch, token_batch
 from cvxrl.engine.world import SingleProcess, World, sum_metrics
@@ -95,8 +96,9 @@ class Loss:
             return replace(sequences, old_logprobs=self.reader.log_probs(sequences))
         if self.reader.head is None:
             return with_old_logits(sequences, self.reader.logits(sequences))
-        hidden = self.reader.each(sequences, self.reader.hidden)
-        return replace(sequences, old_hidden=hidden, old_head=self.reader.head.frozen())
+        with self.policy.whole():
+            hidden = self.reader.each(sequences, self.reader.hidden)
+            return replace(sequences, old_hidden=hidden, old_head=self.reader.head.frozen())
 
     def weigh(self, sequences: Sequences) -> Sequences:
         """The sequences of one optimizer step with the weight of each one's tokens.
@@ -129,10 +131,7 @@ class Loss:
             step: all sequences of this process, weighed.
             hear: told, pass by pass, what the policy said.
         """
-        moving, still = self.split(step)
-        if not len(moving):
-            self._zero_gradients()
-        return self._run(moving, still, hear)
+        return self._run(*self.split(step), hear)
 
     @torch.no_grad()
     def value(self, passes: Iterable[Sequences]) -> float:
@@ -140,7 +139,8 @@ class Loss:
 
         On the passes of `backward` it is, at the same weights, the same number: a difference of two is one of weights.
         """
-        total = sum((float(self._weighted(micro).loss) for micro in passes), start=0.0)
+        with self.policy.whole():
+            total = sum((float(self._weighted(micro).loss) for micro in passes), start=0.0)
         return float(self.world.sum(torch.tensor([total], dtype=torch.float64)))
 
     def _run(self, moving: Sequences, still: Sequences, hear: Hear | None = None) -> dict[str, float]:
@@ -149,11 +149,23 @@ class Loss:
         counts = torch.tensor([sum(moving.lengths) + sum(still.lengths)])
         num_tokens = int(self.world.sum(counts))
         limit, coupling = self.reader.limit, self.recipe.objective.coupling
+        passes = list(moving.split(limit, coupling))
+        most, resting = len(passes), len(still)
+        if self.policy.sharding is not None:
+            most, resting = most_passes(self.reader, self.world, passes, still)
+        if torch.is_grad_enabled() and not most:
+            self._zero_gradients()
+        bad: list[DivergedError] = []
 
         def run(micro: Sequences) -> Tensor:
             passed = self._weighted(micro)
-            with blame(micro):
-                require_finite("loss", passed.loss.detach())
+            try:
+                with blame(micro):
+                    require_finite("loss", passed.loss.detach())
+            except DivergedError as error:
+                if self.policy.sharding is None:
+                    raise
+                bad.append(error)  # the others cannot make their passes without this process
             if hear is not None:
                 hear(micro, passed.said)
             sums["loss"] += float(passed.loss.detach())
@@ -163,11 +175,16 @@ class Loss:
                 sums[key] += float(value_N.sum()) / num_tokens
             return passed.loss
 
-        for micro in moving.split(limit, coupling):
-            run(micro).backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for micro in still.split(limit, coupling):
-                run(micro)
+        for micro in passes:
+            self.policy.run(partial(run, micro)).backward()
+        for _ in range(most - len(passes)):
+            empty_pass(self.reader).backward()  # type: ignore[no-untyped-call]
+        if resting:
+            with torch.no_grad(), self.policy.whole():
+                for micro in still.split(limit, coupling):
+                    run(micro)
+        if bad:
+            raise bad[0]
         return sum_metrics(self.world, sums)
 
     def split(self, step: Sequences) -> tuple[Sequences, Sequences]:

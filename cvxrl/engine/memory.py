@@ -102,7 +102,7 @@ def footprint(recipe: Recipe, shape: Shape, placed: Placed | None = None, device
     whole = shape.parameters * width if placed.sharded else 0
     adapter = shape.trainable * _trained_width(recipe) if recipe.model.lora is not None else 0
     vllm = vllm_of(recipe)
-    inside = vllm is not None and vllm.mode == "colocated"
+    inside = vllm.memory if vllm is not None and vllm.mode == "colocated" else 0.0
     return Footprint(
         weights=(shape.parameters * width + adapter) // share,
         frozen=shape.parameters * width * _frozen_policies(recipe) // share,
@@ -116,7 +116,7 @@ def footprint(recipe: Recipe, shape: Shape, placed: Placed | None = None, device
         whole=whole,
         cache=0 if vllm is not None else _sampling(recipe, shape, lengths, placed),
         second=shape.trainable * _trained_width(recipe) if recipe.rollout.ahead else 0,
-        engine=int(vllm.memory * (device or 0)) if inside else 0,
+        engine=int(inside * (device or 0)),
         micro_batches=largest.sequences < placed.fullest,
     )
 

@@ -1,4 +1,4 @@
-"""The recipe's optimizer over a policy, and over fp32 copies of half-precision weights."""
+"""The recipe's optimizer over a policy: over fp32 copies of half-precision weights, over this process's shards."""
 
 from __future__ import annotations
 
@@ -9,22 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvxrl.engine.world import is_sharded, local_part
+from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.training import AdafactorSpec, AdamwSpec, OptimSpec, SgdSpec
 
-_MASTERS = "masters"
+# Where an optimizer's state has its fp32 copies.
+MASTERS = "masters"
 
 
 def build_optimizer(modules: Sequence[nn.Module], spec: OptimSpec) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters; vectors (norms, biases) are never decayed."""
-    masters = _Masters.of(_trainable(modules)) if spec.master_weights else None
-    copies = {} if masters is None else masters.copy_of
+    """The recipe's optimizer over the trainable parameters; vectors (norms, biases) are never decayed.
+
+    Of a sharded parameter it steps the part of this process, so that a step needs no other process and its state is
+    sharded alike.
+
+    Raises:
+        UserError: the optimizer needs whole matrices, and parameters are sharded.
+    """
+    trainable = _trainable(modules)
+    if isinstance(spec, AdafactorSpec) and any(map(is_sharded, trainable)):
+        what = "Adafactor's steps follow from rows, columns and sizes of whole matrices, which no process holds"
+        raise UserError(Problem(what, "optim.kind", remedy="take adamw or sgd, or set placement.shard: none"))
+    standing = _StandIns.of(trainable, masters=spec.master_weights)
     groups: list[dict[str, Any]] = [
-        {"params": [copies.get(id(p), p) for p in part], "weight_decay": decay}
+        {"params": [standing.of_parameter.get(id(p), p) for p in part], "weight_decay": decay}
         for part, decay in zip(_by_decay(modules), (spec.weight_decay, 0.0), strict=True)
     ]
     optimizer = _optimizer(groups, spec)
-    if masters is not None:
-        masters.attach(optimizer)
+    if standing.parameters:
+        standing.attach(optimizer)
     return optimizer
 
 
@@ -41,11 +54,16 @@ def _by_decay(modules: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor]]
 def stepped_parameters(modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor]]:
     """What an optimizer of `build_optimizer` over these modules steps, each beside the parameter that it stands for.
 
-    The two are one tensor but where an fp32 copy is stepped instead.
+    The two are one tensor but where an fp32 copy, or a shard, is stepped instead.
     """
     parameters = [p for part in _by_decay(modules) for p in part]
     stepped = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     return list(zip(stepped, parameters, strict=True))
+
+
+def copied_parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Parameters that have an fp32 copy where `master_weights` asks for them, in the order of `MASTERS`."""
+    return [p for p in _trainable(modules) if p.dtype != torch.float32]
 
 
 def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> torch.optim.Optimizer:
@@ -60,27 +78,34 @@ def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> torch.optim.Opt
 
 
 @dataclass(frozen=True)
-class _Masters:
-    """fp32 copies that the optimizer steps instead of half-precision parameters, which are then rounded from them.
+class _StandIns:
+    """What the optimizer steps instead of parameters: fp32 copies of half-precision ones, and shards.
 
     Attributes:
         parameters: of the model.
-        copies: of these, in their order.
+        tensors: what is stepped instead of each: fp32, or this process's shard itself.
     """
 
     parameters: list[Tensor]
-    copies: list[Tensor]
+    tensors: list[Tensor]
 
     @classmethod
-    def of(cls, trainable: Sequence[Tensor]) -> _Masters:
-        """Copies of what is not fp32 already."""
-        halves = [p for p in trainable if p.dtype != torch.float32]
-        return cls(halves, [p.detach().float() for p in halves])
+    def of(cls, trainable: Sequence[Tensor], *, masters: bool) -> _StandIns:
+        """For what is sharded, and, with ``masters``, for what is not fp32 already."""
+        halves = {id(p) for p in trainable if masters and p.dtype != torch.float32}
+        replaced = [p for p in trainable if id(p) in halves or is_sharded(p)]
+        return cls(replaced, [local_part(p).float() if id(p) in halves else local_part(p) for p in replaced])
 
     @property
-    def copy_of(self) -> dict[int, Tensor]:
-        """The copy of a parameter, by its identity."""
-        return {id(p): copy for p, copy in zip(self.parameters, self.copies, strict=True)}
+    def of_parameter(self) -> dict[int, Tensor]:
+        """What stands in for a parameter, by its identity."""
+        return {id(p): tensor for p, tensor in zip(self.parameters, self.tensors, strict=True)}
+
+    @property
+    def copies(self) -> list[tuple[Tensor, Tensor]]:
+        """The fp32 copies, each behind the parameter's own memory, which is rounded from it."""
+        pairs = ((local_part(p), tensor) for p, tensor in zip(self.parameters, self.tensors, strict=True))
+        return [(part, tensor) for part, tensor in pairs if part.dtype != tensor.dtype]
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Make every step of the optimizer begin with the parameters' gradients and end in the parameters.
@@ -89,24 +114,26 @@ class _Masters:
         """
         optimizer.register_step_pre_hook(self._take_gradients)
         optimizer.register_step_post_hook(self._round)
-        optimizer.register_state_dict_post_hook(self._save)
-        optimizer.register_load_state_dict_pre_hook(self._load)
+        if self.copies:
+            optimizer.register_state_dict_post_hook(self._save)
+            optimizer.register_load_state_dict_pre_hook(self._load)
 
     def _take_gradients(self, *_: object) -> None:
-        for parameter, copy in zip(self.parameters, self.copies, strict=True):
-            copy.grad = None if parameter.grad is None else parameter.grad.float()
+        for parameter, tensor in zip(self.parameters, self.tensors, strict=True):
+            tensor.grad = None if parameter.grad is None else local_part(parameter.grad).to(tensor.dtype)
             parameter.grad = None  # one of the two is enough
 
     @torch.no_grad()
     def _round(self, *_: object) -> None:
-        for parameter, copy in zip(self.parameters, self.copies, strict=True):
-            parameter.copy_(copy)
-            copy.grad = None
+        for tensor in self.tensors:
+            tensor.grad = None
+        for part, copy in self.copies:
+            part.copy_(copy)
 
     def _save(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        state[_MASTERS] = self.copies
+        state[MASTERS] = [copy for _, copy in self.copies]
 
     @torch.no_grad()
     def _load(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        for copy, saved in zip(self.copies, state[_MASTERS], strict=True):
+        for (_part, copy), saved in zip(self.copies, state[MASTERS], strict=True):
             copy.copy_(saved)

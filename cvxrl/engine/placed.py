@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from cvxrl.ranks import this_rank
+from cvxrl.recipe.engine import VllmSpec
 from cvxrl.recipe.schema import Recipe
 
 # Policies from here on are for machines with several GPUs.
@@ -52,9 +52,9 @@ class Placed:
         return self.ranks if self.sharded else 1
 
 
-def vllm_of(recipe: Recipe) -> Any:
+def vllm_of(recipe: Recipe) -> VllmSpec | None:
     """The vLLM that samples, if one does."""
-    return recipe.rollout.engine if getattr(recipe.rollout.engine, "kind", None) == "vllm" else None
+    return recipe.rollout.engine if isinstance(recipe.rollout.engine, VllmSpec) else None
 
 
 def served(recipe: Recipe) -> bool:

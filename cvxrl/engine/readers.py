@@ -48,7 +48,7 @@ class Reader:
         temperature = recipe.rollout.temperature if recipe.data == "rollouts" else 1.0
         head = None
         if train.loss == "chunked":
-            with policy.activated():
+            with policy.whole(), policy.activated():
                 head = head_of(policy.model, temperature)
         return cls(policy, temperature, train.precision == "bf16", Limit.of(train), head, train.chunk_tokens)
 
@@ -77,9 +77,10 @@ class Reader:
     def each(self, sequences: Sequences, read: Callable[[Sequences], Tensor]) -> list[Tensor]:
         """What ``read`` says at every response token, micro-batch by micro-batch, sequence by sequence."""
         found: dict[int, Tensor] = {}
-        for micro in by_length(sequences.prompts, sequences.responses, self.limit):
-            part = sequences.select(micro)
-            found |= zip(micro, torch.split(read(part), part.lengths), strict=True)
+        with self.policy.whole():
+            for micro in by_length(sequences.prompts, sequences.responses, self.limit):
+                part = sequences.select(micro)
+                found |= zip(micro, torch.split(read(part), part.lengths), strict=True)
         return [found[i] for i in range(len(sequences))]
 
     def _log_probs(self, sequences: Sequences) -> Tensor:

@@ -21,6 +21,7 @@ from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.completions import run_page
 from cvxrl.report.format import NO_ERROR, fixed, is_known, with_error
+from cvxrl.rollout.generator import SamplerLost
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.entry import Entry
@@ -148,7 +149,7 @@ def close_record(
 def record_failure(run_dir: RunDir, record: RunRecord, error: BaseException) -> None:
     """Write why the run failed, or which check interrupted it, unless the disk that failed is the one to write to."""
     text = redact(f"{type(error).__name__}: {error}")[:_FAILURE_LENGTH]
-    status = "interrupted" if isinstance(error, SelfCheckError | RankLostError) else "failed"
+    status = "interrupted" if isinstance(error, SelfCheckError | SamplerLost | RankLostError) else "failed"
     failed = record.model_copy(update={"status": status, "ended": now(), "failure": text})
     with contextlib.suppress(StorageError):
         write_json(run_dir.record, failed.model_dump())

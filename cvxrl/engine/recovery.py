@@ -76,6 +76,20 @@ def without_former_end(records: Sequence[Record], then: Recipe, now: Recipe) -> 
     return cut, last if cut != list(records) else None
 
 
+def without_unfinished(records: Sequence[Record], then: Recipe, now: Recipe) -> tuple[list[Record], Record | None]:
+    """Records of a run whose sampler was lost in an evaluation: without that of the step that is still to be evaluated.
+
+    Returns:
+        The records, and the one that lacks its evaluation, if the last does.
+    """
+    *before, last = records or [{"step": 0}]
+    step = int(last["step"])
+    due = all(r.eval.every and (step % r.eval.every == 0 or step == r.train.steps) for r in (then, now))
+    if not step or not due or any(map(_of_evaluation, last)):
+        return list(records), None
+    return before, last
+
+
 def _of_evaluation(key: str) -> bool:
     return key.startswith("eval/") or key == "time/eval_s"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -91,5 +92,7 @@ def _peak(recipe: Recipe, ranks: int, memory: int) -> int:
 
 
 def _words(change: Mapping[str, Any]) -> str:
-    said = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in change.items()}
-    return " with ".join(f"{key}={value}" for key, value in said.items() if value != "None")
+    """As `--set` takes them."""
+    return " with ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in change.items()
+    )

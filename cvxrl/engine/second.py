@@ -40,12 +40,13 @@ class Second:
         pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.model, self.trained.model)]
         if self.critic is not None and self.trained_critic is not None:
             pairs.append((self.critic, self.trained_critic))
-        for mine, theirs in pairs:
-            trained = dict(theirs.named_parameters())
-            for name, parameter in mine.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(trained[name])
-        self._look_at_the_same()
+        with self.trained.whole():
+            for mine, theirs in pairs:
+                trained = dict(theirs.named_parameters())
+                for name, parameter in mine.named_parameters():
+                    if parameter.requires_grad:
+                        parameter.copy_(trained[name])
+            self._look_at_the_same()
         return self.policy
 
     def _look_at_the_same(self) -> None:

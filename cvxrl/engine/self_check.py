@@ -6,8 +6,7 @@ is interrupted and says which field lets it go on.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -18,8 +17,9 @@ from cvxrl.engine.sequences import Sequences, flat
 from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Problem, UserError
 from cvxrl.objectives.statistics import action_log_probs
-from cvxrl.policy.agreement import log_prob_tolerance, logit_size
+from cvxrl.policy.agreement import Mismatch, log_prob_tolerance, logit_size
 from cvxrl.policy.rows import own_outputs
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.schema import Recipe
 
 # Sequences of a step that are read again at other batch sizes, and those that are looked at in later steps.
@@ -28,35 +28,6 @@ _FEW, _LATER = 32, 8
 
 class SelfCheckError(UserError):
     """Two sides that must agree do not; parameters are those before the step."""
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """How far two sides are apart on the same tokens.
-
-    Attributes:
-        ratio: largest |ratio - 1| of their probabilities.
-        log_ratio: largest absolute difference of their log-probabilities.
-    """
-
-    ratio: float
-    log_ratio: float
-
-    @classmethod
-    def of(cls, mine: list[Tensor], theirs: list[Tensor]) -> Mismatch:
-        """From the log-probabilities of both sides, [T] per sequence; no sequence is no difference."""
-        if not mine:
-            return cls(0.0, 0.0)
-        difference = torch.cat(mine).cpu() - torch.cat(theirs).cpu()
-        return cls(float(torch.expm1(difference).abs().max()), float(difference.abs().max()))
-
-    def or_worse(self, other: Mismatch) -> Mismatch:
-        """The larger of each."""
-        return Mismatch(_larger(self.ratio, other.ratio), _larger(self.log_ratio, other.log_ratio))
-
-
-def _larger(a: float, b: float) -> float:
-    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
 
 
 def self_check(
@@ -90,7 +61,8 @@ def self_check(
         looked_at = sequences if step == 1 else _those(sequences, set(order[-_LATER:]))
         mine = sampler_mismatch(reader, looked_at, _FEW if step == 1 else 0)
         sampler, limit = _worst(world, mine, tolerance(reader, size, looked_at.sampled_logprobs or []))
-        _require(recipe, step, sampler, "the sampler and the trainer give", limit)
+        if isinstance(recipe.rollout.mismatch, StopMismatch):
+            _require(recipe, step, sampler, "the sampler and the trainer give", limit)
         found = {"check/ratio_deviation": sampler.ratio, **found}
     return found
 
@@ -168,6 +140,6 @@ def _require(recipe: Recipe, step: int, found: Mismatch, sides: str, limit: floa
     )
     remedy = (
         f"set train.ratio_tolerance above {found.ratio:.1e} to train all the same, every ratio wrong by that; or try "
-        "`rollout.engine: transformers`, `train.precision: fp32`, shorter responses"
+        "`rollout.engine: transformers`, `rollout.mismatch: correct`, `train.precision: fp32`, shorter responses"
     )
     raise SelfCheckError(Problem(message, "train.ratio_tolerance", remedy=remedy))

@@ -42,6 +42,7 @@ class Sequences:
         old_head: its output layer as it was.
         reference_logprobs: of the policy that training started from, [T], where something needs them.
         weights: weight of each token of the sequence in the loss of an optimizer step (`Loss.weigh`).
+        corrections: factor on that of every token, [T], for a sampler that is not the policy (`engine.mismatch`).
     """
 
     prompts: list[list[int]]
@@ -62,6 +63,7 @@ class Sequences:
     old_head: LinearHead | None = None
     reference_logprobs: list[Tensor] | None = None
     weights: list[float] | None = None
+    corrections: list[Tensor] | None = None
 
     @classmethod
     def of(
@@ -77,6 +79,13 @@ class Sequences:
         first = first_group * group_size
         positions = list(range(first, first + len(responses)))
         return cls(list(prompts), list(responses), [i // group_size for i in positions], positions, named)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sequences]) -> Sequences:
+        """Those of several processes, one after another; what they have in common is that of the first."""
+        names = [f.name for f in fields(cls) if isinstance(getattr(parts[0], f.name), list)]
+        lists: dict[str, Any] = {name: [one for part in parts for one in getattr(part, name)] for name in names}
+        return replace(parts[0], **lists)
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -122,7 +131,8 @@ class Sequences:
     def per_token(self, device: torch.device) -> Tensor:
         """Weight of every response token, sequence after sequence, [N]."""
         assert self.weights is not None
-        return torch.tensor(self.weights, dtype=torch.float32).repeat_interleave(torch.tensor(self.lengths)).to(device)
+        weight_N = torch.tensor(self.weights, dtype=torch.float32).repeat_interleave(torch.tensor(self.lengths))
+        return (weight_N if self.corrections is None else weight_N * torch.cat(self.corrections)).to(device)
 
 
 def token_batch(logits_NV: Tensor, sequences: Sequences) -> TokenBatch:

@@ -111,7 +111,8 @@ def _lead(session: Session, entry: Entry, go_on: str) -> TrainResult:
 
 def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     trainer, run_dir, recipe = session.trainer, session.run_dir, session.trainer.recipe
-    record = opening_record(trainer, run_dir, entry)
+    with trainer.policy.whole():
+        record = opening_record(trainer, run_dir, entry)
     lost = session.restore() if entry == "resume" else None
     if record.resumed:
         record = resumed_at(record, trainer.position.step, lost)
@@ -135,12 +136,13 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
     try:
         with trainer.world.agreed():
             done = trainer.run(session.hooks(), stop)
-            if done:
-                # A process killed after its last checkpoint has not done so.
-                session.prune()
-                if recipe.model.lora is not None:
-                    write_directory(run_dir.adapter, trainer.policy.save_adapter)
-                write_directory(run_dir.policy, trainer.policy.save)
+            with trainer.policy.whole():
+                if done:
+                    # A process killed after its last checkpoint has not done so.
+                    session.prune()
+                    if recipe.model.lora is not None:
+                        write_directory(run_dir.adapter, trainer.policy.save_adapter)
+                    write_directory(run_dir.policy, session.save_policy)
             trainer.world.gather(None)  # the others wait for the last file
     except DivergedError as error:
         return _diverged(session, record, error)
@@ -157,13 +159,17 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
 def _follow(session: Session, entry: Entry) -> TrainResult:
     """Train as one of several processes that is not the one that writes."""
     trainer, run_dir = session.trainer, session.run_dir
+    with trainer.policy.whole():
+        pass  # while the main process takes its digest
     if entry == "resume":
         session.load()
     trainer.grader.attend(lambda _: None, None)
-    silent = Hooks(lambda _: None, lambda *_: None, lambda *_: None, lambda _: None)
+    silent = Hooks(lambda _: None, lambda *_: None, session.save_share, lambda _: None)
     try:
         with trainer.world.agreed(), StopRequest() as stop:
             done = trainer.run(silent, stop)
+            with trainer.policy.whole():
+                pass  # and while it writes the policy
             trainer.world.gather(None)
     except DivergedError:
         return TrainResult("diverged", run_dir.path, {})

@@ -17,12 +17,14 @@ from cvxrl.engine.build import (
     build_reference,
     check_functions,
     check_placement,
+    place,
 )
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import blame, require_finite_parameters
 from cvxrl.engine.lag import LaggedCollector, Waiting
 from cvxrl.engine.loss import Loss
+from cvxrl.engine.mismatch import against_sampler
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.process import keep_freed_memory, settle_algorithms
 from cvxrl.engine.readers import policy_shift
@@ -37,10 +39,11 @@ from cvxrl.errors import Mistakes, UserError
 from cvxrl.evaluation.held_out import Evaluation, HeldOut
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 from cvxrl.rollout.choice import choose
-from cvxrl.rollout.generator import Generator
+from cvxrl.rollout.generator import Generator, SamplerLost
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.tasks import Grader, Task, check_golds, graded_examples, load_grader, load_task
 
@@ -63,9 +66,6 @@ class Trainer:
     """A policy, its task and its optimizer, ready to run.
 
     `build` does everything that a user's mistake can break, so that nothing is written before the input is known good.
-
-    Attributes:
-        second: what samples, where that goes on beside the updates; else the policy itself does.
     """
 
     recipe: Recipe
@@ -77,7 +77,8 @@ class Trainer:
     updater: Updater
     held_out: HeldOut | None
     position: Position
-    second: Second | None = None
+    second: Second | None = None  # what samples, where that goes on beside the updates
+    unfinished: Record | None = None
 
     @classmethod
     def build(cls, recipe: Recipe, world: World | None = None) -> Trainer:
@@ -107,21 +108,24 @@ class Trainer:
             # Not re-entrant: the other kind needs inputs that require gradients, which token ids do not.
             policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         critic = build_critic(recipe, policy)
-        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
-        generator = mistakes.attempt(build_generator, recipe, policy) or LocalGenerator(policy)
+        # A second copy is whole in every process.
         second = Second.of(policy, critic) if recipe.rollout.ahead else None
-        sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
-        aside = world if second is None else world.beside()
-        collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
-        mistakes.attempt(collector.check)
-        held_out = None
-        if recipe.eval.every:
-            held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
-        if mistakes.problems:
-            raise UserError(*mistakes.problems)
-        loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
-        # An output layer that cannot be read as the recipe says is a user's mistake too.
-        _ = loss.reader
+        policy = place(policy, recipe, world)
+        second = None if second is None else replace(second, trained=policy)
+        optimizer = build_optimizer([policy.model, *([critic] if critic else [])], recipe.optim)
+        with policy.whole():
+            generator = mistakes.attempt(build_generator, recipe, policy, world) or LocalGenerator(policy)
+            sampler, judge = (policy, critic) if second is None else (second.policy, second.critic)
+            aside = world if second is None else world.beside()
+            collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
+            mistakes.attempt(collector.check)
+            held_out = None
+            if recipe.eval.every:
+                held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
+            if mistakes.problems:
+                raise UserError(*mistakes.problems)
+            loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)
+            _ = loss.reader  # an output layer that cannot be read as the recipe says is a user's mistake too
         if recipe.rollout.lag:
             early = replace(loss, policy=sampler, critic=judge, world=aside)
             collector = LaggedCollector(collector, early, loss, recipe)
@@ -139,6 +143,8 @@ class Trainer:
         words = {"update": self.policy.ways.describe()}
         if isinstance(self.generator, LocalGenerator):
             words["sampling"] = choose(self.policy, self.generator.engine).name
+        elif (described := getattr(self.generator, "described", None)) is not None:
+            words["sampling"] = described
         return words
 
     @property
@@ -164,8 +170,18 @@ class Trainer:
 
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
-            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`).
+            UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`); or the sampler
+                is lost (`SamplerLost`): a checkpoint has been taken, if there was a step and all processes know of it.
         """
+        try:
+            return self._run(hooks, stop)
+        except SamplerLost as lost:
+            # The policy is that of the last whole step, whose record is written.
+            if self.position.step and (lost.everywhere or self.world.size == 1):
+                hooks.checkpoint(self.position, self._waiting())
+            raise
+
+    def _run(self, hooks: Hooks, stop: StopRequest) -> bool:
         self._check_parameters()
         self._check_replicas("before the first step" if self.position.step == 0 else "before going on")
         if self.position.step == 0 and self.recipe.eval.every:
@@ -173,11 +189,15 @@ class Trainer:
             hooks.record({"step": 0, **self._evaluate(0, hooks)})
             if self._stops(stop):
                 return False
+        unfinished = self.world.gather(self.unfinished)[0]
+        if unfinished is not None:
+            stop.doing = f"the evaluation after step {self.position.step}"
+            hooks.record(self._measured(unfinished, hooks))
         for step in range(self.position.step + 1, self.recipe.train.steps + 1):
             stop.doing = f"step {step}"
             record = self._step(step, hooks)
             if self._due(self.recipe.eval.every, step):
-                record |= self._evaluate(step, hooks)
+                record = self._measured(record, hooks)
             hooks.record(record)
             if self._stops(stop) and step < self.recipe.train.steps:
                 self._checkpoint(hooks)
@@ -188,47 +208,54 @@ class Trainer:
 
     def _step(self, step: int, hooks: Hooks | None = None) -> Record:
         """Collect, check, update, measure: one outer step; perhaps with a later rollout made beside it."""
-        start = time.perf_counter()
-        self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
+        start, loss = time.perf_counter(), self.updater.loss
+        synced = self.generator.sync(self.policy if self.second is None else self.second.refresh(), step - 1)
         lagged = self.collector if isinstance(self.collector, LaggedCollector) else None
         with nullcontext() if lagged is None else lagged.collecting(step):
-            experience = self.collector.collect(step)
-            if hooks is not None and experience.shown:
-                hooks.rollouts(step, experience.shown)
-            collected = time.perf_counter()
+            with self.policy.whole():
+                experience = self.collector.collect(step)
+                if hooks is not None and experience.shown:
+                    hooks.rollouts(step, experience.shown)
+                collected = time.perf_counter()
+                sequences, checked = self._check(experience.sequences, step)
+            record = {"step": step, **synced, **experience.metrics, **checked}
             tell = hooks.update if hooks is not None and self.recipe.logging.updates else None
-            record = {"step": step, **experience.metrics, **self._learn(experience.sequences, step, tell)}
+            record |= self._learn(sequences, step, tell)
             updated = time.perf_counter()
-            record |= self._shift(experience.sequences)
+            with self.policy.whole():
+                record |= policy_shift(loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
             measured = time.perf_counter()
-        end = time.perf_counter()
-        seconds, tokens = end - start, experience.sampled_tokens
+        seconds, tokens = time.perf_counter() - start, experience.sampled_tokens
         self.position = Position(step, self.position.tokens + tokens, self.position.seconds + seconds)
         return record | {
             "tokens/total": self.position.tokens,
             "time/step_s": seconds,
-            "time/collect_s": collected - start + end - measured,
+            "time/collect_s": seconds - (measured - collected),  # what was waited for
             "time/update_s": updated - collected,
             "time/tokens_per_s": tokens / seconds,
             "time/total_s": self.position.seconds,
         }
 
-    def _shift(self, sequences: Sequences) -> Record:
-        return policy_shift(self.updater.loss.reader, sequences, self.recipe.logging.kl_sequences, self.world)
-
-    def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
-        """Check and update."""
+    def _check(self, sequences: Sequences, step: int) -> tuple[Sequences, Record]:
+        """The sequences, perhaps with weights for a sampler that is not the policy, and how far it is from it."""
         with blame(sequences):
             record = self_check(self.updater.loss.reader, self.recipe, sequences, step, self.world)
-            record |= self.updater.update(sequences, step, tell)
+        # Rollouts of earlier policies have been compared when they were sampled.
+        if sequences.moved or isinstance(self.recipe.rollout.mismatch, StopMismatch):
+            return sequences, record
+        sequences, apart = against_sampler(self.updater.loss, sequences)
+        return sequences, record | apart
+
+    def _learn(self, sequences: Sequences, step: int, tell: Callable[[Record], None] | None) -> Record:
+        with blame(sequences):
+            record = self.updater.update(sequences, step, tell)
             # Before anything is recorded or saved, so that a checkpoint is always a good one.
             self._check_parameters()
         return record
 
     def _check_parameters(self) -> None:
-        for module in (self.policy.model, self.critic):
-            if module is not None:
-                require_finite_parameters(module)
+        for module in filter(None, (self.policy.model, self.critic)):
+            require_finite_parameters(module, self.world)
 
     def _check_replicas(self, when: str) -> None:
         if self.world.size > 1:
@@ -242,10 +269,19 @@ class Trainer:
     def _evaluate(self, step: int, hooks: Hooks) -> Record:
         assert self.held_out is not None, "evaluations were not asked for"
         start = time.perf_counter()
-        self.generator.sync(self.policy, step)
-        result = self.held_out.evaluate(step)
+        with self.policy.whole():
+            synced = self.generator.sync(self.policy, step)
+            result = self.held_out.evaluate(step)
         hooks.evaluation(step, result)
-        return {**result.metrics(), "time/eval_s": time.perf_counter() - start}
+        return {**synced, **result.metrics(), "time/eval_s": time.perf_counter() - start}
+
+    def _measured(self, record: Record, hooks: Hooks) -> Record:
+        """A step's record with its evaluation; without it where the sampler is lost, and `--resume` asks again."""
+        try:
+            return record | self._evaluate(int(record["step"]), hooks)
+        except SamplerLost:
+            hooks.record(record)
+            raise
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether any of the processes was asked to stop."""

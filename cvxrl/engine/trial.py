@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import stepped_parameters
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.step_control import Accepted, confine, search
-from cvxrl.engine.world import World
+from cvxrl.engine.world import World, is_sharded, local_part
 from cvxrl.objectives.linear import LinearHead, linear_statistics
 from cvxrl.policy.agreement import rounding
 from cvxrl.recipe.advantage import GroupAdvantage
@@ -58,7 +58,8 @@ class Trial:
         self._weights = dict(zip(weighed.positions, weighed.weights, strict=True))
         self._passes: list[Sequences] = []
         head = loss.reader.head
-        self._head = None if head is None else head.frozen()
+        with loss.policy.whole():
+            self._head = None if head is None else head.frozen()
 
     def hear(self, micro: Sequences, said: Tensor) -> None:
         """Keep a pass of the backward pass, see `Loss.backward`."""
@@ -94,7 +95,7 @@ class Trial:
         gradients = [parameter.grad for _, parameter in pairs]
         displacement = Displacement(pairs)
         optimizer.step()
-        slope = self._agreed(displacement.slope(gradients) / clipped)
+        slope = self._slope(displacement, gradients) / clipped
         gradients.clear()
         for _, parameter in pairs:
             parameter.grad = None  # makes room for the copy of where the step ended
@@ -127,10 +128,12 @@ class Trial:
         after = before if accepted.value is None else accepted.value
         return {**found, "step/loss_before": before, "step/loss_after": after}
 
-    def _agreed(self, slope: float) -> float:
-        """The same number in every process, which then decide alike."""
+    def _slope(self, displacement: Displacement, gradients: Sequence[Tensor | None]) -> float:
+        """<g, d> over all parameters and processes: the same number in each of these, which then decide alike."""
         world = self._loss.world
-        return float(world.sum(torch.tensor(slope, dtype=torch.float64))) / world.size
+        common = displacement.slope([None if g is None or is_sharded(g) else g for g in gradients])
+        own = displacement.slope([None if g is None or not is_sharded(g) else local_part(g) for g in gradients])
+        return float(world.sum(torch.tensor(own + common / world.size, dtype=torch.float64)))
 
 
 def last_share(optimizer: torch.optim.Optimizer) -> float | None:
@@ -177,7 +180,7 @@ def divergence_from_before(loss: Loss) -> Loss:
 def _without_advantages(sequences: Sequences) -> Sequences:
     """Without advantages a target is the policy that it is built on."""
     zeros = [torch.zeros(length) for length in sequences.lengths]
-    credit = dict.fromkeys(["group_advantages", "dense", "values", "returns"])
+    credit = dict.fromkeys(["group_advantages", "dense", "values", "returns", "corrections"])
     old = dict.fromkeys(["old_logits", "old_logprobs", "old_hidden", "old_head"])
     nothing: dict[str, Any] = {**credit, **old}
     return replace(sequences, advantages=zeros, **nothing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from cvxrl.engine.loss import Loss
 from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.trial import Trial
+from cvxrl.engine.world import SingleProcess, World, is_sharded, local_part
 from cvxrl.gradients.parameters import norms
 from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
 from cvxrl.recipe.step import FixedStep
@@ -119,7 +120,8 @@ class Updater:
         trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
         if self.loss.world.size > 1:
-            sum_gradients(self.loss.world, [p for p in self._parameters() if p.requires_grad])
+            replicas = [p for p in self._parameters() if p.requires_grad and not is_sharded(p)]
+            sum_gradients(self.loss.world, replicas)
         looked = self._look(sequences) if self._looks(index) else {}
         with blame(sequences):
             moved, clipped = self._clip(index)
@@ -140,11 +142,12 @@ class Updater:
 
     def _look(self, sequences: Sequences) -> dict[str, float]:
         """Diagnostics of the accumulated gradient, and of the logits of the first group."""
-        metrics = gradient_metrics(self.loss.policy.model)
+        policy = self.loss.policy
+        metrics = gradient_metrics(policy.model, self.loss.world)
         # In chunks there are no logits to look at, and none of the rollout's to compare with.
         if sequences.advantages is None or self.loss.reader.head is not None:
             return metrics
-        with torch.no_grad():
+        with torch.no_grad(), policy.whole():
             return metrics | logit_metrics(self.loss, sequences)
 
     def _clip(self, index: int) -> tuple[dict[str, float], float]:
@@ -156,10 +159,10 @@ class Updater:
         optim, model = self.recipe.optim, self.loss.policy.model
         limit = optim.max_grad_norm
         parameters = [p for p in self._parameters() if p.grad is not None]
-        norm = global_norm(p.grad for p in parameters if p.grad is not None)
-        require_finite_gradients(model, norm)
+        norm = global_norm((p.grad for p in parameters if p.grad is not None), self.loss.world)
+        require_finite_gradients(model, norm, self.loss.world)
         if limit is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+            clip(parameters, limit, norm)
         rate = learning_rate(optim, index, optimizer_steps(self.recipe.train))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -184,13 +187,50 @@ class Updater:
             yield sequences.select([i for k in chosen for i in units[k]])
 
 
-def global_norm(gradients: Iterable[Tensor]) -> Tensor:
+def global_norm(gradients: Iterable[Tensor], world: World | None = None) -> Tensor:
     """Euclidean norm of all of them together, float32 or wider: the norms of blocks, and the norm of those.
 
     A whole tensor's squares, added up in its own type, lose digits with its size: 2e-3 of the norm is missing at 28
     million float32 numbers, and bfloat16 rounds every tensor's norm to three digits.
+
+    Args:
+        gradients: whole ones, the same in every process, and sharded ones.
+        world: the processes that hold the parts of the sharded ones.
+
+    Returns:
+        The same number in every process, NaN or infinite if any part is.
     """
-    sizes = [size for gradient in gradients for size in _block_norms(gradient.detach().reshape(-1))]
+    given = list(gradients)
+    parts = [local_part(gradient) for gradient in given if is_sharded(gradient)]
+    whole = _norm([gradient.detach() for gradient in given if not is_sharded(gradient)])
+    if not parts:
+        return whole
+    # A maximum over processes may lose a NaN; a sum never does.
+    square = (world or SingleProcess()).sum(_norm(parts).double().square().cpu())
+    return (square + whole.double().square().cpu()).sqrt().to(whole.dtype).to(parts[0].device)
+
+
+def clip(parameters: Sequence[Tensor], limit: float, norm: Tensor) -> None:
+    """Multiply the gradients by limit / norm if their common norm is above the limit."""
+    held = []
+    for parameter in parameters:
+        assert parameter.grad is not None
+        part = local_part(parameter)
+        part.grad = local_part(parameter.grad)  # the same memory
+        held.append(part)
+    nn.utils.clip_grads_with_norm_(held, limit, norm)
+
+
+def gradient_metrics(model: nn.Module, world: World) -> dict[str, float]:
+    """Norms of the accumulated gradient before clipping: by kind of module, and the mean over q, k and v."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    total = world.sum if any(map(is_sharded, gradients.values())) else None
+    found = norms({name: local_part(gradient) for name, gradient in gradients.items()}, total)
+    return {"grad/qkv": found.attention_mean, **{f"grad/module/{kind}": n for kind, n in found.by_module.items()}}
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    sizes = [size for tensor in tensors for size in _block_norms(tensor.reshape(-1))]
     return torch.linalg.vector_norm(torch.stack(sizes)) if sizes else torch.zeros(())
 
 
@@ -201,9 +241,3 @@ def _block_norms(flat: Tensor) -> list[Tensor]:
     # Squares of half-precision numbers have few digits, so that adding them up in float32 rounds to one side.
     inside = flat.dtype if flat.dtype == exact else torch.float64
     return [torch.linalg.vector_norm(block.to(inside)).to(exact) for block in torch.split(flat, _BLOCK)]
-
-
-def gradient_metrics(model: nn.Module) -> dict[str, float]:
-    """Norms of the accumulated gradient before clipping: by kind of module, and the mean over q, k and v."""
-    found = norms({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    return {"grad/qkv": found.attention_mean, **{f"grad/module/{kind}": n for kind, n in found.by_module.items()}}

@@ -125,7 +125,8 @@ def seconds(recipe: Recipe, shape: Shape, placed: Placed, rates: Rates) -> Secon
 def _sampling(count: _Counter, placed: Placed) -> float:
     recipe, shape, vllm = count.recipe, count.shape, vllm_of(count.recipe)
     rows = recipe.sequences_per_step if served(recipe) else placed.sequences
-    batch = min(rows, (vllm.requests if vllm is not None else recipe.rollout.batch) or rows)
+    asked = vllm.requests * (placed.ranks if served(recipe) else 1) if vllm is not None else recipe.rollout.batch
+    batch = min(rows, asked or rows)
     width = _BYTES[recipe.model.dtype]
     operations = count.operations(rows, rows) + 2 * shape.head * rows * count.response
     computed = operations / (count.rates.flops if recipe.model.dtype == "bfloat16" else count.rates.fp32)

@@ -80,6 +80,18 @@ def from_main(world: World, value: _T) -> _T:
     return main
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether every process holds a part of it (a DTensor of torch.distributed, which is not loaded here)."""
+    return hasattr(tensor, "to_local")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, in the same memory and without gradient; any other tensor is whole."""
+    part: Any = tensor.detach()
+    found: Tensor = part.to_local() if is_sharded(part) else part
+    return found
+
+
 def share(world: World, count: int) -> range:
     """Which of ``count`` things, numbered from 0, are this process's: shares in order of rank, as equal as can be."""
     return range(world.rank * count // world.size, (world.rank + 1) * count // world.size)

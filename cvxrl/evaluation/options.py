@@ -57,6 +57,13 @@ class Options:
             metavar="N", help="Completions decoded at a time. Default: as in the run's training, or what fits."
         ),
     ] = None
+    engine: Annotated[
+        Literal["auto", "static", "transformers", "vllm"] | None,
+        typer.Option(help="What samples. Default: as in the run's training, else auto."),
+    ] = None
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Server for --engine vllm (docs/vllm.md). Default: the run's.")
+    ] = None
     out: Annotated[
         Path | None, typer.Option(help="Output folder. Default: evals/TASK in the run, else outputs/eval/CKPT/TASK.")
     ] = None

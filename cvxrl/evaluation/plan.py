@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -14,6 +13,7 @@ from cvxrl.evaluation.source import AskedTask, find_task, with_data
 from cvxrl.evaluation.summary import check_ks, default_ks, parse_ks
 from cvxrl.evaluation.target import Target, find_target
 from cvxrl.ranks import is_main
+from cvxrl.recipe.engine import EngineSpec, VllmSpec
 from cvxrl.recipe.evaluation import EvalSampling
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.runs.directory import RunDir
@@ -32,7 +32,7 @@ class Plan:
         task: the questions and their grader.
         sampling: how the policy is asked; ``questions`` is None for all.
         seed: seed of sampling.
-        engine: what computes the logits: as in the run that the policy belongs to.
+        engine: what samples: as in the run that the policy belongs to, unless the user says otherwise.
         rows: completions decoded at a time; None for what fits into memory. They change no random number.
         exactly: whether fewer questions than asked for are a mistake.
         ks: values of k to report.
@@ -46,7 +46,7 @@ class Plan:
     task: AskedTask
     sampling: EvalSampling
     seed: int
-    engine: Literal["auto", "static", "transformers"]
+    engine: EngineSpec
     rows: int | None
     exactly: bool
     ks: list[int]
@@ -83,7 +83,8 @@ def make_plan(options: Options) -> Plan:
         value = getattr(options, name)
         if value is not None and value < lowest:
             mistakes.problems.append(Problem(f"must be at least {lowest}, got {value}", f"--{name}", "", "raise it"))
-    if mistakes.problems or target is None or task is None or sampling is None or folder is None:
+    engine = mistakes.attempt(_engine, options, target)
+    if mistakes.problems or engine is None or target is None or task is None or sampling is None or folder is None:
         raise UserError(*mistakes.problems)
     return Plan(
         target=target,
@@ -91,7 +92,7 @@ def make_plan(options: Options) -> Plan:
         task=task,
         sampling=sampling,
         seed=task.seed if options.seed is None else options.seed,
-        engine=target.recipe.rollout.engine if target.recipe else "auto",
+        engine=engine,
         rows=options.batch or task.rows or _rows_of_training(target, options),
         exactly=options.questions is not None,
         ks=ks or default_ks(sampling.samples),
@@ -99,6 +100,28 @@ def make_plan(options: Options) -> Plan:
         entry=options.entry,
         notes=notes,
     )
+
+
+def _engine(options: Options, target: Target | None) -> EngineSpec:
+    """That of the run, or what the options say.
+
+    Raises:
+        UserError: an address without a server, or none.
+    """
+    own: EngineSpec = target.recipe.rollout.engine if target is not None and target.recipe else "auto"
+    asked = options.engine or ("vllm" if options.url is not None else None)
+    if asked is None:
+        return own
+    if asked != "vllm":
+        if options.url is not None:
+            raise UserError(Problem(f"`{asked}` samples here, not on a server", "--url", remedy="leave it out"))
+        return asked
+    base = own.model_dump() if isinstance(own, VllmSpec) else {}
+    try:
+        return VllmSpec.model_validate(base | ({"url": options.url, "mode": "server"} if options.url else {}))
+    except ValidationError:
+        remedy = "give http://HOST:PORT of a server that `python -m cvxrl.serve` started"
+        raise UserError(Problem(f"no address of a server: {options.url}", "--url", remedy=remedy)) from None
 
 
 def _rows_of_training(target: Target, options: Options) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.evaluation.card import Card
 from cvxrl.evaluation.evaluator import Asked, Evaluator, describe_policy, describe_task, group, provenance_of
 from cvxrl.evaluation.page import evaluation_page, spelt
 from cvxrl.evaluation.plan import Plan
@@ -19,9 +20,12 @@ from cvxrl.evaluation.together import Alone, Askers, ask_together
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.policy.usable import require_finite_weights
-from cvxrl.rollout.generator import Sampling
+from cvxrl.recipe.engine import VllmSpec
+from cvxrl.recipe.training import TrainSpec
+from cvxrl.rollout.generator import Generator, Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples, end_of_reply
+from cvxrl.runs.directory import RunDir
 from cvxrl.runs.files import write_json, write_text
 from cvxrl.tasks import check_golds, load_grader, load_questions
 
@@ -33,6 +37,7 @@ _OPTIONS = {
     "train.device": "--device",
     "rollout.max_new_tokens": "--max-new-tokens",
     "task.template": "--template",
+    "rollout.engine": "--engine",
 }
 
 
@@ -76,7 +81,7 @@ class Exam:
         if mistakes.problems or policy is None or examples is None or grader is None or prompts is None:
             raise renamed(UserError(*mistakes.problems), _OPTIONS)
         how = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, (end_of_reply(spec, policy)[-1],))
-        generator = LocalGenerator(policy, plan.engine)
+        generator = _generator(plan, policy, askers or Alone())
         evaluator = Evaluator(policy, generator, grader, spec, examples, prompts, how, plan.seed, plan.rows)
         evaluator.spelt = spelt(len(examples), asked.samples)
         settings = Settings(
@@ -104,6 +109,7 @@ class Exam:
             UserError: the folder is in use, belongs to another evaluation, or cannot be written; or memory runs out.
         """
         folder, sampling, askers = self.plan.folder, self.settings.sampling, self.askers
+        card = self._card()
         with folder.lock() if askers.is_main else nullcontext(True) as held:
             if not held:
                 progress.note("this file system has no locks: take care that no second process evaluates here")
@@ -125,7 +131,16 @@ class Exam:
             if askers.is_main:
                 write_json(folder.record, record.model_dump(mode="json"))
                 write_text(folder.page, evaluation_page(record, done))
+                if card is not None:
+                    card.refresh()
             return record
+
+    def _card(self) -> Card | None:
+        """The card of the policy, where it is the final one of a run."""
+        target = self.plan.target
+        if target.run is None or target.recipe is None or target.step is not None or not self.askers.is_main:
+            return None
+        return Card(RunDir(target.run), target.recipe)
 
     def _enter(self) -> list[Sample]:
         """What has been asked before."""
@@ -164,6 +179,26 @@ def _load(plan: Plan, device: str) -> Policy:
         policy.load_trained(plan.target.directory)
         require_finite_weights(policy.model, plan.target.path)
     return policy
+
+
+def _generator(plan: Plan, policy: Policy, askers: Askers) -> Generator:
+    """What samples; a server has the policy's weights then.
+
+    Raises:
+        UserError: the server is not there, or does not fit.
+    """
+    if not isinstance(plan.engine, VllmSpec):
+        return LocalGenerator(policy, plan.engine)
+    from cvxrl.rollout.vllm.open import open_generator
+
+    train = plan.target.recipe.train if plan.target.recipe else TrainSpec()
+    bf16, tolerance = train.precision == "bf16", train.ratio_tolerance
+    try:
+        generator = open_generator(plan.engine, policy, askers, bf16=bf16, ratio_tolerance=tolerance)
+        generator.sync(policy, 0)
+    except UserError as error:
+        raise renamed(error, _OPTIONS) from None
+    return generator
 
 
 def _missing(sampling: SamplingInfo, done: Sequence[Sample]) -> list[Asked]:

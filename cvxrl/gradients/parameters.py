@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +66,17 @@ def squared_norm(tensor: Tensor) -> float:
     return sum(float(piece.double().square().sum()) for piece in torch.split(tensor.detach().reshape(-1), _PIECE))
 
 
-def norms(vectors: Vectors) -> Norms:
-    """Norms of a gradient, an update or the weights, given by parameter name."""
+def norms(vectors: Vectors, total: Callable[[Tensor], Tensor] | None = None) -> Norms:
+    """Norms of a gradient, an update or the weights, given by parameter name.
+
+    Args:
+        vectors: whole tensors, or this process's parts of sharded ones.
+        total: of those, the sum over all processes of one number per tensor.
+    """
     squares = {name: squared_norm(tensor) for name, tensor in vectors.items()}
+    if total is not None:
+        parts = torch.tensor(list(squares.values()), dtype=torch.float64)
+        squares = dict(zip(squares, total(parts).tolist(), strict=True))
     layers = sorted({layer for name in squares if (layer := layer_of(name)) is not None})
     modules = sorted({module_of(name) for name in squares})
     attention = [math.sqrt(square) for name, square in squares.items() if module_of(name) in ("q", "k", "v")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,35 @@ _LOG_PROBS = 2.0
 _LARGE_LOGITS = 0.5
 # A recurrence over the tokens sums more than a product does.
 _SUMS = 4.0
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How far two sides are apart on the same tokens.
+
+    Attributes:
+        ratio: largest |ratio - 1| of their probabilities.
+        log_ratio: largest absolute difference of their log-probabilities.
+    """
+
+    ratio: float
+    log_ratio: float
+
+    @classmethod
+    def of(cls, mine: list[Tensor], theirs: list[Tensor]) -> Mismatch:
+        """From the log-probabilities of both sides, [T] per sequence; no sequence is no difference."""
+        if not mine:
+            return cls(0.0, 0.0)
+        difference = torch.cat(mine).cpu() - torch.cat(theirs).cpu()
+        return cls(float(torch.expm1(difference).abs().max()), float(difference.abs().max()))
+
+    def or_worse(self, other: Mismatch) -> Mismatch:
+        """The larger of each."""
+        return Mismatch(_larger(self.ratio, other.ratio), _larger(self.log_ratio, other.log_ratio))
+
+
+def _larger(a: float, b: float) -> float:
+    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
 
 
 def rounding(model: PreTrainedModel, dtype: torch.dtype | None = None) -> float:

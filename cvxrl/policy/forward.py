@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvxrl.policy.plain import (
+    PACKED,
     Heads,
     gated,
     heads_of,
@@ -120,10 +121,17 @@ def packed_rows(model: PreTrainedModel, prompts: Rows, responses: Rows) -> Tenso
     attention = _Attention(heads_of(model), layout, cos, sin)
     hidden_NH: Tensor = model.model.embed_tokens(layout.ids_N)
     for layer in layers_of(model):
-        hidden_NH = hidden_NH + attention(layer.self_attn, _norm(layer.input_layernorm, hidden_NH))
-        mlp, normed_NH = layer.mlp, _norm(layer.post_attention_layernorm, hidden_NH)
-        hidden_NH = hidden_NH + mlp.down_proj(gated(mlp.gate_proj(normed_NH), mlp.up_proj(normed_NH)))
+        gathering = vars(layer).get(PACKED)  # of a sharded policy: gathers the layer's parameters first
+        hidden_NH = gathering(hidden_NH, attention) if gathering else packed_layer(layer, hidden_NH, attention)
     return _norm(model.model.norm, hidden_NH.index_select(0, layout.predicting))
+
+
+def packed_layer(layer: Any, hidden_NH: Tensor, attention: _Attention) -> Tensor:
+    """Hidden states after a decoder layer."""
+    hidden_NH = hidden_NH + attention(layer.self_attn, _norm(layer.input_layernorm, hidden_NH))
+    mlp, normed_NH = layer.mlp, _norm(layer.post_attention_layernorm, hidden_NH)
+    out_NH: Tensor = hidden_NH + mlp.down_proj(gated(mlp.gate_proj(normed_NH), mlp.up_proj(normed_NH)))
+    return out_NH
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

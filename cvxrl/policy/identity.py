@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from cvxrl.policy.adapter import has_adapter, merged_weights, name_without_adapter
@@ -42,10 +42,12 @@ def _tensors(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:
+    """Bytes are read where they are: memory that numpy has seen could not be freed by what shards a policy."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items(), key=itemgetter(0)):
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        held = tensor.detach().cpu().contiguous()
+        total.update((ctypes.c_char * (held.numel() * held.element_size())).from_address(held.data_ptr()))
     return total.hexdigest()
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from cvxrl.policy.ways import Ways, hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from cvxrl.policy.sharding import Sharding
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class Policy:
     Attributes:
         model: the network; its logits divided by the sampling temperature define the policy.
         tokenizer: has a padding token.
+        sharding: how its parameters are split over processes, if they are.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    sharding: Sharding | None = None
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +109,7 @@ class Policy:
         embedding = self.model.get_input_embeddings()
         rows = int(getattr(embedding, "num_embeddings", 0)) or int(self.model.config.get_text_config().vocab_size)
         known = min(rows, len(self.tokenizer)) if hasattr(self.tokenizer, "__len__") else rows
-        with self.activated():
+        with self.whole(), self.activated():
             ordinary = [i for i in range(known) if i not in special] or [0]
             return Checked.of(self.model, Vocabulary(ordinary, [i for i in (self.pad_id, *self.end_ids) if i < rows]))
 
@@ -119,16 +123,25 @@ class Policy:
 
         Prompts that several responses share run once, where that agrees with the model's own forward pass.
         """
-        self._cover(prompts, responses)
-        if not self.ways.head:
-            return ResponseOutputs(*logit_rows(self.model, prompts, responses, padded=self.ways.padded))
-        hidden_NH = hidden_states(self.model, prompts, responses, self.ways)
-        return ResponseOutputs(hidden_NH, self.model.get_output_embeddings()(hidden_NH))
+
+        def compute() -> tuple[Tensor, Tensor]:
+            self._cover(prompts, responses)
+            if not self.ways.head:
+                return logit_rows(self.model, prompts, responses, padded=self.ways.padded)
+            hidden_NH = hidden_states(self.model, prompts, responses, self.ways)
+            return hidden_NH, self.model.get_output_embeddings()(hidden_NH)
+
+        return ResponseOutputs(*self.run(compute))
 
     def response_hidden(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
         """Last hidden states that predict the response tokens, sequence after sequence, [N, H]; no logits."""
-        self._cover(prompts, responses)
-        return hidden_states(self.model, prompts, responses, self.ways)
+
+        def compute() -> Tensor:
+            self._cover(prompts, responses)
+            return hidden_states(self.model, prompts, responses, self.ways)
+
+        found: Tensor = self.run(compute)
+        return found
 
     def _cover(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> None:
         read = [len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)]
@@ -139,6 +152,14 @@ class Policy:
         """Inside this context the model computes this policy."""
         return nullcontext()
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside this context all parameters are at hand; of a sharded policy, as they are now (`Sharding.whole`)."""
+        return nullcontext() if self.sharding is None else self.sharding.whole()
+
+    def run(self, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returns: tensors that it computes from parameters, with gradient (`Sharding.run`)."""
+        return compute() if self.sharding is None else self.sharding.run(compute)
+
     @property
     def trained(self) -> list[Parameter]:
         """Parameters that training moves: all of them, or the adapter's."""
@@ -146,30 +167,31 @@ class Policy:
 
     def as_loaded(self) -> Policy | None:
         """The policy that training started from, if an adapter is all that has changed since; else None."""
-        return _WithoutAdapter(self.model, self.tokenizer) if has_adapter(self.model) else None
+        return _WithoutAdapter(self.model, self.tokenizer, self.sharding) if has_adapter(self.model) else None
 
     def save(self, directory: Path) -> None:
         """Write a plain Hugging Face directory (safetensors) that `from_pretrained` loads; an adapter is merged."""
-        save_weights(self.model, directory)
+        with self.whole():
+            save_weights(self.model, directory)
         self.tokenizer.save_pretrained(directory)
 
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter alone, as PEFT loads it."""
-        save_adapter(self.model, directory)
+        with self.whole():
+            save_adapter(self.model, directory)
 
     def save_trained(self, directory: Path) -> None:
         """Write what training changes: the adapter, or else the whole policy as `save` does."""
         if has_adapter(self.model):
-            save_adapter(self.model, directory)
+            self.save_adapter(directory)
         else:
             self.save(directory)
 
     def load_trained(self, directory: Path) -> None:
         """Restore what `save_trained` wrote, bit for bit."""
-        if has_adapter(self.model):
-            load_adapter(self.model, directory)
-        else:
-            load_weights(self.model, directory)
+        load = load_adapter if has_adapter(self.model) else load_weights
+        with nullcontext() if self.sharding is None else self.sharding.rewritten():
+            load(self.model, directory)
 
 
 def _before(ids: list[int], full: list[int]) -> list[int]:

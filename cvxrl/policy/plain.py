@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION, _HEAD_NORMS = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}
 _FEED_FORWARD = {"gate_proj", "up_proj", "down_proj"}
+# Where a layer of a sharded policy (`policy.sharding`) has its part of the written-out pass.
+PACKED = "packed_layer"
 # Positions whose angles are looked at: as few as a prompt, as many as no sequence of a run.
 _NEAR, _FAR = 4, 1 << 20
 
@@ -97,7 +99,9 @@ def _has_fixed_angles(body: Any) -> bool:
 
 
 def _is_untouched(module: nn.Module) -> bool:
-    """Whether calling the module runs its class's forward pass and nothing else."""
+    """Whether calling the module runs its class's forward pass and nothing else; what shards it does not count."""
+    if PACKED in vars(module):
+        return True
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     home = type(module).__module__
     known = home.startswith(("torch.nn.modules.", "transformers.models.", "transformers.activations", "peft.tuners."))

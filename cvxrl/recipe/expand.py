@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -32,8 +32,8 @@ Change = Callable[[str, Any, Sequence[FieldInfo]], Any]
 def spell_out(values: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any]:
     """Values with `section: name` written as `section: {kind: name}` wherever ``root`` has sections of several kinds.
 
-    Elements of lists of sections too, as in `logging.sinks: [csv]`. Text that names no kind is spelled out all the
-    same, so that the mistake is told as that of a kind.
+    Elements of lists of sections too, as in `logging.sinks: [csv]`, and a name alone where a list is due. Text that
+    names no kind is spelled out all the same, so that the mistake is told as that of a kind.
     """
 
     def spell(_key: str, value: Any, fields: Sequence[FieldInfo]) -> Any:
@@ -41,8 +41,11 @@ def spell_out(values: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any
             return value
         if isinstance(value, list):
             return [{"kind": element} if isinstance(element, str) else element for element in value]
-        takes_text = any(_admits_text(field.annotation) for field in fields)
-        return {"kind": value} if isinstance(value, str) and not takes_text else value
+        takes_text = any(_admits(field.annotation, value) for field in fields)
+        if not isinstance(value, str) or takes_text:
+            return value
+        listed = any(get_origin(field.annotation) is tuple for field in fields)
+        return [{"kind": value}] if listed else {"kind": value}
 
     return map_fields(values, [root], spell)
 
@@ -99,5 +102,8 @@ def _shipped() -> frozenset[Path]:
     return frozenset(shipped.resolve() for shipped in recipes_folder().rglob("*.yaml"))
 
 
-def _admits_text(annotation: Any) -> bool:
-    return annotation is str or any(_admits_text(argument) for argument in get_args(annotation))
+def _admits(annotation: Any, text: Any) -> bool:
+    """Whether a text is a value of its own there: any text, or one of the choices of a `Literal`."""
+    if get_origin(annotation) is Literal:
+        return text in get_args(annotation)
+    return annotation is str or any(_admits(argument, text) for argument in get_args(annotation))

@@ -109,7 +109,7 @@ class LcoSpec(Section):
 
 
 class LcoKldSpec(LcoSpec):
-    """Forward KL from the target to the policy."""
+    """Forward KL from the target to the policy (LCO-KLD, arXiv 2603.00963)."""
 
     kind: Literal["lco-kld"] = Field("lco-kld", description="Forward KL to the tilted rollout policy.")
     support: SupportSpec = Field(ExactSupport(), description="Tokens over which target and policy are compared.")
@@ -145,7 +145,7 @@ def target_of(spec: object) -> LcoKldSpec:
 
 
 class LcoMseSpec(LcoSpec):
-    """Squared error of the sampled token's logit."""
+    """Squared error of the sampled token's logit (LCO-MSE, arXiv 2603.00963)."""
 
     kind: Literal["lco-mse"] = Field("lco-mse", description="Squared distance of the sampled logit to its target.")
 
@@ -161,7 +161,7 @@ class LcoMseSpec(LcoSpec):
 
 
 class LcoLchSpec(LcoSpec):
-    """Log-cosh error of the sampled token's logit."""
+    """Log-cosh error of the sampled token's logit (LCO-LCH, arXiv 2603.00963)."""
 
     kind: Literal["lco-lch"] = Field("lco-lch", description="Log-cosh distance of the sampled logit to its target.")
 

@@ -12,6 +12,7 @@ from cvxrl.recipe.advantage import AdvantageSpec, DenseAdvantage, GroupAdvantage
 from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, RunName, Section
 from cvxrl.recipe.evaluation import EvalSpec
 from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
+from cvxrl.recipe.mismatch import CorrectMismatch, StopMismatch
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.monitoring import CheckpointSpec, GuardsSpec, LoggingSpec
 from cvxrl.recipe.objective import CallableObjective, GrpoSpec, ObjectiveSpec, RegularizerSpec
@@ -136,6 +137,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             yield "regularizer.kl_coefficient: the estimate needs tokens that the policy sampled; set it to 0"
         if recipe.rollout.lag:
             yield f"rollout.lag: `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts; leave it out"
+        if not isinstance(recipe.rollout.mismatch, StopMismatch):
+            yield f"rollout.mismatch: `{recipe.objective.kind}` learns from {recipe.data}, not samples; leave it out"
         if recipe.rollout.ahead:
             yield f"rollout.ahead: `{recipe.objective.kind}` learns from {recipe.data}, not from rollouts; leave it out"
         if recipe.advantage != Recipe.model_fields["advantage"].default:
@@ -167,6 +170,12 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
         yield (
             "rollout.ahead: without a lag each rollout needs the weights of the updates before it; set rollout.lag to "
             "1 or more, or rollout.ahead to false"
+        )
+    mismatch = rollout.mismatch
+    if isinstance(mismatch, CorrectMismatch) and mismatch.level == "token" and objective.coupling != "token":
+        yield (
+            f"rollout.mismatch.level: the loss of `{objective.kind}` is one of whole responses, which have no weight "
+            "per token; set level to sequence"
         )
     if recipe.advantage.needs_group and rollout.samples < 2:
         yield (

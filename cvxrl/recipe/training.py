@@ -16,6 +16,8 @@ from pydantic import (
 )
 
 from cvxrl.recipe.base import ADDED, AMENDABLE, NEUTRAL, Section
+from cvxrl.recipe.engine import EngineSpec
+from cvxrl.recipe.mismatch import MismatchSpec, StopMismatch
 
 
 class RolloutSpec(Section):
@@ -29,12 +31,13 @@ class RolloutSpec(Section):
     )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass. Training needs 1.0; see docs/method.md.")
     batch: PositiveInt | None = Field(None, description="Completions decoded at a time; none means all at once.")
-    engine: Literal["auto", "static", "transformers"] = Field(
+    engine: EngineSpec = Field(
         "auto",
         description="What computes the logits while sampling, in training and evaluation: `transformers` is the "
         "model's own forward pass; `auto` writes it out with fewer operations for plain decoders (Llama, Qwen and "
         "their kin) and is `transformers` for all others; `static` writes it out with operations of fixed shape, which "
-        "CUDA replays as a graph (no gain on a CPU; other models are refused). Equal up to rounding.",
+        "CUDA replays as a graph (no gain on a CPU; other models are refused). Equal up to rounding. A section of "
+        "kind `vllm` has vLLM sample (docs/vllm.md).",
     )
     rounds: PositiveInt = Field(
         1,
@@ -46,6 +49,11 @@ class RolloutSpec(Section):
         description="Train on rollouts of an earlier policy: that of so many steps ago, or at first the one that "
         "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
         "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
+    )
+    mismatch: Annotated[MismatchSpec, ADDED] = Field(
+        StopMismatch(),
+        description="What happens where the sampler gives tokens other probabilities than the trainer, as a server or "
+        "another number format may.",
     )
     ahead: Annotated[bool, NEUTRAL] = Field(
         False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from cvxrl.policy.model import Policy
 from cvxrl.policy.plain import is_untouched
 from cvxrl.policy.probe import Probe, own_logits, refusal, tried, undisturbed
 from cvxrl.policy.ways import SLOW
+from cvxrl.recipe.engine import LocalEngine
 from cvxrl.rollout.decoder import ByLength, Decoder, RecomputingDecoder, TransformersDecoder, UnpaddedDecoder
 from cvxrl.rollout.plain_decoder import PlainDecoder
 from cvxrl.rollout.static_decoder import StaticDecoder
 
-Engine = Literal["auto", "static", "transformers"]
 # Tokens that follow each prompt when a decoder is tried, and lengths of the prompts that it is tried on at first.
 _STEPS = 3
 _PROMPTS = (4, 9, 6)
@@ -51,7 +50,7 @@ _RECOMPUTED = Choice(
 )
 
 
-def require_engine(policy: Policy, engine: Engine) -> None:
+def require_engine(policy: Policy, engine: LocalEngine) -> None:
     """Refuse an engine that cannot serve this policy.
 
     Raises:
@@ -60,7 +59,7 @@ def require_engine(policy: Policy, engine: Engine) -> None:
     choose(policy, engine)
 
 
-def decoder_for(policy: Policy, engine: Engine) -> Decoder:
+def decoder_for(policy: Policy, engine: LocalEngine) -> Decoder:
     """The fastest decoder that computes what the policy's own forward pass does.
 
     Raises:
@@ -69,7 +68,7 @@ def decoder_for(policy: Policy, engine: Engine) -> Decoder:
     return choose(policy, engine).make(policy)
 
 
-def choose(policy: Policy, engine: Engine) -> Choice:
+def choose(policy: Policy, engine: LocalEngine) -> Choice:
     """As `decoder_for`; what was found is remembered until longer sequences are looked at.
 
     Raises:
@@ -84,7 +83,7 @@ def choose(policy: Policy, engine: Engine) -> Choice:
     return choice
 
 
-def _first_that_agrees(policy: Policy, engine: Engine, can_be_plain: bool) -> Choice:
+def _first_that_agrees(policy: Policy, engine: LocalEngine, can_be_plain: bool) -> Choice:
     candidates = [_OWN, _UNPADDED, _RECOMPUTED]
     if engine != "transformers" and can_be_plain:
         candidates.insert(0, _STATIC if engine == "static" else _PLAIN)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from cvxrl.errors import UserError
 from cvxrl.policy.model import Policy
 from cvxrl.rollout.randomness import StreamKey
 
@@ -51,6 +52,16 @@ class Episode:
     version: int = 0
 
 
+class SamplerLost(UserError):
+    """What makes completions is gone or cannot be trusted; the policy is that of the last whole step.
+
+    Attributes:
+        everywhere: whether it is raised in all processes, so that they can save together.
+    """
+
+    everywhere = False
+
+
 class Generator(Protocol):
     """Makes completions: the decoders of this machine (`LocalGenerator`), or a server."""
 
@@ -69,6 +80,10 @@ class Generator(Protocol):
         """
         ...
 
-    def sync(self, policy: Policy, version: int) -> None:
-        """Sample from these weights from now on, and mark episodes with ``version``."""
+    def sync(self, policy: Policy, version: int) -> Mapping[str, float]:
+        """Sample from these weights from now on, and mark episodes with ``version``; called by all processes.
+
+        Returns:
+            What to log of it, by metric: nothing where the weights are at hand as they are.
+        """
         ...

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cvxrl.policy.model import Policy
-from cvxrl.rollout.choice import Engine, decoder_for
+from cvxrl.recipe.engine import LocalEngine
+from cvxrl.rollout.choice import decoder_for
 from cvxrl.rollout.decoder import Decoder
 from cvxrl.rollout.generator import Episode, Sampling
 from cvxrl.rollout.prompts import read_lengths
@@ -70,13 +71,14 @@ class LocalGenerator:
     """
 
     policy: Policy
-    engine: Engine = "auto"
+    engine: LocalEngine = "auto"
     rows: int | None = None
     version: int = 0
 
-    def sync(self, policy: Policy, version: int) -> None:
+    def sync(self, policy: Policy, version: int) -> dict[str, float]:
         """Weights of this process are at hand as they are; only the version is news."""
         self.policy, self.version = policy, version
+        return {}
 
     def generate(
         self, prompts: Sequence[list[int]], keys: Sequence[Sequence[StreamKey]], sampling: Sampling
@@ -87,7 +89,7 @@ class LocalGenerator:
         if prompts:
             self.policy.checked.cover(*read_lengths(prompts, sampling.max_new_tokens))
         episodes: list[Episode] = []
-        with _evaluating(self.policy):
+        with evaluating(self.policy):
             for start in range(0, len(each), rows):
                 batch = each[start : start + rows]
                 counts = [(p, len(list(same))) for p, same in groupby(p for p, _ in batch)]
@@ -103,7 +105,7 @@ class LocalGenerator:
 
 
 @contextmanager
-def _evaluating(policy: Policy) -> Iterator[None]:
+def evaluating(policy: Policy) -> Iterator[None]:
     """Evaluation mode and no gradients; the mode found is put back."""
     was_training = policy.model.training
     policy.model.eval()

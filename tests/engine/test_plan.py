@@ -220,6 +220,25 @@ def test_ranks_exchange_gradients_and_sharded_ones_weights_too() -> None:
     assert seconds(sharded, BY_HAND, Placed.of(sharded, 4), rates).exchange == pytest.approx(0.75 * moved)
 
 
+def test_a_server_takes_the_cache_and_the_sampling_to_a_device_of_its_own() -> None:
+    server = tiny("math_grpo", *PLAIN, "rollout.engine={kind: vllm, url: 'http://x:1', requests: 8}")
+    inside = tiny("math_grpo", *PLAIN, "rollout.engine={kind: vllm, mode: colocated, memory: 0.25}")
+    elsewhere, here = (footprint(recipe, BY_HAND, Placed.of(recipe, 2), 10**6) for recipe in (server, inside))
+    assert (elsewhere.cache, elsewhere.engine, here.cache, here.engine) == (0, 0, 0, 250_000)
+    rates = Rates(bandwidth=1e4, network=1e2)
+    one, two = (seconds(server, BY_HAND, Placed.of(server, ranks), rates) for ranks in (1, 2))
+    caches = 64 * 2 * 2 * 4 * 4 * (PROMPT + 50)
+    # All 64 replies, 8 of each rank at a time.
+    assert one.sampling == pytest.approx(100 * (64 / 8 * 4000 + caches) / 1e4)
+    assert two.sampling == pytest.approx(100 * (64 / 16 * 4000 + caches) / 1e4)
+    assert one.exchange == pytest.approx(4000 / 1e2), "the weights, to the server"
+    late = tiny(
+        "math_grpo", *PLAIN, "rollout.engine={kind: vllm, url: 'http://x:1'}", "rollout.lag=1", "rollout.ahead=true"
+    )
+    both = seconds(late, BY_HAND, Placed.of(late), Rates())
+    assert both.step == max(both.sampling, both.reading + both.update + both.optimizer + both.exchange)
+
+
 def test_weights_that_sample_beside_the_updates_are_a_second_set() -> None:
     def planned(*overrides: str) -> Any:
         recipe = tiny("math_grpo", *PLAIN, "rollout.lag=1", "train.micro_batch=1", *overrides)
@@ -302,12 +321,10 @@ def test_what_cannot_fit_is_refused_with_changes_that_are_enough(cvxrl: Any) -> 
     assert cvxrl("train", NAME, "--dry-run", "--ranks", "4", "--device-memory", "36GiB").code == 0
     tight = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "1GiB", "--set", "rollout.prompts=3")
     assert tight.code == 2 and "take a smaller policy" in tight.err
-    together = cvxrl(
-        "train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "9GiB", "--set", "rollout.prompts=3"
-    )
-    assert (
-        together.code == 2 and "rollout.batch=32, model.lora.rank=16" in together.err and "all together" in together.err
-    )
+    few = ("--set", "rollout.prompts=3", "--set", "rollout.engine=auto")
+    together = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "9GiB", *few)
+    assert together.code == 2 and "rollout.batch=32, model.lora.rank=16" in together.err
+    assert "all together" in together.err
 
 
 def test_one_column_that_fits_is_enough(cvxrl: Any) -> None:

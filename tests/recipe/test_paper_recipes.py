@@ -8,6 +8,7 @@ import pytest
 from helpers import ROOT
 
 from cvxrl.recipe.digest import digest
+from cvxrl.recipe.engine import VllmSpec
 from cvxrl.recipe.lco import LcoSpec
 from cvxrl.recipe.load import dump, load_recipe
 
@@ -33,6 +34,7 @@ def test_a_recipe_is_its_model_and_its_method(name: str, tmp_path: Path, monkeyp
     assert recipe.name == name and recipe.model.path == MODELS[model]
     assert recipe.model.dtype == "bfloat16" and recipe.optim.master_weights
     assert recipe.train.loss == "chunked" and recipe.train.gradient_checkpointing and recipe.train.device == "cuda"
+    assert isinstance(recipe.rollout.engine, VllmSpec) and recipe.placement.shard == "full"
     objective, advantage = recipe.objective, recipe.advantage.kind
     if isinstance(objective, LcoSpec):
         assert objective.kind == method.removesuffix("_paper").replace("_", "-")

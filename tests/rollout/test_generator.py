@@ -110,8 +110,9 @@ class Recited:
         self.policy, self.texts, self.version = policy, texts, -1
         self.asked: list[StreamKey] = []
 
-    def sync(self, policy: Policy, version: int) -> None:
+    def sync(self, policy: Policy, version: int) -> dict[str, float]:
         self.version = version
+        return {"sync/seen": 1.0}
 
     def generate(
         self, prompts: Sequence[list[int]], keys: Sequence[Sequence[StreamKey]], sampling: Sampling
@@ -132,6 +133,7 @@ def test_training_needs_no_more_than_the_protocol() -> None:
     trainer = replace(trainer, generator=generator, collector=replace(trainer.collector, generator=generator))
     for step in (1, 2):
         record = trainer._step(step)
+        assert record["sync/seen"] == 1, "what bringing the weights says is part of the step's record"
         assert record["response/length"] == pytest.approx((2 + 6 + 3 + 2) / 4)
     sequences = trainer.collector.collect(2).sequences
     assert sequences.versions == [1] * len(sequences)
