@@ -23,7 +23,6 @@ app = typer.Typer(
     cls=Group,
     help="Logits-convex policy optimization of language models: train, evaluate, compare, inspect.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings=SETTINGS,
     pretty_exceptions_enable=False,
 )
