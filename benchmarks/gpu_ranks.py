@@ -126,6 +126,7 @@ def machine() -> Numbers:
 def group(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is ended with all that it started."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path_of_modules()}
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "10"  # its ranks are in sessions of their own; it ends them
     process = subprocess.Popen(command, start_new_session=True, env=environment, cwd=ROOT, **how)
     try:
         yield process
@@ -133,7 +134,7 @@ def group(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[bytes
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=30)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -219,6 +220,8 @@ def large_run(session: Session) -> None:
         settings = [f"model.path={policy}", f"rollout.max_new_tokens={length}", "train.micro_batch=8", *HALF]
         settings += ["train.steps=3", "train.minibatches=2", "eval.every=0", "checkpoint.final=false", SHARDED]
         settings += ["train.check_every=0", "logging.kl_sequences=0", f"train.device={session.device}"]
+        if session.device == "cpu":  # bf16 is slow there
+            settings += ["rollout.prompts=4", "rollout.samples=4"]
         (planned,) = describe(load_recipe("math_lco_kld", settings), [session.ranks], rates=Rates()).ranks
         run = session.run("large", "math_lco_kld", settings, session.ranks)
         measured, records = run["peak_bytes"], run["records"]
@@ -311,6 +314,7 @@ def main() -> int:
     arguments = parser.parse_args()
     import torch
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
     gpus = 0 if arguments.smoke else torch.cuda.device_count()
     with tempfile.TemporaryDirectory() as folder:
         until = time.monotonic() + arguments.seconds

@@ -111,6 +111,7 @@ def train(
         UserError: the input cannot be used, or the run exists already.
     """
     from cvxrl.engine.session import run_training
+    from cvxrl.engine.torch_world import world_of
     from cvxrl.report.display import make_sink
     from cvxrl.runs.directory import RunDir
     from cvxrl.runs.jsonl import read_records
@@ -124,9 +125,9 @@ def train(
     go_on = "cvxrl.train(..., resume=True)"
     if progress:
         with make_sink(sys.stderr) as display:
-            ended = run_training(recipe, run_dir, display, entry, go_on)
+            ended = run_training(recipe, run_dir, display, entry, go_on, world_of(recipe))
     else:
-        ended = run_training(recipe, run_dir, NullSink(), entry, go_on)
+        ended = run_training(recipe, run_dir, NullSink(), entry, go_on, world_of(recipe))
     assert ended.status in ("finished", "diverged", "interrupted")
     return TrainedRun(run_dir.path, ended.status, read_records(run_dir.metrics), dict(ended.result))
 
@@ -156,6 +157,7 @@ def evaluate(
         KeyboardInterrupt: what was asked is kept; ``resume`` goes on.
     """
     from cvxrl.engine.process import settle_algorithms
+    from cvxrl.engine.torch_world import world_on
     from cvxrl.evaluation.options import Options
     from cvxrl.evaluation.plan import make_plan
     from cvxrl.evaluation.progress import BarProgress
@@ -163,7 +165,7 @@ def evaluate(
     from cvxrl.report.stop import StopRequest
 
     plan = make_plan(_checked(Options, {"ckpt": str(ckpt), "entry": entry_of(resume, overwrite, ""), **options}))
-    exam = Exam.prepare(plan, device)
+    exam = Exam.prepare(plan, device, world_on(device))
     if plan.target.recipe is not None:
         settle_algorithms(exam.evaluator.policy.device, plan.target.recipe.train.deterministic)
     try:

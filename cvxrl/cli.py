@@ -15,7 +15,7 @@ from cvxrl.commands.eval import EvalCommand, evaluate
 from cvxrl.commands.help import SETTINGS, Group
 from cvxrl.commands.inspect_grads import InspectCommand, inspect_grads
 from cvxrl.commands.train import TrainCommand, train
-from cvxrl.errors import UserError
+from cvxrl.errors import Problem, UserError
 from cvxrl.ranks import RankLostError, this_rank
 
 app = typer.Typer(
@@ -23,7 +23,6 @@ app = typer.Typer(
     cls=Group,
     help="Logits-convex policy optimization of language models: train, evaluate, compare, inspect.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings=SETTINGS,
     pretty_exceptions_enable=False,
 )
@@ -37,11 +36,16 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Logits-convex policy optimization of language models."""
+    name = context.invoked_subcommand
+    if this_rank() is not None and name not in ("train", "eval"):
+        remedy = "start it by itself; torchrun is for train and eval"
+        raise UserError(Problem(f"`{name}` runs in one process", remedy=remedy))
 
 
 app.command(cls=TrainCommand)(train)

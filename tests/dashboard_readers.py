@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,11 @@ def trackio_config(run_dir: Path, project: str = "cvxrl") -> dict[str, Any]:
 
 
 def read_wandb(run_dir: Path) -> list[Row]:
-    """History rows of all offline directories of the run together."""
+    """History rows of all offline directories of the run together, once W&B's own process has closed the last."""
     rows: list[Row] = []
+    ended = time.monotonic() + 30
+    while "exit" not in {r.WhichOneof("record_type") for r in wandb_records(run_dir)} and time.monotonic() < ended:
+        time.sleep(0.05)
     for record in wandb_records(run_dir):
         if record.WhichOneof("record_type") == "history":
             items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 import typer
 
 from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR
+from cvxrl.commands.compare_output import Output, write_outputs
+from cvxrl.commands.completion import recipe_names
 from cvxrl.commands.help import Command
-from cvxrl.commands.options import with_options, writable_file, writable_folder
+from cvxrl.commands.options import with_options
 from cvxrl.commands.study_options import StudyOptions
 from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.foreign.label import parse_alias, parse_label
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cvxrl.comparison.result import Comparison
     from cvxrl.comparison.run import Run
 
-_READ, _JUDGE, _WRITE = "Reading runs", "Judging", "Output"
+_READ, _JUDGE = "Reading runs", "Judging"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Given:
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
+            autocompletion=recipe_names,
             help="Run directories, folders, globs, logs of other programs, recipes or their names; or one plan.",
         ),
     ] = None
@@ -75,33 +77,6 @@ class Given:
         if not self.paths and not self.labels:
             remedy = "give run directories, logs of other programs or recipes as PATH"
             raise UserError(Problem("there is nothing to compare", "PATH", remedy=remedy))
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is written, and where."""
-
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=_WRITE)
-    ] = False
-    csv: Annotated[
-        Path | None, typer.Option(parser=writable_file, help="Write one line per run.", rich_help_panel=_WRITE)
-    ] = None
-    md: Annotated[Path | None, typer.Option(parser=writable_file, help="Write the tables.", rich_help_panel=_WRITE)] = (
-        None
-    )
-    html: Annotated[
-        Path | None, typer.Option(parser=writable_file, help="Write one page with figures.", rich_help_panel=_WRITE)
-    ] = None
-    figures: Annotated[
-        Path | None,
-        typer.Option(
-            parser=writable_folder,
-            metavar="FOLDER",
-            help="Write each figure as PNG, SVG and PDF.",
-            rich_help_panel=_WRITE,
-        ),
-    ] = None
 
 
 def _gate(text: str) -> Gate:
@@ -257,29 +232,6 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
     if unknown:
         raise UserError(*comparison.problems, *unknown)
     return [judge(gate, comparison) for gate in gates]
-
-
-def write_outputs(comparison: Comparison, verdicts: Sequence[Verdict], output: Output) -> list[Path]:
-    """Write the files that were asked for; the figures stand beside whatever else is in their folder."""
-    from cvxrl.comparison.export import to_csv, to_html_page, to_markdown_page
-    from cvxrl.runs.files import write_text
-
-    command = shlex.join(["cvxrl", *sys.argv[1:]])
-    if output.csv:
-        write_text(output.csv, to_csv(comparison))
-    if output.md:
-        write_text(output.md, to_markdown_page(comparison, command))
-    if output.html:
-        write_text(output.html, to_html_page(comparison, verdicts, command))
-    pictures: dict[Path, bytes] = {}
-    if output.figures:
-        from cvxrl.comparison.figures.gallery import figure_files
-
-        output.figures.mkdir(parents=True, exist_ok=True)
-        pictures = {output.figures / name: content for name, content in figure_files(comparison).items()}
-    for file, content in pictures.items():
-        file.write_bytes(content)
-    return [*(file for file in (output.csv, output.md, output.html) if file), *pictures]
 
 
 def _leave(comparison: Comparison, verdicts: Sequence[Verdict], written: Sequence[Path]) -> None:

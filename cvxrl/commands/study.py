@@ -28,7 +28,7 @@ from cvxrl.study.read_csv import CsvRuns
 from cvxrl.study.tables import choices_table
 
 if TYPE_CHECKING:
-    from cvxrl.commands.compare import Output
+    from cvxrl.commands.compare_output import Output
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cvxrl.commands import GATE_NOT_MET
+from cvxrl.comparison.tex import to_tex
 from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import Table, print_report
 from cvxrl.runs.files import json_line, write_bytes
@@ -20,11 +21,11 @@ from cvxrl.study.collected import Collected, Finder, choose_from, collect, missi
 from cvxrl.study.export import to_document, to_html_page, to_markdown_page
 from cvxrl.study.plan import Study
 from cvxrl.study.runs_csv import to_csv
-from cvxrl.study.tables import cells_table, choices_table, study_tables
+from cvxrl.study.tables import cells_table, choices_table, main_comparisons, study_tables
 from cvxrl.study.verdict import judge_study
 
 if TYPE_CHECKING:
-    from cvxrl.commands.compare import Output
+    from cvxrl.commands.compare_output import Output
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def show(shown: Shown, output: Output) -> None:
         files[output.csv] = to_csv(study, collected.every, shown.out / study.name).encode()
     if output.md:
         files[output.md] = to_markdown_page(study, chosen, collected, judged, command).encode()
+    if output.tex:
+        files[output.tex] = to_tex(main_comparisons(study, judged), command).encode()
     if output.html:
         files[output.html] = to_html_page(study, chosen, collected, judged, command).encode()
     if output.figures:

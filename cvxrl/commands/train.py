@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
+from cvxrl.commands.completion import recipe_keys, recipe_names
 from cvxrl.commands.dry_run import Bandwidth, Flops, Machine, Memory, Ranks, print_plan
 from cvxrl.commands.help import Command, section
 from cvxrl.errors import UserError
@@ -56,11 +57,19 @@ def _list_and_exit(asked: bool) -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, or a name from the list below.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="Recipe file, or a name from the list below.", autocompletion=recipe_names
+        ),
+    ],
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable. --dry-run prints the keys."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a recipe key; repeatable. --dry-run prints the keys.",
+            autocompletion=recipe_keys,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvxrl.commands import USER_ERROR, command_to_go_on
+from cvxrl.commands.completion import recipe_keys
 from cvxrl.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,13 @@ class Training:
 
     set_: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_TRAIN),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a recipe key; repeatable.",
+            rich_help_panel=_TRAIN,
+            autocompletion=recipe_keys,
+        ),
     ] = field(default_factory=list)
     out: Annotated[Path, typer.Option(help="Output folder of the runs.", rich_help_panel=_TRAIN)] = Path("outputs")
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; changes no number.", rich_help_panel=_TRAIN)] = 1

@@ -16,6 +16,7 @@ from cvxrl.engine.state import Position, load_state, load_waiting, save_state
 from cvxrl.engine.trainer import Hooks, Record, Trainer
 from cvxrl.engine.world import from_main
 from cvxrl.errors import UserError
+from cvxrl.evaluation.card import write_card
 from cvxrl.evaluation.held_out import Evaluation
 from cvxrl.recipe.load import load_recipe
 from cvxrl.runs.checkpoint import best_checkpoint, list_checkpoints, newest_whole, prune, save_checkpoint, step_of
@@ -81,6 +82,11 @@ class Session:
             sync_records(written)
         save_checkpoint(self.run_dir.checkpoints, position.step, partial(self.save_share, position, waiting))
         self.prune()
+
+    def save_policy(self, directory: Path) -> None:
+        """Write the policy with its model card, once the last evaluation is stored."""
+        self.trainer.policy.save(directory)
+        write_card(self.run_dir, directory, self.trainer.recipe)
 
     def save_share(self, position: Position, waiting: Waiting | None, directory: Path | None = None) -> None:
         """This process's share of a checkpoint: all of it, or of a sharded policy its shards.

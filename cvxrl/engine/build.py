@@ -16,6 +16,7 @@ from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import CallableAdvantage, DenseAdvantage, DenseDpoAdvantage, GaeAdvantage
 from cvxrl.recipe.engine import VllmSpec
+from cvxrl.recipe.mismatch import StopMismatch
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.schema import Recipe
@@ -116,7 +117,8 @@ def build_generator(recipe: Recipe, policy: Policy, world: World | None = None) 
 
         train = recipe.train
         bf16, tolerance = train.precision == "bf16", train.ratio_tolerance
-        return open_generator(engine, policy, world or SingleProcess(), bf16=bf16, ratio_tolerance=tolerance)
+        lower, ranks = not isinstance(recipe.rollout.mismatch, StopMismatch), world or SingleProcess()
+        return open_generator(engine, policy, ranks, bf16=bf16, ratio_tolerance=tolerance, lower=lower)
     require_engine(policy, engine)
     return LocalGenerator(policy, engine, recipe.rollout.batch)
 

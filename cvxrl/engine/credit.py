@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -118,8 +119,12 @@ class VerifierCredit:
     def assign(self, sequences: Sequences, rewards_PG: Tensor) -> Sequences:
         """See `CreditAssigner`."""
         scored: dict[int, DenseAdvantages] = {}
-        for part in sequences.split(self.reader.limit):
-            scored |= zip(part.positions, self._score(part), strict=True)
+        readers = [self.reader, self.verifier, *([self.reference] if self.reference else [])]
+        with ExitStack() as whole:
+            for reader in readers:
+                whole.enter_context(reader.policy.whole())
+            for part in sequences.split(self.reader.limit):
+                scored |= zip(part.positions, self._score(part), strict=True)
         dense = [scored[i] for i in sequences.positions]
         sampled = [
             torch.where(d.ids_NK == torch.tensor(r).unsqueeze(-1), d.values_NK, 0.0).sum(dim=-1)

@@ -9,7 +9,7 @@ updates, by a copy of the policy (`engine.second`); the queue is the same, and s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -24,7 +24,7 @@ from cvxrl.engine.mismatch import against_sampler
 from cvxrl.engine.readers import policy_shift
 from cvxrl.engine.self_check import self_check
 from cvxrl.engine.sequences import Sequences
-from cvxrl.errors import Problem, UserError
+from cvxrl.engine.world import World, share
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.objectives.linear import LinearHead, LowRank
 from cvxrl.recipe.schema import Recipe
@@ -120,18 +120,20 @@ class LaggedCollector:
         return self.loss.world.gather({"newest": self.newest, "waiting": waiting})
 
     def restore(self, state: Waiting) -> None:
-        """Take back what `state` gave.
+        """Take back what `state` gave, to as many processes or others."""
+        world, self.newest = self.loss.world, state[0]["newest"]
+        if len(state) == world.size:
+            self.waiting = deque(_experience(values) for values in state[world.rank]["waiting"])
+            return
+        rollouts = zip(*(one["waiting"] for one in state), strict=True)
+        self.waiting = deque(_dealt([_experience(values) for values in parts], world) for parts in rollouts)
 
-        Raises:
-            UserError: it is of another number of processes.
-        """
-        world = self.loss.world
-        if len(state) != world.size:
-            what = f"waiting rollouts are of {len(state)} processes, this run has {world.size}"
-            raise UserError(Problem(what, "rollout.lag", remedy=f"go on with {len(state)} processes"))
-        mine = state[world.rank]
-        self.newest = mine["newest"]
-        self.waiting = deque(_experience(values) for values in mine["waiting"])
+
+def _dealt(parts: Sequence[Experience], world: World) -> Experience:
+    """This process's share of a rollout that others have collected, each a part of it."""
+    whole = Sequences.joined([part.sequences for part in parts])
+    mine = share(world, len(set(whole.groups)))
+    return replace(parts[0], sequences=whole.select([i for i, group in enumerate(whole.groups) if group in mine]))
 
 
 def _plain(value: Any) -> Any:

@@ -80,6 +80,13 @@ class Sequences:
         positions = list(range(first, first + len(responses)))
         return cls(list(prompts), list(responses), [i // group_size for i in positions], positions, named)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sequences]) -> Sequences:
+        """Those of several processes, one after another; what they have in common is that of the first."""
+        names = [f.name for f in fields(cls) if isinstance(getattr(parts[0], f.name), list)]
+        lists: dict[str, Any] = {name: [one for part in parts for one in getattr(part, name)] for name in names}
+        return replace(parts[0], **lists)
+
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self.responses)

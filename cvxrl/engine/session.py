@@ -142,7 +142,7 @@ def _train(session: Session, stop: StopRequest, entry: Entry) -> TrainResult:
                     session.prune()
                     if recipe.model.lora is not None:
                         write_directory(run_dir.adapter, trainer.policy.save_adapter)
-                    write_directory(run_dir.policy, trainer.policy.save)
+                    write_directory(run_dir.policy, session.save_policy)
             trainer.world.gather(None)  # the others wait for the last file
     except DivergedError as error:
         return _diverged(session, record, error)

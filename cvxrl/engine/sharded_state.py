@@ -7,6 +7,7 @@ Tensors are named `state.3.exp_avg`, by the number of the parameter among those 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,9 @@ def read_shards(folder: Path, owners: Owners | None = None) -> dict[str, Tensor]
         else:
             found[name] = torch.empty(stored.size, dtype=dtype)
     try:
-        load(found, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that this process reads alone, which is meant
+            load(found, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise _first(error) from error
     return {name: local_part(tensor) for name, tensor in found.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.evaluation.card import Card
 from cvxrl.evaluation.evaluator import Asked, Evaluator, describe_policy, describe_task, group, provenance_of
 from cvxrl.evaluation.page import evaluation_page, spelt
 from cvxrl.evaluation.plan import Plan
@@ -24,6 +25,7 @@ from cvxrl.recipe.training import TrainSpec
 from cvxrl.rollout.generator import Generator, Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.prompts import encode_examples, end_of_reply
+from cvxrl.runs.directory import RunDir
 from cvxrl.runs.files import write_json, write_text
 from cvxrl.tasks import check_golds, load_grader, load_questions
 
@@ -107,6 +109,7 @@ class Exam:
             UserError: the folder is in use, belongs to another evaluation, or cannot be written; or memory runs out.
         """
         folder, sampling, askers = self.plan.folder, self.settings.sampling, self.askers
+        card = self._card()
         with folder.lock() if askers.is_main else nullcontext(True) as held:
             if not held:
                 progress.note("this file system has no locks: take care that no second process evaluates here")
@@ -128,7 +131,16 @@ class Exam:
             if askers.is_main:
                 write_json(folder.record, record.model_dump(mode="json"))
                 write_text(folder.page, evaluation_page(record, done))
+                if card is not None:
+                    card.refresh()
             return record
+
+    def _card(self) -> Card | None:
+        """The card of the policy, where it is the final one of a run."""
+        target = self.plan.target
+        if target.run is None or target.recipe is None or target.step is not None or not self.askers.is_main:
+            return None
+        return Card(RunDir(target.run), target.recipe)
 
     def _enter(self) -> list[Sample]:
         """What has been asked before."""

@@ -124,18 +124,18 @@ class Sharding:
             "reshard_after_forward": True,  # the root too, or a pass without backward would leave it gathered, and old
             "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
         }
+        known = [set(hooks) for hooks in _state_hooks(model)]
         root = _Root(model)
         parts = [_Disguise.put_on(layer, **options) for layer in (decoder_layers(model) if by_layer else [])]
         parts.append(_Disguise.put_on(root, **options))
         for part in parts:
             _sum_gradients(part.module)
         sharding = cls(model, mesh, parts, len(parts) > 1)
-        known = [set(hooks) for hooks in _state_hooks(model)]
         with sharding.whole():
             pass  # FSDP2 settles where shards are kept, and adds hooks, when they are first gathered
         for hooks, keys in zip(_state_hooks(model), known, strict=True):
             for key in hooks.keys() - keys:
-                del hooks[key]  # would shard the model again where a state is asked for while it is whole
+                del hooks[key]  # of states that are read or loaded: would shard what is whole for that very purpose
         return sharding
 
     @property
@@ -190,7 +190,7 @@ class Sharding:
 
 
 def _state_hooks(model: nn.Module) -> list[dict[int, Any]]:
-    names = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
+    names = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
     return [getattr(module, name) for module in model.modules() for name in names]
 
 

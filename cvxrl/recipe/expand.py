@@ -32,8 +32,8 @@ Change = Callable[[str, Any, Sequence[FieldInfo]], Any]
 def spell_out(values: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any]:
     """Values with `section: name` written as `section: {kind: name}` wherever ``root`` has sections of several kinds.
 
-    Elements of lists of sections too, as in `logging.sinks: [csv]`. Text that names no kind is spelled out all the
-    same, so that the mistake is told as that of a kind.
+    Elements of lists of sections too, as in `logging.sinks: [csv]`, and a name alone where a list is due. Text that
+    names no kind is spelled out all the same, so that the mistake is told as that of a kind.
     """
 
     def spell(_key: str, value: Any, fields: Sequence[FieldInfo]) -> Any:
@@ -42,7 +42,10 @@ def spell_out(values: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any
         if isinstance(value, list):
             return [{"kind": element} if isinstance(element, str) else element for element in value]
         takes_text = any(_admits(field.annotation, value) for field in fields)
-        return {"kind": value} if isinstance(value, str) and not takes_text else value
+        if not isinstance(value, str) or takes_text:
+            return value
+        listed = any(get_origin(field.annotation) is tuple for field in fields)
+        return [{"kind": value}] if listed else {"kind": value}
 
     return map_fields(values, [root], spell)
 

@@ -37,6 +37,13 @@ def study_tables(study: Study, chosen: Mapping[str, Choice], collected: Collecte
     return [*(table for table in tables if table.rows), rules_table(judged)]
 
 
+def main_comparisons(study: Study, judged: Judged) -> list[tuple[str, Comparison]]:
+    """What a paper shows: the methods at their chosen values in every regime, or the grids of a study without any."""
+    if judged.best:
+        return [(f"{regime}, at the chosen {study.vary}", best) for regime, best in judged.best.items()]
+    return [(f"Grid {name}", grid) for name, grid in judged.grids.items()]
+
+
 def _headrooms(sweep: Comparison) -> Table:
     """Headrooms over the values that were chosen on other runs."""
     return replace(_own_columns(headroom_table(sweep)), note=f"{HALF_FAIL} Best: the chosen value.")

@@ -105,7 +105,7 @@ def test_gates(gates: list[str], code: int, outputs: Path) -> None:
 
 
 def test_json_is_one_document_and_files_are_written(outputs: Path) -> None:
-    files = ["--csv", "a/runs.csv", "--md", "a/tables.md"]
+    files = ["--csv", "a/runs.csv", "--md", "a/tables.md", "--tex", "a/table.tex"]
     done = cvxrl("compare", "outputs", "--json", *files, "--require", "mean(math_grpo) > 2", cwd=outputs)
     assert done.returncode == 3
     document = json.loads(done.stdout)
@@ -115,6 +115,7 @@ def test_json_is_one_document_and_files_are_written(outputs: Path) -> None:
     assert len(rows) == 10 and {r["method"] for r in rows} == {GRPO, LCO}
     assert [float(r["score"]) for r in rows[:5]] == [0.7, 0.7, 0.8, 0.9, 1.0]
     page = (outputs / "a" / "tables.md").read_text()
+    assert r"math\_grpo & 5 & $0.820$ $[" in (outputs / "a" / "table.tex").read_text()
     assert "| math_grpo | 5 | 0.820 |" in page and "cvxrl compare outputs --json" in page
 
 

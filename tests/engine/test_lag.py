@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import SilentSink, tiny
+from thread_world import Meeting, ThreadWorld
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from cvxrl.engine.lag import LaggedCollector
 from cvxrl.engine.plan import describe
 from cvxrl.engine.self_check import SelfCheckError
 from cvxrl.engine.session import run_training
@@ -89,14 +93,37 @@ def test_what_is_remembered_is_of_the_policy_that_sampled() -> None:
     assert float((torch.cat(reader.log_probs(late)) - then[1]).abs().max()) > 0.01, "the policy has moved"
 
 
-def test_every_process_takes_back_its_own_queue() -> None:
+def test_what_waits_is_taken_back_by_any_number_of_processes() -> None:
     trainer = lagged("math_grpo", 1)
     trainer.collector.collect(1)
-    (mine,) = trainer.collector.state()  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"of 2 processes, this run has 1"):
-        trainer.collector.restore([mine, mine])  # type: ignore[attr-defined]
-    trainer.collector.restore([mine])  # type: ignore[attr-defined]
-    assert trainer.collector.newest == 2 and len(trainer.collector.waiting) == 1  # type: ignore[attr-defined]
+    assert isinstance(trainer.collector, LaggedCollector)
+    whole, loss, meeting = trainer.collector.state(), trainer.collector.loss, Meeting(2)
+    parts = []
+    for rank in range(2):
+        mine = replace(trainer.collector, loss=replace(loss, world=ThreadWorld(rank, meeting)), waiting=deque())
+        mine.restore(whole)
+        parts += replace(mine, loss=loss).state()
+    positions = [one["waiting"][0]["sequences"]["positions"] for one in parts]
+    assert positions == [[0, 1, 2], [3, 4, 5]]
+    for state in (parts, whole):
+        trainer.collector.restore(state)
+        assert trainer.collector.newest == 2 and len(trainer.collector.waiting) == 1
+        same(trainer.collector.state(), whole)
+
+
+def same(mine: Any, theirs: Any) -> None:
+    if isinstance(mine, Tensor):
+        assert torch.equal(mine, theirs)
+    elif isinstance(mine, dict):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            same(value, theirs[key])
+    elif isinstance(mine, list):
+        assert len(mine) == len(theirs)
+        for one, other in zip(mine, theirs, strict=True):
+            same(one, other)
+    else:
+        assert mine == theirs
 
 
 def test_a_sampler_is_checked_when_it_samples() -> None:

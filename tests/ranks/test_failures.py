@@ -7,25 +7,17 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forked import Forked
-from helpers import TINY
 
 import cvxrl.engine.session  # noqa: F401  # what is forked has loaded everything
 from cvxrl.launch import LOST, exit_code
-
-TRAIN = ("train.steps=3", "eval.every=0", "checkpoint.every=1", "placement.timeout=20")
-
-
-def settings(*overrides: str) -> list[str]:
-    return [word for override in (*TINY, *TRAIN, *overrides) for word in ("--set", override)]
+from ranks.launched import Launched, record, settings
 
 
 def trouble(what: str, rank: int, at: int = 2) -> str:
@@ -52,11 +44,6 @@ def on_ranks(folder: Path, arguments: Sequence[str], size: int = 2, before: Call
         ]
         codes = [process.wait() for process in processes]
     return codes, said.read_text()
-
-
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "math_grpo" / "seed-0" / "run.json").read_text())
-    return found
 
 
 def messages(said: str) -> list[str]:
@@ -96,46 +83,6 @@ def test_a_bug_on_one_rank_is_told_with_its_traceback(tmp_path: Path) -> None:
 def test_the_exit_code_is_that_on_which_the_ranks_agree(codes: list[int]) -> None:
     assert exit_code(codes) == 2
     assert exit_code([-9]) == exit_code([-9, LOST]) == LOST
-
-
-class Launched:
-    """`python -m cvxrl.launch` with two ranks, in a process of its own."""
-
-    def __init__(self, folder: Path, *overrides: str, entry: str = "", ranks: int = 2, **options: Any) -> None:
-        self.folder, self.said = folder, folder / "said.txt"
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "cvxrl.launch", "--nproc-per-node", str(ranks), "train", "math_grpo"]
-        command += ["--out", str(folder), *settings(*overrides), *([entry] if entry else [])]
-        paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        with (folder / "out.txt").open("wb") as out, self.said.open("wb") as err:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, env=os.environ | {"PYTHONPATH": paths}, **options
-            )
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "math_grpo" / "seed-0" / "metrics.jsonl"
-
-    def after_step(self, step: int) -> None:
-        until = time.monotonic() + 200
-        while not (self.metrics.is_file() and self.metrics.read_text().count("\n") >= step):
-            assert time.monotonic() < until and self.process.poll() is None, self.said.read_text()
-            time.sleep(0.05)
-
-    def end(self) -> int:
-        return self.process.wait(timeout=150)
-
-    def pid_of(self, rank: int) -> int:
-        """Of a rank, which the launcher has started."""
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    if parent == self.process.pid and f"\0RANK={rank}\0" in (entry / "environ").read_text():
-                        return int(entry.name)
-                except OSError:
-                    continue
-        raise AssertionError(f"there is no rank {rank}")
 
 
 @pytest.mark.slow

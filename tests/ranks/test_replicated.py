@@ -72,7 +72,8 @@ def outcome(recipe: Recipe, world: World) -> Outcome:
     hooks = Hooks(records.append, lambda *_: None, lambda *_: None, lambda _: None)
     assert trainer.run(hooks, StopRequest())
     trainer.grader.close()
-    weights = {name: p.detach().clone() for name, p in trainer.policy.model.named_parameters() if p.requires_grad}
+    with trainer.policy.whole():
+        weights = {name: p.detach().clone() for name, p in trainer.policy.model.named_parameters() if p.requires_grad}
     return Outcome([without_times(record) for record in records], watched.steps, weights)
 
 

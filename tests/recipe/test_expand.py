@@ -22,6 +22,7 @@ DATA = "task: {source: {kind: dataset, path: PATH, held_out: 0}}\neval: {every: 
         ("optim=sgd", "optim={kind: sgd}"),
         ("task.reward=exact", "task.reward={kind: exact}"),
         ("logging.sinks=[csv]", "logging.sinks=[{kind: csv}]"),
+        ("logging.sinks=csv", "logging.sinks=[{kind: csv}]"),
     ],
 )
 def test_a_kind_stands_for_its_section(short: str, long: str) -> None:

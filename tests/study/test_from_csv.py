@@ -89,17 +89,20 @@ def write(tmp_path: Path, changed: list[dict[str, str]]) -> None:
 
 def test_every_number_comes_back_bit_for_bit_without_the_runs(whole: Path, study: Any, tmp_path: Path) -> None:
     shutil.copytree(whole / "outputs", tmp_path / "outputs")
-    from_runs = study("--md", "runs.md", "--json", "--csv", "of_runs.csv")
+    from_runs = study("--md", "runs.md", "--json", "--csv", "of_runs.csv", "--tex", "runs.tex")
     assert from_runs.code == 0 and study.trained == [], from_runs.err
     before = (tmp_path / "of_runs.csv").read_bytes()
     assert before == (tmp_path / "runs.csv").read_bytes()
     shutil.rmtree(tmp_path / "outputs")
-    again = study("--from", "runs.csv", "--json", "--csv", "again.csv", "--md", "csv.md")
+    again = study("--from", "runs.csv", "--json", "--csv", "again.csv", "--md", "csv.md", "--tex", "csv.tex")
     assert again.code == 0, again.err
     assert document(again.out) == document(from_runs.out)
     assert study.trained == [] and not (tmp_path / "outputs").exists()
     assert (tmp_path / "again.csv").read_bytes() == before
     pages = [(tmp_path / name).read_text().split("```\n", 2)[2] for name in ("runs.md", "csv.md")]
+    papers = [(tmp_path / name).read_text().partition("\n")[2] for name in ("runs.tex", "csv.tex")]
+    assert papers[0] == papers[1] and "once, at the chosen optim.lr: Final" in papers[0]
+    assert papers[0].count(r"\begin{table}") == 1, "of the only regime"
     assert pages[0] == pages[1] and "### Verdict: lco is better" in pages[0] and "Which one?" in pages[0]
 
 

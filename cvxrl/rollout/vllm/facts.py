@@ -134,7 +134,8 @@ def _precision(theirs: torch.dtype, mine: torch.dtype) -> Iterator[tuple[str, st
         name, other = (str(dtype).removeprefix("torch.") for dtype in (mine, theirs))
         yield (
             f"the server computes in {other}, the trainer in {name}: their probabilities differ",
-            f"start it with --dtype {name}, or say in train.ratio_tolerance how far off ratios may be",
+            f"start it with --dtype {name}, set rollout.mismatch to correct, or say in "
+            "train.ratio_tolerance how far off ratios may be",
         )
 
 

@@ -20,7 +20,13 @@ from cvxrl.rollout.vllm.versions import installed, require_vllm
 
 
 def open_generator(
-    spec: VllmSpec, policy: Policy, ranks: Ranks, *, bf16: bool = False, ratio_tolerance: float | None = None
+    spec: VllmSpec,
+    policy: Policy,
+    ranks: Ranks,
+    *,
+    bf16: bool = False,
+    ratio_tolerance: float | None = None,
+    lower: bool = False,
 ) -> VllmGenerator:
     """A generator whose place is there and fits the policy.
 
@@ -30,6 +36,7 @@ def open_generator(
         ranks: the processes that train together.
         bf16: whether the trainer's forward pass runs under autocast.
         ratio_tolerance: `train.ratio_tolerance`.
+        lower: whether a server may compute in fewer bits than the trainer, as `rollout.mismatch` then deals with.
 
     Raises:
         UserError: the place is not there, is another version, has another model, or takes no weights.
@@ -51,7 +58,7 @@ def open_generator(
         )
     assert spec.url is not None
     http = Http(spec.url, spec.timeout)
-    facts = Facts.ask(http, policy, bf16=bf16, any_ratio=ratio_tolerance is not None)
+    facts = Facts.ask(http, policy, bf16=bf16, any_ratio=lower or ratio_tolerance is not None)
     mistakes = Mistakes()
     mistakes.problems += facts.problems
     transport = mistakes.attempt(_transport, spec, facts, http, policy) if facts.backend else None
