@@ -1,6 +1,6 @@
-"""Completions per second of two ranks against one process with two threads: `python benchmarks/ranks.py`.
+"""Completions per second of two ranks against one process with two threads, and with one: `python benchmarks/ranks.py`.
 
-The same recipe (math_grpo, on the embedded policy) in both, by turns, so that what else the machine does hits both
+The same recipe (math_grpo, on the embedded policy) in all, by turns, so that what else the machine does hits them
 alike. Without the time that a process takes to start; evaluations and checkpoints are left out.
 """
 
@@ -37,6 +37,7 @@ def main() -> None:
     given = parser.parse_args()
     kinds = {
         "one process, two threads": (["-m", "cvxrl"], 2),
+        "one process, one thread": (["-m", "cvxrl"], 1),
         "two ranks, one thread each": (["-m", "cvxrl.launch", "--nproc-per-node", "2"], 1),
     }
     found: dict[str, list[float]] = {name: [] for name in kinds}
@@ -46,8 +47,10 @@ def main() -> None:
     completions = 16 * 8
     for name, seconds in found.items():
         print(f"{name}: {completions / statistics.median(seconds):.1f} completions/s {[f'{s:.2f}' for s in seconds]}")
-    one, two = found.values()
-    print("ratio, round by round:", [f"{a / b:.2f}" for a, b in zip(one, two, strict=True)])
+    *ones, two = found
+    for one in ones:
+        ratios = [f"{a / b:.2f}" for a, b in zip(found[one], found[two], strict=True)]
+        print(f"{two} over {one}, round by round: {ratios}")
 
 
 if __name__ == "__main__":

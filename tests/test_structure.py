@@ -30,6 +30,7 @@ FLOOR = {
     "engine": 5,
     "study": 5,
     "inspection": 6,
+    "integrations": 6,
     "api": 7,
     "commands": 7,
     "cli": 8,

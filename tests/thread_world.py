@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ class Meeting:
 
     def __init__(self, size: int) -> None:
         self.size, self.barrier, self.values = size, threading.Barrier(size, timeout=60), [None] * size
+
+    @cached_property
+    def aside(self) -> Meeting:
+        """Another one, for second threads."""
+        return Meeting(self.size)
 
 
 class ThreadWorld:
@@ -43,7 +49,7 @@ class ThreadWorld:
         return nullcontext()
 
     def beside(self) -> ThreadWorld:
-        return ThreadWorld(self.rank, self.gather(Meeting(self.size))[0])
+        return ThreadWorld(self.rank, self._meeting.aside)
 
     def sum(self, values: Tensor) -> Tensor:
         return torch.stack(self.gather(values)).sum(dim=0)

@@ -6,8 +6,10 @@ Called in a process of its own at every press, so nothing heavy is imported.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def recipe_names(incomplete: str) -> list[str]:

@@ -11,7 +11,7 @@ from helpers import SilentSink, tiny, without_times
 from tiny_models import families, save_family, tiny_family
 from torch import Tensor
 
-from cvxrl.engine import session
+from cvxrl.engine import bookkeeping
 from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
 from cvxrl.policy.adapter import adapted_layers, add_adapter, load_adapter, save_adapter, without_adapter
@@ -154,13 +154,13 @@ def test_a_run_whose_weights_have_other_names_on_the_disk_resumes_bit_for_bit(
     whole, broken = RunDir.of(tmp_path / "whole", recipe), RunDir.of(tmp_path / "broken", recipe)
     expected = run(recipe, whole, "new")
     with monkeypatch.context() as patch:
-        save = session.save_checkpoint
+        save = bookkeeping.save_checkpoint
 
         def save_and_die(folder: Path, step: int, fill: Any) -> None:
             save(folder, step, fill)
             raise _Killed
 
-        patch.setattr(session, "save_checkpoint", save_and_die)
+        patch.setattr(bookkeeping, "save_checkpoint", save_and_die)
         with pytest.raises(_Killed):
             run_training(recipe, broken, SilentSink(), "new")
     assert run(recipe, broken, "resume") == expected

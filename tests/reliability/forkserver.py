@@ -61,9 +61,9 @@ def inject(fault: dict[str, Any]) -> None:
 
         os.fsync = fsync
     if "signal_after" in fault:
-        import cvxrl.engine.session as session
+        import cvxrl.engine.bookkeeping as bookkeeping
 
-        write = session.append_record
+        write = bookkeeping.append_record
 
         def append(path: Any, record: Any) -> None:
             write(path, record)
@@ -71,11 +71,11 @@ def inject(fault: dict[str, Any]) -> None:
                 if step == record["step"]:
                     os.kill(os.getpid(), fault.get("signal", signal.SIGINT))
 
-        session.append_record = append
+        bookkeeping.append_record = append
     if "tear_record" in fault:
-        import cvxrl.engine.session as session
+        import cvxrl.engine.bookkeeping as bookkeeping
 
-        whole = session.append_record
+        whole = bookkeeping.append_record
 
         def tear(path: Any, record: Any) -> None:
             whole(path, record)
@@ -85,7 +85,7 @@ def inject(fault: dict[str, Any]) -> None:
                 os.truncate(path, (last + len(content)) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        session.append_record = tear
+        bookkeeping.append_record = tear
     if "signal_at_fsync" in fault:
         sync, left = os.fsync, fault["signal_at_fsync"]
 

@@ -1,0 +1,1 @@
+"""Our losses inside the training loops of other programs."""
