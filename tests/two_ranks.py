@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 # Seconds after which a rank that hangs is ended.
-_LONGEST = 300
+_LONGEST = 900
 
 
 def ranks(job: Callable[[Any], Any], size: int = 2) -> list[Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.sequences import Sequences
 from cvxrl.errors import Problem, UserError
+from cvxrl.recipe.digest import without_neutral
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.files import write_json
 
@@ -66,8 +67,8 @@ def rollout_key(recipe: Recipe, step: int, model_hash: str, tokenizer_hash: str,
         "tokenizer": tokenizer_hash,
         "questions": task,
         "task": recipe.task.model_dump(mode="json", exclude=recipe.task.not_in_digests),
-        # Whose rollouts a training step waits for is no matter of what this policy says.
-        "rollout": recipe.rollout.model_dump(mode="json", exclude={"lag"}),
+        # Whose rollouts a training step waits for, and how it weighs them, is no matter of what this policy says.
+        "rollout": without_neutral(recipe.rollout.model_dump(mode="json", exclude={"lag", "mismatch"}), "rollout."),
         "seed": recipe.seed,
         "step": step,
     }

@@ -14,7 +14,6 @@ from cvxrl.recipe.engine import VllmSpec
 from cvxrl.rollout.vllm.http import Unanswered
 from cvxrl.rollout.vllm.transport import Weights
 from cvxrl.rollout.vllm.versions import require_vllm
-from cvxrl.rollout.vllm.weights import whole
 from cvxrl.rollout.vllm.wire import Completion, Question, read
 
 
@@ -48,7 +47,7 @@ class Colocated:
         from vllm import LLM
 
         launched = "external_launcher" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-        with tempfile.TemporaryDirectory(prefix="cvxrl-vllm-") as folder, whole(policy):
+        with tempfile.TemporaryDirectory(prefix="cvxrl-vllm-") as folder, policy.whole():
             policy.save(Path(folder))
             engine = LLM(
                 folder,

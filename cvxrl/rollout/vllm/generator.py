@@ -17,7 +17,7 @@ from cvxrl.rollout.generator import Episode, SamplerLost, Sampling
 from cvxrl.rollout.randomness import StreamKey
 from cvxrl.rollout.vllm.check import Check
 from cvxrl.rollout.vllm.http import Trouble
-from cvxrl.rollout.vllm.weights import stored_weights, whole
+from cvxrl.rollout.vllm.weights import stored_weights
 from cvxrl.rollout.vllm.wire import Completion, Question
 
 # Restarts of a server within one call of `generate`, after which something else is wrong.
@@ -113,7 +113,7 @@ class VllmGenerator:
         self.policy, self.version = policy, version
         found: dict[str, float] = {}
         problems: tuple[Problem, ...] = ()
-        with whole(policy):
+        with policy.whole():
             if self.brings:
                 try:
                     found = self._bring()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from cvxrl.policy.adapter import has_adapter, merged_weights
@@ -11,13 +10,6 @@ from cvxrl.policy.model import Policy
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-def whole(policy: Policy) -> AbstractContextManager[None]:
-    """Inside this context the policy's tensors are whole, also where its ranks hold a part of them each."""
-    context = getattr(policy, "whole", None)
-    found: AbstractContextManager[None] = nullcontext() if context is None else context()
-    return found
 
 
 def stored_weights(policy: Policy, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
