@@ -15,8 +15,6 @@ from thread_world import Meeting, ThreadWorld, together
 from trials import ALLOWED, FAR, REGION, SEARCH, SMALL, put, sampled, stepped, weights
 
 from cvxrl.engine.divergence import DivergedError
-from cvxrl.engine.loss import Hear, Loss
-from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.session import run_training
 from cvxrl.engine.step_control import Accepted
 from cvxrl.engine.trainer import Trainer
@@ -117,7 +115,7 @@ def test_a_surrogate_without_a_minimum_stops_nowhere() -> None:
 
 
 def test_ranks_accept_one_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has its part of the step; the gradient is the sum of theirs, as a wrapper of the model would have it."""
+    """Each has its part of the step; the gradient is the sum of theirs."""
     # Adam steps by the sign of the first gradient that it sees, which rounding can turn.
     recipe = tiny("math_lco_kld", *SMALL, SEARCH, "optim={kind: sgd, lr: 100.0, max_grad_norm: null}")
     sequences = sampled("math_lco_kld")
@@ -127,20 +125,10 @@ def test_ranks_accept_one_share(monkeypatch: pytest.MonkeyPatch) -> None:
     trainers = [Trainer.build(recipe) for _ in worlds]
     parts = [sequences.select(range(6)), sequences.select(range(6, len(sequences)))]
 
-    backward = Loss.backward
-
-    def summed(self: Loss, step: Sequences, hear: Hear | None = None) -> dict[str, float]:
-        metrics = backward(self, step, hear)
-        for parameter in self.policy.trained:
-            assert parameter.grad is not None
-            parameter.grad = self.world.sum(parameter.grad)  # not in place: the others read it
-        return metrics
-
     def on(rank: int) -> dict[str, float]:
         updater = replace(trainers[rank].updater, loss=replace(trainers[rank].updater.loss, world=worlds[rank]))
         return updater.step(updater.loss.remember(parts[rank], off_policy=False), 0)
 
-    monkeypatch.setattr(Loss, "backward", summed)
     monkeypatch.setattr(torch, "manual_seed", lambda _: None)  # threads share one generator; there is no dropout here
     found = together([lambda rank=rank: on(rank) for rank in range(2)])  # type: ignore[misc]
     for key in ("step/share", "step/evaluations"):
