@@ -47,9 +47,11 @@ def launch(arguments: Sequence[str]) -> int:
         torchrun.run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        if codes.get(0, 0) < 0:
+        code = exit_code(codes.values())
+        # Where the ranks ended by themselves, torchrun may have killed one that had told why and was about to leave.
+        if code == LOST and codes.get(0, 0) < 0:
             print("error: rank 0 was killed; go on with --resume", file=sys.stderr)
-        return exit_code(codes.values())
+        return code
     except SignalException:
         return INTERRUPTED
     return 0
