@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import opened
 from helpers import ROOT
 from made_runs import make_run, make_seeds
 from matplotlib.figure import Figure
@@ -213,31 +213,12 @@ def test_an_svg_does_not_depend_on_when_or_where(two: Comparison) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_the_page(two: Comparison, width: int, tmp_path: Path) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]")
-    browser_path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     file = tmp_path / "page.html"
     file.write_text(to_html_page(two, [], "cvxrl compare"), encoding="utf-8")
-    said: list[str] = []
-    asked: list[str] = []
-    with api.sync_playwright() as play:
-        try:
-            browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        except api.Error as error:
-            pytest.skip(f"no Chromium that starts: {str(error).splitlines()[0]}")
-        page = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
+    with opened(file, width) as page:
         pictures = page.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.clientWidth])")
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         tables = page.locator("table").count()
-        browser.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert len(pictures) >= 5 and all(done and natural > 300 and shown > 300 for done, natural, shown in pictures)
     assert overflow <= 0  # wide tables scroll inside their own box
     assert tables == 6
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
