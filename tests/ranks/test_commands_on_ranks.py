@@ -56,7 +56,7 @@ def test_the_python_api_trains_on_ranks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (record,) = (tmp_path / "runs").rglob("run.json")
     found = json.loads(record.read_text())
-    assert found["status"] == "finished" and found["placement"]["ranks"] == 2, found
+    assert found["status"] == "finished" and found["provenance"]["machine"]["ranks"] == "2", found
 
 
 @pytest.mark.parametrize("command", [("compare", "runs"), ("inspect-grads", "runs/seed-0")])
