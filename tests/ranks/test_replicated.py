@@ -35,6 +35,8 @@ SLOW = ("sft", "dpo", "lagged")
 QUICK = [case for case in CASES if case not in SLOW]
 # Rounding of sums in another order, and what three steps of Adam make of it where a gradient is next to nothing.
 LOSS, WEIGHT = 1e-5, 2e-4
+# In many steps rounding grows: what one process differs from itself, and this many times that between ranks.
+LOOKED_AT, AMPLIFIED = frozenset({"loss", "grad/norm"}), 10
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,17 @@ def on_ranks(recipes: Mapping[str, Recipe]) -> dict[str, list[Outcome]]:
     return {name: [one[name] for one in told] for name in told[0]}
 
 
-def compare(case: str, alone: Outcome, both: list[Outcome], weight: float) -> None:
+def require_same_work(alone: Outcome, both: list[Outcome]) -> None:
     told = [
         sorted(sequence for part in parts for sequence in part)
         for parts in zip(*(one.steps for one in both), strict=True)
     ]
     assert told == [sorted(step) for step in alone.steps], "the same prompts and completions"
     assert both[0].records == both[1].records
+
+
+def compare(case: str, alone: Outcome, both: list[Outcome], weight: float) -> None:
+    require_same_work(alone, both)
     for mine, theirs in zip(alone.records, both[0].records, strict=True):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
@@ -123,11 +129,39 @@ def test_the_same_command_gives_the_same_bits(together: dict[str, list[Outcome]]
     assert all(torch.equal(first[0].weights[name], weights) for name, weights in again[0].weights.items())
 
 
+def otherwise_rounded(recipe: Recipe) -> Recipe:
+    """The same with sums in another order: a pass of its own for every sequence."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"micro_batch": 1})})
+
+
+def compare_long(case: str, alone: Outcome, split: Outcome, both: list[Outcome]) -> None:
+    """Loss, gradient norm and weights are as near as one process is to itself where it adds up in another order.
+
+    Training amplifies rounding, of some recipes by a hundred thousand in 20 steps (PPO, whose critic starts at zero and
+    whose gradients Adam divides by their size), so that no bound on the difference alone would say anything.
+    """
+    require_same_work(alone, both)
+    furthest: dict[str, tuple[float, float]] = dict.fromkeys(LOOKED_AT, (0.0, 0.0))
+    for mine, other, theirs in zip(alone.records, split.records, both[0].records, strict=True):
+        for key in LOOKED_AT & mine.keys():
+            scale = max(1.0, abs(mine[key]))
+            rounding, ranks_apart = (abs(found[key] - mine[key]) / scale for found in (other, theirs))
+            furthest[key] = max(furthest[key][0], rounding), max(furthest[key][1], ranks_apart)
+            assert furthest[key][1] <= max(LOSS, AMPLIFIED * furthest[key][0]), (case, mine["step"], key, furthest[key])
+    rounding, ranks_apart = (
+        max(float((weights - found.weights[name]).abs().max()) for name, weights in alone.weights.items())
+        for found in (split, both[0])
+    )
+    print(case, {key: "rounding {:.1e}, ranks {:.1e}".format(*pair) for key, pair in furthest.items()}, end=", ")
+    print(f"weights: rounding {rounding:.1e}, ranks {ranks_apart:.1e}")
+    assert ranks_apart <= max(LOSS, AMPLIFIED * rounding), (case, rounding, ranks_apart)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_steps_on_two_ranks() -> None:
-    """Adam divides by the size of a gradient, so that a weight without one may walk a learning rate a step."""
-    recipes = {case: recipe_of(case, 20 if case not in SLOW else 3) for case in CASES}
+    recipes = {case: recipe_of(case, 20) for case in CASES}
     both = on_ranks(recipes)
     for case, recipe in recipes.items():
-        steps, bound = recipe.train.steps, recipe.optim.lr
-        compare(case, outcome(recipe, SingleProcess()), both[case], WEIGHT if steps == 3 else steps * bound)
+        alone, split = (outcome(one, SingleProcess()) for one in (recipe, otherwise_rounded(recipe)))
+        compare_long(case, alone, split, both[case])
