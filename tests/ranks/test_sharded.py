@@ -264,5 +264,4 @@ def test_checkpoints_are_read_sharded_and_whole_whoever_wrote_them(together: dic
 def test_twenty_steps_on_two_ranks(case: str, folder: Path) -> None:
     recipe = recipe_of(case, folder, 20)
     both = on_ranks({case: recipe}, {})
-    alone, split = (outcome(one, SingleProcess()) for one in (recipe, otherwise_rounded(recipe)))
-    compare_long(case, alone, split, both[case])
+    compare_long(case, outcome(recipe, SingleProcess()), otherwise_rounded(recipe), both[case])
