@@ -131,8 +131,10 @@ def ratios_to_running_median(norm_T: Array) -> Array:
     if len(norm_T) <= _EARLIEST:
         return np.array([])
     first = [np.median(norm_T[:t]) for t in range(_EARLIEST, min(_RUNNING, len(norm_T)))]
-    windows = np.lib.stride_tricks.sliding_window_view(norm_T, _RUNNING)[:-1] if len(norm_T) > _RUNNING else []
-    median_T = np.concatenate([first, np.median(windows, axis=1)]) if len(windows) else np.array(first)
+    median_T = np.array(first)
+    if len(norm_T) > _RUNNING:
+        windows = np.lib.stride_tricks.sliding_window_view(norm_T, _RUNNING)[:-1]
+        median_T = np.append(median_T, np.median(windows, axis=1))
     kept = median_T > 0
     return np.asarray(norm_T[_EARLIEST:][kept] / median_T[kept])
 

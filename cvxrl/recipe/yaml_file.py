@@ -35,10 +35,11 @@ class _Schema(yaml.constructor.SafeConstructor):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_integer(self, node: yaml.ScalarNode) -> int:
-        """Whole number: decimal whatever zeros it starts with, 0o octal, 0x hexadecimal."""
-        text = self.construct_scalar(node)
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """Whole number: decimal whatever zeros it starts with, 0o octal, 0x hexadecimal."""
+    text = loader.construct_scalar(node)
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
 class _Loader(_Schema, yaml.SafeLoader):
@@ -71,7 +72,7 @@ for _tag, _pattern, _first in (
     for _class in (_Loader, _FastLoader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 for _class in (_Loader, _FastLoader):
-    _class.add_constructor("tag:yaml.org,2002:int", _Schema.construct_integer)
+    _class.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def parse_value(text: str) -> Any:

@@ -68,10 +68,10 @@ class Records(Sequence[Mapping[str, Any]]):
         rows_of = list(layouts.values())
         made: dict[str, Column] = {}
         are_numbers = True
-        for numbers, keys in together.items():
-            rows = sorted(row for number in numbers for row in rows_of[number])
+        for those, shared in together.items():
+            rows = sorted(row for number in those for row in rows_of[number])
             rows_K = np.array(rows)
-            for key, values in zip(keys, _turned(records, rows, keys), strict=True):
+            for key, values in zip(shared, _turned(records, rows, shared), strict=True):
                 kinds = frozenset(map(type, values))
                 are_numbers = are_numbers and kinds <= _NUMBERS
                 made[key] = _column(rows_K, values, kinds)
