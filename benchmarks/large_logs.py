@@ -1,9 +1,9 @@
 """What `cvxrl compare` takes over a thousand long runs: seconds, and its peak resident memory.
 
 Run directories are written by hand as `cvxrl train` writes them (a resolved recipe, run.json, a record per step with
-the metrics of a GRPO step, an evaluation every tenth), with made-up curves: methods times seeds. Then the command runs
-in a process of its own, once for every kind of output, each twice; nothing is kept between two calls but the system's
-cache of files.
+the metrics of a GRPO step, an evaluation every tenth), with made-up curves: methods times seeds, ten different logs per
+method. Then the command runs in a process of its own, once for every kind of output, each twice; nothing is kept
+between two calls but the system's cache of files.
 
     python benchmarks/large_logs.py                     # 10 methods x 100 seeds x 1000 steps, 0.9 GB below --folder
     python benchmarks/large_logs.py --seeds 10 --keep   # a tenth of it, left there
@@ -34,8 +34,7 @@ from cvxrl.runs.record import STREAMS, Divergence, RunRecord
 
 METHODS = ["grpo", "lco_kld", "lco_mse", "lco_lch", "ppo", "dapo", "dr_grpo", "reinforce", "cispo", "gspo"]
 EVERY = 10  # steps between evaluations
-DIVERGES = 25  # every so many-th run
-COMPLETIONS = 128
+DISTINCT = 10  # logs drawn per method; further seeds hold copies of them. One in ten diverged
 PROVENANCE = Provenance(commit="c0ffee", dirty_diff=None, versions={"python": "3"}, machine={"cores": "2"})
 OUTPUTS = {
     "tables": [],
@@ -101,10 +100,10 @@ def evaluation(rng: np.random.Generator, level: float) -> dict[str, float]:
 
 
 def make_run(folder: Path, method: str, number: int, seed: int, steps: int) -> None:
-    """One run directory; every `DIVERGES`-th run diverged at two thirds of its steps."""
+    """One run directory; one in ten diverged at two thirds of its steps."""
     sets = [f"train.steps={steps}", f"eval.every={EVERY}", "eval.prompts=256", "eval.samples=2"]
     recipe = load_recipe(f"math_{method}", sets, seed)
-    run_dir, diverged = RunDir.of(folder, recipe), (seed + number) % DIVERGES == DIVERGES - 1
+    run_dir, diverged = RunDir.of(folder, recipe), (seed + number) % DISTINCT == DISTINCT - 1
     run_dir.path.mkdir(parents=True)
     run_dir.recipe.write_text(dump(recipe))
     end = 2 * steps // 3
@@ -120,6 +119,9 @@ def make_run(folder: Path, method: str, number: int, seed: int, steps: int) -> N
         divergence=Divergence(step=end, tensor="loss", detail="nan", last_checkpoint=None) if diverged else None,
     )
     run_dir.record.write_text(record.model_dump_json())
+    if seed >= DISTINCT:
+        shutil.copyfile(RunDir(run_dir.path.parent / f"seed-{seed % DISTINCT}").metrics, run_dir.metrics)
+        return
     rng = np.random.default_rng([number, seed])
     found = records(rng, steps, 0.9 + 0.01 * number + 0.02 * rng.normal())
     write_lines(run_dir.metrics, (line for line in found if not diverged or line["step"] < end))
