@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from forked import Forked
 from helpers import ROOT
-
-from cvxrl.imports import loading_libraries
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # What makes the runs small; all else is as printed.
@@ -31,11 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    with loading_libraries():
-        import cvxrl.engine.session  # noqa: F401
-    starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
+def small(forked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # Drawing takes longer than all of these runs.
     monkeypatch.setattr("cvxrl.comparison.figures.gallery.all_figures", lambda _: [])
 

@@ -25,7 +25,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.training import AdafactorSpec
 from cvxrl.report.stop import StopRequest
-from ranks.test_replicated import LOSS, SMALL, Outcome, compare, outcome
+from ranks.test_replicated import COIN, LOSS, SMALL, WITHOUT_REWARDS, Outcome, compare, outcome
 
 # Three prompts on two ranks: one has more passes than the other, and with six minibatches at times none.
 CASES: Mapping[str, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "dpo": ("pref_dpo",),
 }
 SLOW = ("lora, chunked", "dense", "dpo", "llama")
-QUICK = [case for case in CASES if case not in SLOW]
+QUICK = ("grpo", "ppo, chunked", "search")
 WEIGHT = 2e-4
 PROMPTS, RESPONSES = [[3, 4, 5], [6, 7]], [[2, 3, 4], [5, 6]]
 
@@ -60,11 +60,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def recipe_of(case: str, folder: Path, steps: int = 3) -> Recipe:
+def recipe_of(case: str, folder: Path, steps: int = 2) -> Recipe:
     name, *overrides = CASES[case]
     if name == "base_sft":
         overrides += ["model.scratch=null", f"model.path={folder / case}", "eval.every=0"]
-    return tiny(name, *SMALL, *overrides, f"train.steps={steps}")
+    return tiny(name, *SMALL, *(() if name in WITHOUT_REWARDS else (COIN,)), *overrides, f"train.steps={steps}")
 
 
 def sharded(recipe: Recipe) -> Recipe:
