@@ -161,7 +161,8 @@ def test_a_chunked_loss_trains_as_full_logits_do(name: str, overrides: tuple[str
 
 
 def test_no_pass_of_a_chunked_run_forms_all_logits(tmp_path: Path) -> None:
-    recipe = tiny("math_lco_kld", *TWICE, "train.loss=chunked", "train.chunk_tokens=16", "eval.every=0")
+    chunked = ("train.loss=chunked", "train.chunk_tokens=16", "train.steps=1", "eval.every=0")
+    recipe = tiny("math_lco_kld", *TWICE, *chunked)
     with Rows(15) as rows:
         run_training(recipe, RunDir.of(tmp_path, recipe), SilentSink(), "new")
     assert 0 < rows.most <= HIDDEN  # sampling takes 16 rows at a time

@@ -19,6 +19,7 @@ from reliability.harness import (
     MANY,
     SAVED,
     SHALLOW,
+    SHORT,
     USUAL,
     Case,
     ForkServer,
@@ -116,7 +117,7 @@ MOMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "before the last record": (".run.json.tmp", {"event": "os.rename", "kill_at": 2}),
 }
 QUICK_MOMENTS = ("within a checkpoint", "before the last record")
-ADAPTER = Case("math_lora", (*SAVED, *SHALLOW, "model.lora.dropout=0.1"))
+ADAPTER = Case("math_lora", (*SAVED, *SHORT, "model.lora.dropout=0.1"))
 
 
 @pytest.fixture(scope="module")
