@@ -12,7 +12,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PARTS = [shlex.split(line)[3:] for line in re.findall(r"^pytest -m slow tests/.+$", PAGE, re.MULTILINE)]
 IGNORED = "--ignore="
 # As a mark of a test, of a module, or of one case of many.
-MARK = re.compile(r"\b(pytest\.)?mark\.slow\b")
+MARK = re.compile(r"\bmark\.slow\b|\bquick_if\(")
 
 
 def within(name: str, path: str) -> bool:
