@@ -57,7 +57,7 @@ class Hooks:
     record: Callable[[Record], None]
     evaluation: Callable[[int, Evaluation], None]
     checkpoint: Callable[[Position, Waiting | None], None]
-    update: Callable[[Record], None]
+    update: Callable[[Record], None] = lambda _: None
     rollouts: Callable[[int, Sequence[dict[str, Any]]], None] = lambda *_: None
 
 

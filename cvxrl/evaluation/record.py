@@ -225,6 +225,7 @@ class EvalRecord(Settings):
     Attributes:
         step: training step after which the policy was asked; null outside of training.
         rows: completions decoded at a time; they change the rounding of the forward pass, and nothing else.
+        engine: what sampled, as in `rollout.engine`; like ``rows`` it changes rounding, of a server the draws too.
         finished: UTC time, ISO 8601.
         seconds: time spent sampling and grading, over all sessions.
         provenance: code, versions and machine.
@@ -234,6 +235,7 @@ class EvalRecord(Settings):
 
     step: int | None = None
     rows: int | None = None
+    engine: str | None = None
     finished: str | None
     seconds: float | None
     provenance: Provenance | None

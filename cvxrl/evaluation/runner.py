@@ -163,6 +163,7 @@ class Exam:
         return EvalRecord(
             **dict(self.settings),
             rows=self.evaluator.rows,
+            engine="vllm" if isinstance(self.plan.engine, VllmSpec) else self.plan.engine,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=sum(s.seconds for s in samples),
             provenance=provenance_of(self.evaluator.policy),

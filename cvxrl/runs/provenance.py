@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from cvxrl.ranks import this_rank
+
 _PACKAGES = (
     "cvxrl",
     "torch",
@@ -31,7 +33,7 @@ class Provenance(BaseModel):
         commit: git commit of the package's checkout, or None outside one.
         dirty_diff: SHA-256 of the uncommitted changes, or None if there are none.
         versions: installed versions of python and the packages that matter.
-        machine: processor architecture, core count, operating system and GPU names.
+        machine: processor architecture, core count, operating system and GPU names; of several ranks, their number.
     """
 
     commit: str | None
@@ -49,6 +51,7 @@ def collect_provenance(devices: str, threads: int) -> Provenance:
     """
     commit = _git("rev-parse", "HEAD")
     diff = uncommitted_changes() if commit else None
+    rank = this_rank()
     return Provenance(
         commit=commit,
         dirty_diff=hashlib.sha256(diff.encode()).hexdigest() if diff else None,
@@ -59,6 +62,7 @@ def collect_provenance(devices: str, threads: int) -> Provenance:
             "cores": str(os.cpu_count()),
             "device": devices,
             "threads": str(threads),
+            **({"ranks": str(rank.size)} if rank is not None and rank.size > 1 else {}),
         },
     )
 
