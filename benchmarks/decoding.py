@@ -24,6 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from cvxrl.policy.load import load_policy
+from cvxrl.policy.model import Policy
+from cvxrl.recipe.load import load_recipe
+from cvxrl.rollout.generator import Sampling
+from cvxrl.rollout.local_generator import LocalGenerator
+from cvxrl.rollout.randomness import completion_keys
 
 PROMPT, WARMUP = 40, 2
 # As in the configuration of SmolLM2-135M; the weights do not matter to the time.
@@ -59,26 +67,28 @@ def rate_and_bandwidth(size: int = 2048, mib: int = 512) -> tuple[float, float]:
     return 2 * size**3 / product, 4 * long.numel() / read
 
 
+class Endless(Policy):
+    """Its completions never end by themselves: how long they are is part of the measurement."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+
 class Work:
     """A policy and the prompts that it answers, all of one length."""
 
     def __init__(self, model: str, rows: int, tokens: int) -> None:
         """Load it, or make one of SmolLM2's shape."""
-        from cvxrl.policy.load import load_policy
-        from cvxrl.recipe.load import load_recipe
-
         changes = [] if model == "embedded" else [f"model.path={model}"]
-        self.policy = load_policy(load_recipe("math_grpo", changes).model, torch.device("cpu"))
-        self.policy.end_ids = ()
+        loaded = load_policy(load_recipe("math_grpo", changes).model, torch.device("cpu"))
+        self.policy = Endless(loaded.model, loaded.tokenizer)
         self.rows, self.tokens = rows, tokens
         self.prompts = prompts(rows, self.policy.model.config.vocab_size)
 
     def sample(self) -> None:
         """So many tokens for every prompt."""
-        from cvxrl.rollout.generator import Sampling
-        from cvxrl.rollout.local_generator import LocalGenerator
-        from cvxrl.rollout.randomness import completion_keys
-
         keys = completion_keys(0, "sampling", 1, prompts=range(self.rows), samples=1)
         LocalGenerator(self.policy).generate(self.prompts, keys, Sampling(self.tokens, 1.0))
 
@@ -176,11 +186,6 @@ def against_vllm(asked: argparse.Namespace, folder: str) -> None:
 
 def made(folder: str, model: str) -> str:
     """A directory that both sides can load."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    from cvxrl.policy.load import load_policy
-    from cvxrl.recipe.load import load_recipe
-
     if model == "embedded":
         load_policy(load_recipe("math_grpo").model, torch.device("cpu")).save(Path(folder))
     elif model == "smollm2":

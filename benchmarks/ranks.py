@@ -18,10 +18,16 @@ from pathlib import Path
 FIRST = 2  # steps in which caches are filled and checks are made
 
 
-def seconds_per_step(command: list[str], threads: int, steps: int) -> float:
+def seconds_per_step(command: list[str], threads: int, prompts: int, steps: int) -> float:
     """Median time of a step after the first ones."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = [f"train.steps={steps}", "eval.every=0", "checkpoint.final=false", "train.check_every=0"]
+        settings = [
+            f"rollout.prompts={prompts}",
+            f"train.steps={steps}",
+            "eval.every=0",
+            "checkpoint.final=false",
+            "train.check_every=0",
+        ]
         options = [word for setting in settings for word in ("--set", setting)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         train = [sys.executable, *command, "train", "math_grpo", "--out", folder, *options]
@@ -34,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=16, help="of a step, 8 completions each")
     given = parser.parse_args()
     kinds = {
         "one process, two threads": (["-m", "cvxrl"], 2),
@@ -43,8 +50,8 @@ def main() -> None:
     found: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(given.rounds):
         for name, (command, threads) in kinds.items():
-            found[name].append(seconds_per_step(command, threads, given.steps))
-    completions = 16 * 8
+            found[name].append(seconds_per_step(command, threads, given.prompts, given.steps))
+    completions = given.prompts * 8
     for name, seconds in found.items():
         print(f"{name}: {completions / statistics.median(seconds):.1f} completions/s {[f'{s:.2f}' for s in seconds]}")
     *ones, two = found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cvxrl.comparison.foreign.formats import FOREIGN
 from cvxrl.comparison.run import LoggedRun
@@ -12,16 +14,24 @@ from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.recipe.digest import digest, digests_as_written
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
+from cvxrl.runs.columns import Records, read_columns
 from cvxrl.runs.directory import RunDir
-from cvxrl.runs.jsonl import read_records
 from cvxrl.runs.record import RunRecord
 
 _LEAVE_OUT = "leave it out, or train it again with --overwrite"
 _EDITED = "recipe.yaml has not the digest in run.json; it was edited since, or written by another version of cvxrl"
 
 
+# The line of a resolved recipe in which the seeds of a method differ.
+_SEED = re.compile(r"^seed: (0|[1-9]\d{0,14})$", re.MULTILINE)
+
+
 class RunDirectories:
     """Source of the runs that `cvxrl train` writes, those of version 0.1 included."""
+
+    def __init__(self) -> None:
+        """No recipe has been read yet."""
+        self._recipes: dict[str, Recipe] = {}
 
     def owns(self, path: Path) -> bool:
         """Whether a folder is a run directory, whole or damaged; a damaged one must not be passed over in silence."""
@@ -40,11 +50,11 @@ class RunDirectories:
         """
         run_dir, mistakes = RunDir(path), Mistakes()
         record = mistakes.attempt(_read_record, run_dir)
-        recipe = mistakes.attempt(_read_recipe, run_dir)
+        recipe = mistakes.attempt(self._read_recipe, run_dir)
         records = mistakes.attempt(_read_metrics, run_dir)
         if record is None or recipe is None or records is None:
             raise UserError(*mistakes.problems)
-        steps, last = recipe.train.steps, int(records[-1]["step"]) if records else 0
+        steps, last = recipe.train.steps, max(_steps(records), default=0)
         if record.status == "finished" and last != steps:
             text = f"says the run finished, but metrics.jsonl ends at step {last} of {steps}"
             raise UserError(_problem(run_dir.record, text))
@@ -65,15 +75,31 @@ class RunDirectories:
             doubts=tuple(_doubts(record, recipe, run_dir, records)),
         )
 
+    def _read_recipe(self, run_dir: RunDir) -> Recipe:
+        """A run's recipe; checking one takes as long as reading a log, so other seeds take that of the first."""
+        try:
+            text = run_dir.recipe.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return _load_recipe(run_dir)
+        seeds, rest = _SEED.findall(text), _SEED.sub("", text)
+        # Beside a run.json paths mean the same in every folder; a file that is extended may have changed.
+        if len(seeds) != 1 or "extends" in text or not run_dir.record.is_file():
+            return _load_recipe(run_dir)
+        first = self._recipes.get(rest)
+        if first is not None:
+            return first.model_copy(update={"seed": int(seeds[0])})
+        recipe = _load_recipe(run_dir)
+        if recipe.seed == int(seeds[0]):
+            self._recipes[rest] = recipe
+        return recipe
 
-def _doubts(
-    record: RunRecord, recipe: Recipe, run_dir: RunDir, records: Sequence[Mapping[str, float]]
-) -> Iterator[str]:
+
+def _doubts(record: RunRecord, recipe: Recipe, run_dir: RunDir, records: Records) -> Iterator[str]:
     if not _is_as_trained(record, recipe, run_dir):
         yield _EDITED
     if record.status == "running" and not run_dir.is_active():
         yield "no process trains there, so it was killed"
-    steps = {int(r["step"]) for r in records} - {0}
+    steps = set(_steps(records)) - {0}
     lacking = len(set(range(1, max(steps, default=0))) - steps)
     if lacking:
         yield f"metrics.jsonl lacks the records of {lacking} steps, which were lost"
@@ -88,28 +114,39 @@ def _read_record(run_dir: RunDir) -> RunRecord:
         raise UserError(_problem(run_dir.record, f"cannot be read: {_reason(error)}")) from None
 
 
-def _read_recipe(run_dir: RunDir) -> Recipe:
+def _load_recipe(run_dir: RunDir) -> Recipe:
     try:
         return load_recipe(run_dir.recipe)
     except UserError as error:
         raise UserError(*(_problem(run_dir.recipe, _without_place(p)) for p in error.problems)) from None
 
 
-def _read_metrics(run_dir: RunDir) -> list[dict[str, float]]:
+def _read_metrics(run_dir: RunDir) -> Records:
     """Lines of metrics.jsonl: each maps text to numbers or null and has a step, and steps increase."""
     try:
-        records = read_records(run_dir.metrics)
+        records = read_columns(run_dir.metrics)
     except OSError as error:
         raise UserError(_problem(run_dir.metrics, f"cannot be read: {_reason(error)}")) from None
+    if not records.are_numbers or any(b <= a for a, b in pairwise([-1, *_steps(records)])):
+        _refuse(run_dir, records)
+    return records
+
+
+def _steps(records: Records) -> list[int]:
+    return records.columns["step"].value_K.tolist() if records else []
+
+
+def _refuse(run_dir: RunDir, records: Records) -> NoReturn:
+    """Name the first line that is wrong."""
     before = -1.0
     for number, record in enumerate(records, start=1):
-        if not isinstance(record, Mapping) or not all(_is_number(value) for value in record.values()):
+        if not all(_is_number(value) for value in record.values()):
             raise UserError(_problem(run_dir.metrics, f"line {number} does not map names to numbers"))
         if record["step"] <= before:
             what = f"line {number}: step {record['step']} does not follow {before:g}"
             raise UserError(_problem(run_dir.metrics, what))
         before = record["step"]
-    return records
+    raise AssertionError("every line is as it should be")
 
 
 def _is_as_trained(record: RunRecord, recipe: Recipe, run_dir: RunDir) -> bool:
@@ -125,7 +162,7 @@ def _origin(record: RunRecord) -> dict[str, str]:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _problem(file: Path, message: str) -> Problem:

@@ -128,8 +128,15 @@ def stability_of(run: Run, spike: float) -> Stability:
 
 def ratios_to_running_median(norm_T: Array) -> Array:
     """Norms from the sixth on over the median of the (up to) 20 before each; those after a median of 0 are left out."""
-    medians = [float(np.median(norm_T[max(0, t - _RUNNING) : t])) for t in range(_EARLIEST, len(norm_T))]
-    return np.array([norm / m for norm, m in zip(norm_T[_EARLIEST:], medians, strict=True) if m > 0])
+    if len(norm_T) <= _EARLIEST:
+        return np.array([])
+    first = [np.median(norm_T[:t]) for t in range(_EARLIEST, min(_RUNNING, len(norm_T)))]
+    median_T = np.array(first)
+    if len(norm_T) > _RUNNING:
+        windows = np.lib.stride_tricks.sliding_window_view(norm_T, _RUNNING)[:-1]
+        median_T = np.append(median_T, np.median(windows, axis=1))
+    kept = median_T > 0
+    return np.asarray(norm_T[_EARLIEST:][kept] / median_T[kept])
 
 
 def _last(run: Run, key: str, at: float = np.inf) -> float | None:

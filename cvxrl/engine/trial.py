@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvxrl.engine.displacement import Displacement
 from cvxrl.engine.loss import Loss, with_old_logits
@@ -20,12 +20,12 @@ from cvxrl.policy.agreement import rounding
 from cvxrl.recipe.advantage import GroupAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.objective import RegularizerSpec
-from cvxrl.recipe.step import LineSearchStep, TrustRegionStep
+from cvxrl.recipe.step import LineSearchStep, SearchedStep, TrustRegionStep
 from cvxrl.rollout.randomness import generator_for
 
-# Where the optimizer keeps the share that the next search starts from: beside its learning rate, so that it is saved,
-# restored and, by `train.reset_optimizer`, kept with it.
-_LAST = "last_share"
+# Where the optimizer keeps the share that the next search starts from, and the steps since it was accepted: beside its
+# learning rate, so that they are saved, restored and, by `train.reset_optimizer`, kept with it.
+_LAST, _SINCE = "last_share", "steps_since_search"
 
 
 class Trial:
@@ -90,8 +90,7 @@ class Trial:
             What is logged of it.
         """
         loss = self._loss
-        modules = [loss.policy.model, *([loss.critic] if loss.critic else [])]
-        pairs = stepped_parameters(modules, optimizer)
+        pairs = stepped_parameters(trained_modules(loss), optimizer)
         gradients = [parameter.grad for _, parameter in pairs]
         displacement = Displacement(pairs)
         optimizer.step()
@@ -107,7 +106,8 @@ class Trial:
 
         accepted = self._search(at, loss_before, slope, optimizer.param_groups[0].get(_LAST))
         displacement.move(accepted.share)
-        optimizer.param_groups[0][_LAST] = accepted.last
+        # A refused step leaves no share that was seen to be good: the next one is searched.
+        optimizer.param_groups[0] |= {_LAST: accepted.last, _SINCE: self._spec.every if accepted.refused else 0}
         return self._metrics(accepted, loss_before)
 
     def _search(self, at: Callable[[float], float], before: float, slope: float, last: float | None) -> Accepted:
@@ -140,6 +140,35 @@ def last_share(optimizer: torch.optim.Optimizer) -> float | None:
     """The share that the next search of an optimizer starts from, before growth; None if it has searched nothing."""
     found: float | None = optimizer.param_groups[0].get(_LAST)
     return found
+
+
+def between_searches(optimizer: torch.optim.Optimizer, spec: SearchedStep) -> bool:
+    """Whether the next optimizer step takes the last accepted share untried (`step.every`)."""
+    since: int = optimizer.param_groups[0].get(_SINCE, spec.every)
+    return since + 1 < spec.every
+
+
+def take_untried(loss: Loss, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Take the optimizer's step, then the share of it that the last search accepted: no pass is made.
+
+    Args:
+        loss: of the optimizer step.
+        optimizer: the parameters' gradients are clipped.
+
+    Returns:
+        What is logged of it.
+    """
+    group = optimizer.param_groups[0]
+    displacement = Displacement(stepped_parameters(trained_modules(loss), optimizer))
+    optimizer.step()
+    displacement.move(group[_LAST])
+    group[_SINCE] += 1
+    return {"step/share": group[_LAST], "step/evaluations": 0.0, "step/refused": 0.0}
+
+
+def trained_modules(loss: Loss) -> list[nn.Module]:
+    """The policy, and the critic if there is one."""
+    return [loss.policy.model, *([loss.critic] if loss.critic else [])]
 
 
 def drawn(step: Sequences, count: int | None, world: World, generator: torch.Generator) -> Sequences:

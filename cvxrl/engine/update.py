@@ -15,7 +15,7 @@ from cvxrl.engine.logit_metrics import logit_metrics
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
-from cvxrl.engine.trial import Trial
+from cvxrl.engine.trial import Trial, between_searches, take_untried
 from cvxrl.engine.world import SingleProcess, World, is_sharded, local_part
 from cvxrl.gradients.parameters import norms
 from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
@@ -76,7 +76,7 @@ class Updater:
     def update(
         self, sequences: Sequences, step: int, tell: Callable[[dict[str, float]], None] | None = None
     ) -> dict[str, float]:
-        """Inner epochs x minibatches optimizer steps; returns metrics averaged over them.
+        """Inner epochs x minibatches optimizer steps; returns metrics averaged over those of them that have them.
 
         Args:
             sequences: what the step collected.
@@ -90,7 +90,7 @@ class Updater:
         if train.reset_optimizer:
             self.optimizer.state.clear()
         remembered = self.loss.remember(sequences, train.inner_epochs * train.minibatches > 1)
-        totals: dict[str, float] = defaultdict(float)
+        told: dict[str, list[float]] = defaultdict(list)
         count = 0
         with training_mode(self.loss.policy.model, dropout=self.recipe.model.dropout):
             for epoch in range(train.inner_epochs):
@@ -98,11 +98,11 @@ class Updater:
                     index = (step - 1) * train.inner_epochs * train.minibatches + count
                     found = self.step(part, index)
                     for key, value in found.items():
-                        totals[key] += value
+                        told[key].append(value)
                     count += 1
                     if tell is not None:
                         tell({"step": step, "update": count, "epoch": epoch + 1, **found})
-        return {key: value / count for key, value in totals.items()}
+        return {key: sum(values) / len(values) for key, values in told.items()}
 
     def step(self, sequences: Sequences, index: int) -> dict[str, float]:
         """Optimizer step ``index`` of the run, over remembered sequences.
@@ -117,7 +117,10 @@ class Updater:
         torch.manual_seed(seed)
         self.optimizer.zero_grad(set_to_none=True)
         weighed, control = self.loss.weigh(sequences), self.recipe.step
-        trial = None if isinstance(control, FixedStep) else Trial(self.loss, control, weighed, seed, index)
+        trial, untried = None, False
+        if not isinstance(control, FixedStep):
+            untried = between_searches(self.optimizer, control)
+            trial = None if untried else Trial(self.loss, control, weighed, seed, index)
         metrics = self.loss.backward(weighed, trial.hear if trial else None)
         if self.loss.world.size > 1:
             replicas = [p for p in self._parameters() if p.requires_grad and not is_sharded(p)]
@@ -127,6 +130,8 @@ class Updater:
             moved, clipped = self._clip(index)
             if trial is not None:
                 return {**metrics, **looked, **moved, **trial.take(self.optimizer, metrics["loss"], clipped)}
+            if untried:
+                return {**metrics, **looked, **moved, **take_untried(self.loss, self.optimizer)}
             self.optimizer.step()
             return {**metrics, **looked, **moved}
 

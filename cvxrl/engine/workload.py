@@ -161,8 +161,13 @@ def _update(count: _Counter, placed: Placed) -> float:
     backward = 2 if recipe.model.lora is None else 1
     passes = 1 + backward + recipe.train.gradient_checkpointing
     products = _products(recipe) if recipe.train.loss == "chunked" else 1 + backward
-    tried = 0 if isinstance(recipe.step, FixedStep) else min(_TRIED, recipe.step.max_evaluations)
+    tried = _tried(recipe)
     return (passes + tried) * forward + count.head(placed.fullest, products + tried)
+
+
+def _tried(recipe: Recipe) -> float:
+    """Shares tried in an optimizer step, on average."""
+    return 0.0 if isinstance(recipe.step, FixedStep) else min(_TRIED, recipe.step.max_evaluations) / recipe.step.every
 
 
 def _products(recipe: Recipe) -> int:
@@ -198,7 +203,7 @@ def _exchange(count: _Counter, placed: Placed, lengths: Lengths, steps: int) -> 
         return sent + steps * 2 * others * sums / rate
     largest = Pass.of(recipe, lengths, placed)
     passes = -(-placed.fullest // max(1, largest.sequences))
-    tried = 0 if isinstance(recipe.step, FixedStep) else _TRIED
+    tried = _tried(recipe)
     # Gathered forward and backward, gradients scattered; whole to sample, to read, and wherever a step is tried.
     moved = steps * (passes * (2 * weights + sums) + tried * weights) + 2 * weights
     return sent + others * moved / rate

@@ -46,9 +46,10 @@ def find_recipe(given: Path | str) -> Path:
     Raises:
         UserError: no recipe has this name; the remedy lists those that there are.
     """
-    path, name, shipped = Path(given), str(given), named_recipe(given)
+    path, name = Path(given), str(given)
     if path.is_file() or path.suffix in _SUFFIXES:
         return path
+    shipped = named_recipe(given)
     if shipped is not None:
         return shipped
     if len(path.parts) != 1 and path.parts[0] != PAPER:

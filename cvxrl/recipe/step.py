@@ -39,6 +39,11 @@ class SearchedStep(Section):
         description="Most shares tried in a step, one forward pass each. If none is accepted the step is refused, and "
         "the next one starts one `shrink` lower.",
     )
+    every: Annotated[PositiveInt, ADDED] = Field(
+        1,
+        description="Search in one optimizer step of so many; those between take the share that it accepted, untried. "
+        "After a refused step the next one is searched.",
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -50,7 +55,7 @@ class SearchedStep(Section):
     def _shares(self) -> str:
         return (
             f"a from {self.growth:g} x the last one, at most {self.max_share:g}, down by {self.shrink:g}; at most "
-            f"{self.max_evaluations} evaluations"
+            f"{self.max_evaluations} evaluations{'' if self.every == 1 else f', in one step of {self.every}'}"
         )
 
 

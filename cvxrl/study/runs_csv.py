@@ -98,7 +98,8 @@ def _derived(run: Run, options: Options) -> dict[str, Any]:
 
 def _evaluations(run: LoggedRun) -> list[Mapping[str, Any]]:
     """Records with an evaluation, and the last one, which has what was counted until the end."""
-    return [r for r in run.records if r.get("eval/accuracy") is not None or r is run.records[-1]]
+    records = list(run.records)
+    return [r for r in records if r.get("eval/accuracy") is not None or r is records[-1]]
 
 
 def _steps(run: LoggedRun) -> list[Mapping[str, Any]]:

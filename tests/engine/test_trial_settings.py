@@ -21,9 +21,10 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.runs.directory import RunDir
 
 FOUR = ("train.inner_epochs=4", "train.minibatches=4", "train.reset_optimizer=true")
+SELDOM = ("step={kind: line-search, every: 3}", "train.minibatches=2")
 
 
-@pytest.mark.parametrize("how", [(), pytest.param(FOUR, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", [(), SELDOM, pytest.param(FOUR, marks=pytest.mark.slow)])
 def test_a_searched_run_resumes_bit_for_bit(how: tuple[str, ...], tmp_path: Path) -> None:
     recipe = tiny("math_lco_kld", *SMALL, FAR, SEARCH, *how, "train.steps=4", "checkpoint.every=2", "checkpoint.keep=9")
     straight, again = RunDir.of(tmp_path / "a", recipe), RunDir.of(tmp_path / "b", recipe)
@@ -38,6 +39,35 @@ def test_a_searched_run_resumes_bit_for_bit(how: tuple[str, ...], tmp_path: Path
     assert all(0 <= record["step/share"] < 1 for record in one)
     weights = [(d.policy / "model.safetensors").read_bytes() for d in (straight, again)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("control", ["line-search", "trust-region"])
+def test_between_searches_the_accepted_share_is_taken_untried(control: str) -> None:
+    """Four optimizer steps of which the first and the last are searched; each is held against a whole step's end."""
+    step = f"step={{kind: {control}, every: 3, growth: 1.0}}"
+    recipe = tiny("math_lco_kld", *SMALL, FAR, step, "train.inner_epochs=4", "optim={kind: sgd, lr: 3.0}")
+    trainer, told, sequences = Trainer.build(recipe), [], sampled("math_lco_kld")
+    trainer.updater.update(sequences, 1, told.append)
+    assert [one["step/evaluations"] > 0 for one in told] == [True, False, False, True]
+    shares = [one["step/share"] for one in told]
+    assert 0 < shares[0] < 1 and shares[:3] == [shares[0]] * 3
+    assert ["step/kl" in one or "step/loss_after" in one for one in told] == [True, False, False, True]
+    # SGD at a share of its step is SGD at that share of its learning rate.
+    rate = recipe.optim.lr * shares[0]
+    fixed = Trainer.build(tiny("math_lco_kld", *SMALL, "train.inner_epochs=3", f"optim={{kind: sgd, lr: {rate!r}}}"))
+    fixed.updater.update(sequences, 1)
+    three = Trainer.build(recipe.model_copy(update={"train": recipe.train.model_copy(update={"inner_epochs": 3})}))
+    three.updater.update(sequences, 1)
+    for mine, theirs in zip(weights(three), weights(fixed), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_after_a_refused_step_the_next_is_searched() -> None:
+    step = "step={kind: line-search, every: 5, max_evaluations: 1}"
+    recipe = tiny("math_lco_kld", *SMALL, "optim.lr=1.0", step, "train.inner_epochs=3")
+    told: list[dict[str, float]] = []
+    Trainer.build(recipe).updater.update(sampled("math_lco_kld"), 1, told.append)
+    assert [(one["step/refused"], one["step/evaluations"]) for one in told] == [(1.0, 1.0)] * 3
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections import defaultdict
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import without_times
@@ -42,10 +44,20 @@ def test_a_run_killed_at_random_is_the_whole_run(tmp_path: Path, whole: Path, si
         assert run.end() == 137
     run = Launched(tmp_path, *RUN, entry="--resume", ranks=next(size))
     assert run.end() == 0 and record(tmp_path)["status"] == "finished"
-    expected, found = ([without_times(r) for r in read_records(path)] for path in (whole, run.metrics))
+    expected, found = records(whole), records(run.metrics)
     if len(sizes) == 1:
         assert found == expected, "the same number of ranks: bit for bit"
         return
-    for mine, theirs in zip(expected, found, strict=True):
-        rounded = {key: value for key, value in mine.items() if not key.startswith("check/")}
-        assert {key: theirs[key] for key in rounded} == pytest.approx(rounded, rel=1e-3, abs=1e-4)
+    # Another number of ranks rounds otherwise, and 48 steps amplify that: as whole runs on two and on one show.
+    straight = Launched(tmp_path / "one", *RUN, ranks=1)
+    assert straight.end() == 0
+    apart: defaultdict[str, float] = defaultdict(float)
+    for mine, one, mixed in zip(expected, records(straight.metrics), found, strict=True):
+        assert mine.keys() == one.keys() == mixed.keys()
+        for key in (key for key in mine if not key.startswith("check/")):
+            apart[key] = max(apart[key], abs(one[key] - mine[key]))
+            assert abs(mixed[key] - mine[key]) <= max(1e-4, 10 * apart[key]), (mine["step"], key, apart[key])
+
+
+def records(metrics: Path) -> list[dict[str, Any]]:
+    return [without_times(record) for record in read_records(metrics)]

@@ -19,7 +19,9 @@ from cvxrl.recipe.schema import Recipe
 from cvxrl.report.stop import StopRequest
 
 # Uneven shares throughout: three prompts on two ranks.
-SMALL = ("train.steps=3", "rollout.prompts=3", "eval.every=3", "eval.prompts=3", "logging.gradients=2")
+SMALL = ("rollout.prompts=3", "eval.every=3", "eval.prompts=3", "logging.gradients=2")
+# The quick set's. So short, next to no reply is right: a coin rewards it.
+SHORT = ("train.steps=2", "eval.every=2", "eval.samples=1", "rollout.max_new_tokens=12", "task.reward.noise=coin")
 CASES: Mapping[str, tuple[str, ...]] = {
     "grpo": ("math_grpo", "train.check_every=1"),
     "lco-kld": ("math_lco_kld", "train.micro_batch=2"),
@@ -31,10 +33,11 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "dpo": ("pref_dpo",),
     "lagged": ("math_grpo", "rollout.lag=1"),
 }
-SLOW = ("sft", "dpo", "lagged")
-QUICK = [case for case in CASES if case not in SLOW]
-# Rounding of sums in another order, and what three steps of Adam make of it where a gradient is next to nothing.
+QUICK = ("grpo", "ppo", "off-policy", "chunked")
+# Rounding of sums in another order, and what a few steps of Adam make of it where a gradient is next to nothing.
 LOSS, WEIGHT = 1e-5, 2e-4
+# In many steps rounding grows: what one process differs from itself, and this many times that between ranks.
+AMPLIFIED = 10
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,10 @@ class Watched:
         return found
 
 
-def recipe_of(case: str, steps: int = 3) -> Recipe:
+def recipe_of(case: str, steps: int = 0) -> Recipe:
+    """Of the quick set, or with so many steps."""
     name, *overrides = CASES[case]
-    recipe = tiny(name, *SMALL, *overrides)
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": steps})})
+    return tiny(name, *SMALL, *overrides, *((f"train.steps={steps}",) if steps else SHORT))
 
 
 def outcome(recipe: Recipe, world: World) -> Outcome:
@@ -90,12 +93,14 @@ def on_ranks(recipes: Mapping[str, Recipe]) -> dict[str, list[Outcome]]:
     return {name: [one[name] for one in told] for name in told[0]}
 
 
+def drawn(outcomes: list[Outcome]) -> list[list[tuple[int, list[int], list[int]]]]:
+    """By step, the sequences that were trained on, of all processes together."""
+    parts = zip(*(one.steps for one in outcomes), strict=True)
+    return [sorted(sequence for part in step for sequence in part) for step in parts]
+
+
 def compare(case: str, alone: Outcome, both: list[Outcome], weight: float) -> None:
-    told = [
-        sorted(sequence for part in parts for sequence in part)
-        for parts in zip(*(one.steps for one in both), strict=True)
-    ]
-    assert told == [sorted(step) for step in alone.steps], "the same prompts and completions"
+    assert drawn(both) == drawn([alone]), "the same prompts and completions"
     assert both[0].records == both[1].records
     for mine, theirs in zip(alone.records, both[0].records, strict=True):
         assert mine.keys() == theirs.keys()
@@ -123,11 +128,51 @@ def test_the_same_command_gives_the_same_bits(together: dict[str, list[Outcome]]
     assert all(torch.equal(first[0].weights[name], weights) for name, weights in again[0].weights.items())
 
 
+def otherwise_rounded(recipe: Recipe) -> list[Outcome]:
+    """What one process comes to with sums in another order: passes of one sequence, and of four."""
+    sizes = ({"micro_batch": size, "micro_batch_tokens": None} for size in (1, 4))
+    trains = (recipe.train.model_copy(update=size) for size in sizes)
+    return [outcome(recipe.model_copy(update={"train": train}), SingleProcess()) for train in trains]
+
+
+def compare_long(case: str, alone: Outcome, others: list[Outcome], both: list[Outcome]) -> None:
+    """Ranks are as near to one process as it is to itself where it adds up in another order.
+
+    Training amplifies rounding: PPO's, whose critic starts at zero and whose gradients Adam divides by their size, by a
+    hundred thousand in 20 steps; 12 optimizer steps on a rollout until another token is drawn. So no bound on
+    the difference alone would say anything, and nothing is the same after such a draw.
+    """
+    asked = [drawn([outcome]) for outcome in (alone, *others)]
+    same = min([len(asked[0]), *(k for other in asked[1:] for k, step in enumerate(other) if step != asked[0][k])])
+    assert drawn(both)[:same] == asked[0][:same], "the same prompts and completions"
+    assert both[0].records == both[1].records
+    rounding = [furthest(alone, other, same) for other in others]
+    print(
+        f"{case}: the same completions in {same} of {len(asked[0])} steps; furthest apart, and one process from itself:"
+    )
+    for key, found in furthest(alone, both[0], same).items():
+        own = max(one[key] for one in rounding)
+        print(f"  {key} {found:.1e} {own:.1e}")
+        assert found <= max(LOSS, AMPLIFIED * own), (case, key, found, own)
+
+
+def furthest(alone: Outcome, found: Outcome, steps: int) -> dict[str, float]:
+    """Largest difference in loss, gradient norm (relative where above 1) and, after all steps, weights."""
+    apart = dict.fromkeys(("loss", "grad/norm"), 0.0)
+    told = [record for record in found.records if record["step"] <= steps]
+    for mine, theirs in zip(alone.records, told, strict=False):
+        for key in apart.keys() & mine.keys():
+            apart[key] = max(apart[key], abs(theirs[key] - mine[key]) / max(1.0, abs(mine[key])))
+    if steps == len(alone.steps):
+        differences = ((weights - found.weights[name]).abs().max() for name, weights in alone.weights.items())
+        apart["weights"] = max(map(float, differences))
+    return apart
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_steps_on_two_ranks() -> None:
-    """Adam divides by the size of a gradient, so that a weight without one may walk a learning rate a step."""
-    recipes = {case: recipe_of(case, 20 if case not in SLOW else 3) for case in CASES}
+    recipes = {case: recipe_of(case, 20) for case in CASES}
     both = on_ranks(recipes)
     for case, recipe in recipes.items():
-        steps, bound = recipe.train.steps, recipe.optim.lr
-        compare(case, outcome(recipe, SingleProcess()), both[case], WEIGHT if steps == 3 else steps * bound)
+        compare_long(case, outcome(recipe, SingleProcess()), otherwise_rounded(recipe), both[case])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from helpers import ROOT
 
 from cvxrl.errors import UserError
-from cvxrl.recipe.yaml_file import parse_value, read_mapping, write_mapping
+from cvxrl.recipe.yaml_file import _FastLoader, _Loader, parse_value, read_mapping, write_mapping
 
 READINGS = {
     "010": 10,
@@ -41,6 +43,17 @@ def test_a_text_is_read_as_version_1_2_reads_it(text: str) -> None:
     value = parse_value(text)
     assert value == READINGS[text]
     assert type(value) is type(READINGS[text])
+
+
+@pytest.mark.parametrize("recipe", ["math_grpo", "reuse_lco_kld_search", "plans/small"])
+def test_libyaml_reads_what_the_careful_loader_reads(recipe: str) -> None:
+    text = (ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    assert repr(yaml.load(text, Loader=_FastLoader)) == repr(yaml.load(text, Loader=_Loader))
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without libyaml")
+def test_libyaml_is_what_reads() -> None:
+    assert issubclass(_FastLoader, yaml.CSafeLoader)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SilentSink, tiny
+from helpers import SilentSink, tiny, without_times
+from ranks.launched import Launched
 
 from cvxrl.engine.session import run_training
 from cvxrl.engine.world import SingleProcess
@@ -155,6 +156,22 @@ def test_a_server_that_is_killed_and_restarted_in_a_run(server: LiveServer, tmp_
     print("ratio after every update", [f"{d:.1e}" for d in deviations])
     assert len(deviations) >= 4 and max(deviations) < 1e-4
     assert [r["step"] for r in read_records(RunDir.of(tmp_path, recipe).metrics)] == [0, 1, 2, 3, 4]
+
+
+def test_two_ranks_share_a_server(server: LiveServer, tmp_path: Path) -> None:
+    """The same completions as one process asks for: what is drawn depends on the keys alone."""
+    engine = f"rollout.engine={{kind: vllm, url: '{server.url}', timeout: 600}}"
+    found = []
+    for ranks in (1, 2):
+        run = Launched(tmp_path / str(ranks), engine, "placement.timeout=600", "eval.every=3", ranks=ranks)
+        assert run.end() == 0, run.said.read_text()
+        found.append([without_times(record) for record in read_records(run.metrics)])
+    for one, two in zip(*found, strict=True):
+        assert two["sync/ratio_deviation"] < 1e-4
+        for key in {"reward/mean", "tokens/total", "eval/accuracy"} & one.keys():
+            assert one[key] == pytest.approx(two[key]), key
+        if one["step"]:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-5)
 
 
 def test_colocated_in_one_process(tmp_path: Path) -> None:
