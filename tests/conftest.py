@@ -1,14 +1,20 @@
 import gc
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked import Forked
 
 from cvxrl.cli import main
+from cvxrl.runs import provenance
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,6 +38,44 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+SLOW = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Remember the slow ones before they are deselected."""
+    config.stash[SLOW] = [item.nodeid for item in items if item.get_closest_marker("slow")]
+
+
+@pytest.fixture(scope="session")
+def slow_tests(pytestconfig: pytest.Config) -> list[str]:
+    """Names of the slow tests among those that were collected."""
+    return pytestconfig.stash[SLOW]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_twice() -> Iterator[None]:
+    """The checkout does not change while it is tested, and what tests write need not outlive a power cut.
+
+    A run asks git three times and syncs thirty files. Processes that tests start do so as ever.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(provenance, "_git", cache(provenance._git))
+        yield
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are trained in forked processes; the slow tests start whole ones."""
+    from cvxrl.imports import loading_libraries
+
+    with loading_libraries():  # which every child would do again
+        import cvxrl.engine.session  # noqa: F401
+    starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
+
+
 @pytest.fixture(autouse=True)
 def no_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small runs train in less time than their curves are drawn in: only tests marked `figures` draw them."""
@@ -42,6 +86,13 @@ def no_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def recipes() -> Path:
     return ROOT / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def few_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's first step is checked at other batch sizes on 4 sequences instead of 32, but for tests of the check."""
+    if "cvxrl.engine.self_check" in sys.modules:
+        monkeypatch.setattr("cvxrl.engine.self_check._FEW", 4)
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
@@ -39,6 +42,15 @@ def new_model(family: str, **config: Any) -> Any:
 
     head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
     return getattr(transformers, family + head)(getattr(transformers, f"{family}Config")(**config))
+
+
+def quick_if(is_quick: Callable[..., bool], cases: Iterable[Any]) -> list[Any]:
+    """Parameters of a test, of which all but some are slow; a case of several values is given as a tuple."""
+    marked = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        marked.append(pytest.param(*values, marks=[] if is_quick(*values) else [pytest.mark.slow]))
+    return marked
 
 
 class SilentSink:

@@ -104,5 +104,12 @@ def run(checkout: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_what_is_added_works_and_is_tested(checkout: Path) -> None:
-    said = run(checkout, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-k", WORDS, *MEETING)
+    said = run(
+        checkout,
+        "-m",
+        "pytest",
+        *("-n", "0", "-p", "no:cacheprovider", "-m", "slow or not slow", "-k"),
+        WORDS,
+        *MEETING,
+    )
     assert "passed" in said and "skipped" not in said

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from forked import Forked
 from helpers import ROOT
-
-from cvxrl.imports import loading_libraries
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # What makes the runs small; all else is as printed.
@@ -31,16 +26,13 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    with loading_libraries():
-        import cvxrl.engine.session  # noqa: F401
-    starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
+def small(forked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # Drawing takes longer than all of these runs.
     monkeypatch.setattr("cvxrl.comparison.figures.gallery.all_figures", lambda _: [])
 
 
-def test_every_command_works(small: None, cvxrl: Any, tmp_path: Path) -> None:
+def write(tmp_path: Path) -> None:
+    """The reader's files, in the folder that the test runs in."""
     exec(compile(blocks("python")[0], "tutorial.md", "exec"), {})
     names = re.findall(r"`(mine\w*\.yaml)`:\n\n```yaml", TEXT)
     recipes = blocks("yaml")
@@ -49,6 +41,19 @@ def test_every_command_works(small: None, cvxrl: Any, tmp_path: Path) -> None:
         for shown, short in SMALL.items():
             text = text.replace(shown, short)
         (tmp_path / name).write_text(text + (ROLLOUT if name == "mine.yaml" else ""))
+
+
+def test_every_recipe_of_it_is_one(cvxrl: Any, tmp_path: Path) -> None:
+    write(tmp_path)
+    for file in sorted(tmp_path.glob("mine_*.yaml")):  # both extend the third
+        done = cvxrl("train", str(file), "--dry-run")
+        assert done.code == 0, (file, done.err)
+
+
+# In the quick set, each of these commands is tried by tests of its own.
+@pytest.mark.slow
+def test_every_command_works(small: None, cvxrl: Any, tmp_path: Path) -> None:
+    write(tmp_path)
     commands = [shlex.split(line) for block in blocks("") for line in block.splitlines()]
     assert len(commands) == 7 and {words[0] for words in commands} == {"cvxrl"}
     for words in commands:

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_generator, build_reference
 from cvxrl.engine.collectors import Collector
-from cvxrl.engine.credit import Critic
+from cvxrl.engine.credit import Critic, with_group_advantages
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
 from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import build_optimizer
@@ -26,11 +26,14 @@ from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater
 from cvxrl.engine.world import SingleProcess
 from cvxrl.errors import Problem, UserError
+from cvxrl.inspection.foreign.state import credit_notes, gradients_of, likeness_notes, read_optimizer
+from cvxrl.inspection.foreign.tokens import retokenised
 from cvxrl.inspection.objectives import NamedObjective
-from cvxrl.inspection.plan import Checkpoint, InspectionPlan
+from cvxrl.inspection.plan import InspectionPlan
 from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
 from cvxrl.inspection.size import MOST_HOURS
-from cvxrl.policy.identity import hash_as_held
+from cvxrl.inspection.sources import Checkpoint
+from cvxrl.policy.identity import hash_as_held, hash_weights
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.advantage import RewardAdvantage
@@ -110,6 +113,7 @@ class LoadedCheckpoint:
         file: where that is kept.
         objectives: the objectives, the run's own first.
         weights_hash: digest of the policy.
+        notes: what is known of a foreign checkpoint, and what is not.
     """
 
     source: Checkpoint
@@ -118,6 +122,7 @@ class LoadedCheckpoint:
     file: Path
     objectives: list[MeasuredObjective]
     weights_hash: str
+    notes: list[str] = field(default_factory=list)
 
     @property
     def trainable(self) -> dict[str, Tensor]:
@@ -152,8 +157,8 @@ class LoadedCheckpoint:
 def load_checkpoint(
     plan: InspectionPlan,
     source: Checkpoint,
-    task: Task,
-    grader: Grader,
+    task: Task | None,
+    grader: Grader | None,
     note: Callable[[str], None] = lambda _: None,
 ) -> LoadedCheckpoint:
     """Load a checkpoint, sample or read its rollouts, and give every objective its advantages.
@@ -161,7 +166,7 @@ def load_checkpoint(
     Args:
         plan: what is asked.
         source: which checkpoint.
-        task: gives the prompts.
+        task: gives the prompts; not needed for completions that another trainer stored, nor is
         grader: judges the completions.
         note: told how long sampling is going to take.
 
@@ -179,9 +184,26 @@ def load_checkpoint(
     state = None if source.state is None else read_trainer_state(source.state, device)
     if critic is not None and state is not None:
         critic.load_state_dict(state["critic"])
-    rollouts, file, digest = _rollouts(plan, source, policy, task, grader, note)
-    objectives = [_measured(named, policy, critic, rollouts, state) for named in plan.objectives]
-    return LoadedCheckpoint(source, policy, rollouts, file, objectives, digest)
+    notes = list(source.notes)
+    if source.stored is not None:
+        digest, folder = hash_weights(policy.model), plan.folder / source.name
+        rollouts, file, said = retokenised(policy, digest, source.stored, source.foreign, folder)
+        notes += said
+    else:
+        assert task is not None and grader is not None
+        rollouts, file, digest = _rollouts(plan, source, policy, task, grader, note)
+    named = plan.objectives
+    if source.foreign is not None:
+        left = read_optimizer(source.foreign, policy, critic, plan.recipe, own_rate=plan.own_rate)
+        state, named = left.state, [left.at_its_rate(one) for one in named]
+        notes += left.notes
+    objectives = [_measured(one, plan.recipe, policy, critic, rollouts, state) for one in named]
+    notes += credit_notes(plan.recipe, rollouts)
+    if source.foreign is not None and left.moments is not None:
+        own = objectives[0]
+        own.loss.backward(own.on_policy)
+        notes += likeness_notes(left.moments, gradients_of(list(policy.model.named_parameters())))
+    return LoadedCheckpoint(source, policy, rollouts, file, objectives, digest, notes)
 
 
 def _require_finite(policy: Policy, source: Checkpoint) -> None:
@@ -245,6 +267,7 @@ def _rollouts(
 
 def _measured(
     named: NamedObjective,
+    run: Recipe,
     policy: Policy,
     critic: Critic | None,
     rollouts: FrozenRollouts,
@@ -253,6 +276,10 @@ def _measured(
     recipe = named.recipe
     head = critic if named.needs_values else None
     loss = Loss(recipe, policy, head, build_reference(recipe, policy))
-    sequences = build_assigner(recipe, policy, head, SingleProcess()).assign(rollouts.sequences, rollouts.rewards_PG)
+    if rollouts.advantages is not None and recipe.advantage == run.advantage:
+        sequences = with_group_advantages(rollouts.sequences, torch.tensor(rollouts.advantages))
+    else:
+        assigner = build_assigner(recipe, policy, head, SingleProcess())
+        sequences = assigner.assign(rollouts.sequences, rollouts.rewards_PG)
     saved = state["optimizer"] if named.own and state is not None else None
     return MeasuredObjective(named, loss, sequences, saved)

@@ -39,7 +39,9 @@ class InspectOptions:
     path: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="Run directory, one of its checkpoints, or a Hugging Face directory or id."
+            metavar="PATH",
+            help="Run directory, one of its checkpoints, TRL's output folder or a checkpoint in it, or a Hugging Face "
+            "directory or id.",
         ),
     ]
     recipe: Annotated[
@@ -52,6 +54,15 @@ class InspectOptions:
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable.", rich_help_panel=_WHAT),
     ] = field(default_factory=list)
+    completions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Completions that TRL stored (log_completions), a parquet file or their folder. Default: those beside "
+            "a checkpoint of TRL.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     objectives: Annotated[
         tuple[str, ...] | None,
         typer.Option(
@@ -139,7 +150,12 @@ class InspectOptions:
         "auto"
     )
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Sample again, even if frozen rollouts are there.", rich_help_panel=_WORK)
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Sample again, even if frozen rollouts or stored completions are there.",
+            rich_help_panel=_WORK,
+        ),
     ] = False
     yes: Annotated[
         bool,

@@ -5,16 +5,21 @@ Every mistake that can be seen without loading anything is found here, and all a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.target import Target, find_target, renamed
+from cvxrl.inspection.foreign.checkpoint import find_foreign
+from cvxrl.inspection.foreign.choice import describe_choice
+from cvxrl.inspection.foreign.completions import OPTION as COMPLETIONS
+from cvxrl.inspection.foreign.plan import plan_foreign, stored_for_policy, with_shape
 from cvxrl.inspection.objectives import NamedObjective, select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_steps
 from cvxrl.inspection.size import Size
+from cvxrl.inspection.sources import Checkpoint, Checkpoints
 from cvxrl.inspection.walk import Walk, plan_walk
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
@@ -28,41 +33,6 @@ _PATH = "PATH"
 _MOST_MINIBATCHES = 8
 # Below this a jackknife over minibatches says nothing about its own width.
 FEWEST_MINIBATCHES = 4
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A policy at one moment of its training.
-
-    Attributes:
-        step: last finished step, 0 before training; None where there is no run.
-        model: recipe section that loads it.
-        state: checkpoint that also holds optimizer and value head, or None.
-    """
-
-    step: int | None
-    model: ModelSpec
-    state: Path | None
-
-    @property
-    def name(self) -> str:
-        """Name of its folder and its row."""
-        return "checkpoint" if self.step is None else f"step-{self.step:06d}"
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """What is looked at.
-
-    Attributes:
-        recipe: the run's, or the one that was named.
-        chosen: in the order of training.
-        folder: where frozen rollouts and results go unless told otherwise.
-    """
-
-    recipe: Recipe
-    chosen: list[Checkpoint]
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -94,6 +64,11 @@ class InspectionPlan:
     minibatches: int
     folder: Path
     size: Size
+
+    @property
+    def own_rate(self) -> bool:
+        """Whether a foreign checkpoint says the learning rate of its next step, and neither a recipe nor `--set`."""
+        return self.options.recipe is None and not any(text.startswith("optim") for text in self.options.sets)
 
     @property
     def text(self) -> str:
@@ -200,6 +175,9 @@ def _find(options: InspectOptions, steps: list[int] | None) -> Checkpoints:
     Raises:
         UserError: there is no policy, no recipe, or no such step.
     """
+    foreign = find_foreign(options.path)
+    if foreign:
+        return plan_foreign(foreign, options, steps)
     try:
         target = find_target(options.path)
     except UserError as error:
@@ -218,6 +196,9 @@ def _find(options: InspectOptions, steps: list[int] | None) -> Checkpoints:
         )
     if target.run is None:
         return _of_policy(target, recipe, options)
+    if options.completions is not None:
+        what = "is for policies of other trainers: a run's next rollouts are sampled from its task"
+        raise UserError(Problem(what, COMPLETIONS, remedy="leave it out"))
     return Checkpoints(recipe, _of_run(target, target.run, recipe, steps, options.all_steps), target.run / "inspect")
 
 
@@ -227,7 +208,11 @@ def _of_policy(target: Target, recipe: Recipe, options: InspectOptions) -> Check
         raise UserError(Problem("is for run directories", option, remedy="leave it out, or give a run as PATH"))
     model = target.model(recipe.model.dtype, recipe.model.revision if target.path == recipe.model.path else None)
     model = model.model_copy(update={"trust_remote_code": recipe.model.trust_remote_code})
-    return Checkpoints(recipe, [Checkpoint(None, model, None)], target.folder("inspect"))
+    source, stored = Checkpoint(None, model, None), stored_for_policy(target, options)
+    if stored is not None:
+        recipe = with_shape(recipe, stored)
+        source = replace(source, stored=stored, notes=tuple(describe_choice(stored, None)))
+    return Checkpoints(recipe, [source], target.folder("inspect"))
 
 
 def _of_run(target: Target, run: Path, recipe: Recipe, steps: list[int] | None, all_steps: bool) -> list[Checkpoint]:

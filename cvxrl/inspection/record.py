@@ -48,7 +48,7 @@ class CheckpointMetrics(Strict):
         policy: digest of its weights.
         rollouts: file of the frozen rollouts.
         prompts, samples, tokens: their size.
-        correct, reward: share judged right, mean reward.
+        correct, reward: share judged right, None where no grader is known; mean reward.
         entropy: mean over the response tokens, nats.
         probability: mean probability of the sampled tokens.
         displaced_kl: mean KL(rollout policy || displaced policy), nats per token; None where not displaced.
@@ -62,7 +62,7 @@ class CheckpointMetrics(Strict):
     prompts: int
     samples: int
     tokens: int
-    correct: float
+    correct: float | None
     reward: float
     entropy: float
     probability: float

@@ -29,10 +29,11 @@ class FrozenRollouts(BaseModel):
         schema_version: version of this layout.
         key: what decides them: policy, tokenizer, task, seed, step, sampling; equal keys give equal rollouts.
         prompts, responses: token ids, those of a prompt adjacent.
-        logprobs: what the sampler reported for each response token.
+        logprobs: what the sampler reported for each response token; None where another trainer's were not kept.
         ids: the task's example that each sequence belongs to.
         rewards: rewards of the samples of each prompt.
         metrics: what the grader and the sampler said of them, keys as in metrics.jsonl.
+        advantages: those that another trainer learned from; None where the recipe's estimator makes them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,15 +42,18 @@ class FrozenRollouts(BaseModel):
     key: dict[str, Any]
     prompts: list[list[int]]
     responses: list[list[int]]
-    logprobs: list[list[float]]
+    logprobs: list[list[float]] | None
     ids: list[str]
     rewards: list[list[float]]
     metrics: dict[str, float]
+    advantages: list[list[float]] | None = None
 
     @property
     def sequences(self) -> Sequences:
         """As the engine sees them, without advantages."""
         made = Sequences.of(self.prompts, self.responses, len(self.rewards[0]), self.ids)
+        if self.logprobs is None:
+            return made
         return replace(made, sampled_logprobs=[torch.tensor(values) for values in self.logprobs])
 
     @property
@@ -109,5 +113,5 @@ def freeze(collector: Collector, step: int, key: dict[str, Any], file: Path) -> 
         rewards=experience.rewards_PG.tolist(),
         metrics={k: v for k, v in experience.metrics.items() if not k.startswith("advantage/")},
     )
-    write_json(file, frozen.model_dump())
+    write_json(file, frozen.model_dump(exclude={"advantages"}))
     return frozen

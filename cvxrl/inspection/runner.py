@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,10 +32,11 @@ from cvxrl.inspection.measure_update import (
     token_distributions,
 )
 from cvxrl.inspection.metrics import LogitMetrics
-from cvxrl.inspection.plan import Checkpoint, InspectionPlan
+from cvxrl.inspection.plan import InspectionPlan
 from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics
 from cvxrl.inspection.scope import LOOK, PRODUCT, SPLIT, STEP, Scope, along_the_step, scope_of, work
 from cvxrl.inspection.size import MOST_HOURS
+from cvxrl.inspection.sources import Checkpoint
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.report.format import clock
 from cvxrl.report.progress import ProgressBar
@@ -54,6 +55,8 @@ def run_inspection(plan: InspectionPlan, progress: ProgressBar) -> InspectRecord
         mistakes.attempt(check_functions, named.recipe)
     if mistakes.problems:
         raise UserError(*mistakes.problems)
+    if all(source.stored is not None for source in plan.checkpoints):  # nothing is asked for or graded
+        return _run(plan, None, None, progress)
     task, grader = load_task(plan.recipe.task, plan.recipe.seed), load_grader(plan.recipe.task)
     grader.attend(progress.note, None)
     try:
@@ -62,12 +65,14 @@ def run_inspection(plan: InspectionPlan, progress: ProgressBar) -> InspectRecord
         grader.close()
 
 
-def _run(plan: InspectionPlan, task: Task, grader: Grader, progress: ProgressBar) -> InspectRecord:
+def _run(plan: InspectionPlan, task: Task | None, grader: Grader | None, progress: ProgressBar) -> InspectRecord:
     measured: list[CheckpointMetrics] = []
+    known: list[list[str]] = []
     loaded: LoadedCheckpoint | None = None
     scope: Scope | None = None
     for number, source in enumerate(plan.checkpoints):
         loaded = load_checkpoint(plan, source, task, grader, progress.note)
+        known.append(loaded.notes)
         if scope is None:
             scope = scope_of(plan, loaded)
             sequences = len(loaded.rollouts.responses)
@@ -87,10 +92,21 @@ def _run(plan: InspectionPlan, task: Task, grader: Grader, progress: ProgressBar
         target=describe_target(plan.yardstick),
         drift=plan.options.drift if "logits" in scope.parts else 0,
         parameters=sum(p.numel() for p in loaded.trainable.values()),
-        notes=scope.notes,
+        notes=[*scope.notes, *_notes(plan.checkpoints, known)],
         snapshots=measured,
         provenance=provenance_of(loaded.policy),
     )
+
+
+def _notes(sources: Sequence[Checkpoint], known: Sequence[list[str]]) -> Iterator[str]:
+    """What is known of each checkpoint, and what not; with its name where it does not hold for all of them."""
+    for notes, source in zip(known, sources, strict=True):
+        for note in notes:
+            if all(note in others for others in known):
+                if source is sources[0]:
+                    yield note
+            else:
+                yield f"{source.name}: {note}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,7 @@ def _measure_checkpoint(
         prompts=len(rollouts.rewards),
         samples=len(rollouts.rewards[0]),
         tokens=sum(map(len, rollouts.responses)),
-        correct=rollouts.metrics["reward/correct"],
+        correct=rollouts.metrics.get("reward/correct"),
         reward=rollouts.metrics["reward/mean"],
         entropy=float(distributions.entropy_N.mean()),
         probability=float(distributions.action_N.exp().mean()),

@@ -252,12 +252,21 @@ def _header(record: InspectRecord, last: CheckpointMetrics) -> list[str]:
     where = "" if last.step is None else f", step {last.step}"
     lines = [
         f"weights   sha256 {last.policy[:12]}, {record.parameters:,} of them trained",
-        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {percent(last.correct)} right",
+        f"rollouts  {last.prompts} prompts x {last.samples}, {last.tokens:,} tokens, {_score(last)}",
         f"target    {record.target}",
         *(f"note      {note}" for note in record.notes),
     ]
     # The path stays on one line, where it can be copied.
     return [f"policy    {record.path}{where}", *(part for line in lines for part in _wrapped(line, "", " " * 10))]
+
+
+def _score(checkpoint: CheckpointMetrics) -> str:
+    """The share that is right, or the mean reward where no grader is known."""
+    return (
+        f"mean reward {short(checkpoint.reward)}"
+        if checkpoint.correct is None
+        else f"{percent(checkpoint.correct)} right"
+    )
 
 
 def _wrapped(text: str, first: str, later: str) -> list[str]:

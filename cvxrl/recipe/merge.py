@@ -80,17 +80,24 @@ def read_layers(path: Path, overrides: Sequence[str], root: type[BaseModel]) -> 
         anchored, misplaced = anchor_paths(values, root, file)
         layers.add(anchored, str(file))
         problems += misplaced
-    given: dict[str, Any] = {}
-    for text in overrides:
-        try:
-            given = merge(given, spell_out(_override(text), root))
-        except ValueError as error:
-            problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
+    problems += override(layers, overrides)
     if problems:
         raise UserError(*problems)
+    return layers
+
+
+def override(layers: Layers, overrides: Sequence[str]) -> list[Problem]:
+    """Lay `--set` overrides over what is there, in order; returns what is wrong with those that are no key=value."""
+    given: dict[str, Any] = {}
+    problems = []
+    for text in overrides:
+        try:
+            given = merge(given, spell_out(_override(text), layers.root))
+        except ValueError as error:
+            problems.append(Problem(str(error), file=_COMMAND_LINE, remedy="write --set section.key=value"))
     if given:
         layers.add(given, _COMMAND_LINE)
-    return layers
+    return problems
 
 
 def files_of(path: Path) -> list[tuple[Path, dict[str, Any]]]:

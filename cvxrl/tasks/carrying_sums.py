@@ -36,7 +36,6 @@ class CarryingSums:
         low, high = spec.terms
         self._lengths = range(low, high + 1)
         self.held_out_size: int | None = sum(self._held_out_of(length) for length in self._lengths)
-        self._shuffled = lru_cache(maxsize=2 * len(self._lengths))(self._permutation)
 
     def train(self, index: int) -> Example:
         """Return training example `index`; no prompt comes twice before all of its length have come."""
@@ -74,12 +73,12 @@ class CarryingSums:
     def _held_out_of(self, length: int) -> int:
         return int(min(max(1, round(self._spec.held_out * 10**length)), 10**length - 1))
 
-    def _permutation(self, length: int, epoch: int) -> NDArray[np.int64]:
+    def _shuffled(self, length: int, epoch: int) -> NDArray[np.int64]:
         """Shuffle of the numbers of all sums of a length (epoch -1), or of the places of those trained on."""
         if epoch < 0:  # whose first ones are held out, whatever the seed
-            return np.random.default_rng([0, HELD_OUT, length]).permutation(10**length)
+            return _permutation((0, HELD_OUT, length), 10**length)
         left = 10**length - self._held_out_of(length)
-        return np.random.default_rng([self._seed, TRAIN, length, epoch]).permutation(left)
+        return _permutation((self._seed, TRAIN, length, epoch), left)
 
     def _example(self, number: int, length: int, stream: list[int]) -> Example:
         digits = [int(digit) for digit in f"{number:0{length}d}"]
@@ -88,6 +87,14 @@ class CarryingSums:
         demonstration = demonstrate(digits, forget, np.random.default_rng([*stream, DEMONSTRATION]))
         pair = prefer(digits, np.random.default_rng([*stream, PREFERENCE]))
         return Example(prompt, prompt, str(sum(digits)), demonstration, pair)
+
+
+# Training, evaluation and the graders of a run each have a task of their own; of six digits a shuffle takes 0.05 s. Two
+# are in use of each length.
+@lru_cache(maxsize=16)
+def _permutation(stream: tuple[int, ...], count: int) -> NDArray[np.int64]:
+    """Shuffle of the numbers below `count`, the same for every task that asks."""
+    return np.random.default_rng(stream).permutation(count)
 
 
 def demonstrate(digits: list[int], forget_carry: float, rng: np.random.Generator) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from forked import Forked
@@ -31,6 +31,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OM
 SMALL = [
     *("--set", "train.steps=2", "--set", "rollout.prompts=2", "--set", "rollout.samples=2"),
     *("--set", "eval.prompts=4", "--set", "eval.samples=2", "--set", "eval.every=1"),
+    *("--set", "rollout.max_new_tokens=12"),
 ]
 
 
@@ -57,17 +58,6 @@ def cvxrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         except SystemExit as end:
             code = int(end.code or 0)
     return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are trained in forked processes; the tests of Ctrl-C, and the slow ones, start whole ones."""
-    from cvxrl.imports import loading_libraries
-
-    with loading_libraries():  # which every child would do again
-        import cvxrl.engine.session  # noqa: F401
-    starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
 
 
 @pytest.fixture
@@ -210,16 +200,19 @@ def test_a_run_that_cannot_train_is_a_problem_of_its_own(tmp_path: Path) -> None
     assert "math_lco_kld" in done.stdout
 
 
-def test_ctrl_c_lets_every_run_save_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [Forked, pytest.param(subprocess.Popen, marks=pytest.mark.slow)])
+def test_ctrl_c_lets_every_run_save_itself(start: Any, forked: None, tmp_path: Path) -> None:
     small = [*SMALL, "--set", "train.steps=100000", "--set", "eval.every=0"]
     command = [sys.executable, "-m", "cvxrl", "compare", recipe(GRPO), "--seeds", "0", *small]
-    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err, contextlib.chdir(tmp_path):
+        process = start(command, env=ENVIRONMENT, stdout=out, stderr=err)
     metrics = tmp_path / "outputs" / GRPO / "seed-0" / "metrics.jsonl"
     deadline = time.monotonic() + 100
     while not (metrics.is_file() and metrics.stat().st_size > 1000) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    process.wait()
+    said = (tmp_path / "err").read_text()
     assert process.returncode == 130 and "Traceback" not in said
     told = "finishing step [0-9]+ of math_grpo seed-0; again to stop at once; go on with: cvxrl compare "
     assert re.search(told, said)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 from made_runs import make_run, make_seeds
@@ -17,8 +16,9 @@ from cvxrl.errors import UserError
 A, B = "math_grpo", "math_lco_kld"
 
 
-@pytest.fixture
-def comparison(tmp_path: Path) -> Comparison:
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    tmp_path = tmp_path_factory.mktemp("runs")
     make_seeds(tmp_path, A, [0.7, 0.8, 0.9])
     make_seeds(tmp_path, B, [0.8, 0.9])
     make_run(tmp_path, B, 2, (0.4, 0.9, 0.1))

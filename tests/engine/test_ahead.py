@@ -39,7 +39,7 @@ def trained(trainer: Trainer, steps: int) -> Any:
     ("name", "lag", "changes"),
     [
         ("math_grpo", 1, ("train.minibatches=2", "rollout.rounds=2")),
-        ("math_ppo", 1, ("regularizer.kl_coefficient=0.1",)),
+        pytest.param("math_ppo", 1, ("regularizer.kl_coefficient=0.1",), marks=pytest.mark.slow),
         pytest.param("math_lco_kld", 2, ("train.loss=chunked", "train.inner_epochs=2"), marks=pytest.mark.slow),
         pytest.param("math_lco_kld_paper", 1, ("step=line-search",), marks=pytest.mark.slow),
         pytest.param(

@@ -57,7 +57,8 @@ def test_a_guard_stops_or_warns_once(action: str, tmp_path: Path) -> None:
     said: list[str] = []
     sink = SilentSink()
     sink.event = said.append  # type: ignore[method-assign]
-    recipe = tiny("math_grpo", "train.steps=3", f"guards.entropy={{below: 99, patience: 2, action: {action}}}")
+    guarded = f"guards.entropy={{below: 99, patience: 2, action: {action}}}"
+    recipe = tiny("math_grpo", "train.steps=3", "eval.every=0", "rollout.max_new_tokens=8", guarded)
     run_dir = RunDir.of(tmp_path, recipe)
     result = run_training(recipe, run_dir, sink, "new")
     record = json.loads(run_dir.record.read_text())

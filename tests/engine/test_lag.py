@@ -62,7 +62,7 @@ def test_each_step_trains_on_the_rollout_of_the_policy_so_many_steps_ago(monkeyp
     ("name", "changes"),
     [
         ("math_lco_kld", ("train.loss=chunked", "train.inner_epochs=2")),
-        ("math_ppo", ("regularizer.kl_coefficient=0.1",)),
+        pytest.param("math_ppo", ("regularizer.kl_coefficient=0.1",), marks=pytest.mark.slow),
     ],
 )
 def test_it_is_what_collecting_early_by_hand_gives(name: str, changes: tuple[str, ...]) -> None:
@@ -148,6 +148,8 @@ def test_a_sampler_is_checked_when_it_samples() -> None:
         broken._step(2)
 
 
+# In the quick set, reliability/test_resume.py stops runs with a lag.
+@pytest.mark.slow
 def test_a_run_that_is_gone_on_with_is_the_longer_run(tmp_path: Path) -> None:
     def trained(recipe: Recipe, out: Path, entry: Any) -> list[dict[str, float]]:
         run_dir = RunDir.of(out, recipe)

@@ -28,6 +28,11 @@ from cvxrl.runs.jsonl import read_records
 QUICK = ("eval.every=0", "rollout.max_new_tokens=8")
 
 
+@pytest.fixture(autouse=True)
+def few_are_read_again() -> None:
+    """All are, as in a run."""
+
+
 def test_a_failed_check_is_no_divergence(tmp_path: Path) -> None:
     recipe = tiny("math_reinforce", "train.ratio_tolerance=1e-30", *QUICK)
     run_dir = RunDir.of(tmp_path, recipe)

@@ -73,7 +73,7 @@ TWICE = ("train.minibatches=2", "train.inner_epochs=2")
     [
         ("math_lco_kld", WHOLE, ()),
         ("math_lco_kld", EVERYWHERE, TWICE),
-        ("math_ppo", EVERYWHERE, ()),
+        pytest.param("math_ppo", EVERYWHERE, (), marks=pytest.mark.slow),
         ("math_ppo", WHOLE, (*TWICE, "optim={kind: sgd, lr: 0.1}")),  # momentum would lead uphill at times
     ],
 )

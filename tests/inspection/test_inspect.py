@@ -120,7 +120,7 @@ def test_parts_of_the_gradient_add_up(run: Path, cvxrl: Any, tmp_path: Path) -> 
     ("name", "loss"),
     [
         ("math_lco_kld", "full-logits"),
-        ("math_grpo", "chunked"),
+        pytest.param("math_grpo", "chunked", marks=pytest.mark.slow),
         *(pytest.param(name, "full-logits", marks=pytest.mark.slow) for name in ("math_gspo", "pref_dpo")),
     ],
 )

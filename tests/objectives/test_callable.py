@@ -187,8 +187,9 @@ def test_a_recipe_of_functions_is_written_and_read_back_the_same(tmp_path: Path)
     assert digest(load_recipe(tmp_path / "recipe.yaml")) == digest(recipe)
 
 
-def test_inspection_and_comparison_take_functions(cvxrl: Any) -> None:
-    small = ["rollout.prompts=4", "rollout.samples=4", "eval.prompts=4", "eval.every=1", "train.steps=1"]
+def test_inspection_and_comparison_take_functions(cvxrl: Any, forked: None) -> None:
+    small = ["rollout.prompts=4", "rollout.samples=2", "eval.prompts=2", "eval.every=1", "train.steps=1"]
+    small += ["rollout.max_new_tokens=12", "eval.samples=1"]
     sets = [part for text in small for part in ("--set", text)]
     Path("mine.yaml").write_text(
         "extends: math_grpo\nname: mine\n"

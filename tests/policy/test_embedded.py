@@ -34,6 +34,8 @@ def _measure(out: Path, temperature: float, samples: int) -> Any:
     ).results
 
 
+# Of thousands of completions, of a file that does not change.
+@pytest.mark.slow
 def test_cooling_makes_it_worse(results: Callable[[float, int], Any]) -> None:
     at_one = results(1.0, SAMPLES).accuracy.value
     assert 0.2 < at_one < 0.5
@@ -41,6 +43,7 @@ def test_cooling_makes_it_worse(results: Callable[[float, int], Any]) -> None:
     assert results(0.3, 4).accuracy.value < at_one - 0.05
 
 
+@pytest.mark.slow
 def test_voting_makes_it_worse_and_the_right_answer_is_among_sixteen(results: Callable[[float, int], Any]) -> None:
     found = results(1.0, SAMPLES)
     sixteen = next(one for one in found.at_k if one.k == SAMPLES)

@@ -88,7 +88,8 @@ class Interrupting(SilentSink):
 
 
 def test_resuming_with_other_neutral_fields_gives_the_same_run_and_is_recorded(tmp_path: Path) -> None:
-    small = ("train.steps=3", "eval.every=3", "train.minibatches=2")
+    small = ("train.steps=3", "eval.every=3", "train.minibatches=2", "rollout.prompts=2", "rollout.max_new_tokens=12")
+    small += ("task.reward.noise=coin",)  # so short, next to no reply is right
     plain, whole = tiny("math_lco_kld", *small), RunDir(tmp_path / "whole")
     run_training(plain, whole, SilentSink(), "new")
     saved, broken = tiny("math_lco_kld", *small, "checkpoint.every=1", "checkpoint.keep=1"), RunDir(tmp_path / "broken")

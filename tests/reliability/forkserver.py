@@ -20,7 +20,9 @@ Without a fault that watches file operations, the learning curves are a picture 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
+import io
 import json
 import os
 import resource
@@ -160,18 +162,29 @@ def child(request: dict[str, Any], picture: bytes) -> int:
     return 0
 
 
+# Short, with all that later runs pass through.
+FIRST = "train math_lora --set=train.steps=1 --set=rollout.prompts=2 --set=rollout.samples=2 --set=eval.prompts=2"
+FIRST += " --set=rollout.max_new_tokens=4 --set=eval.samples=1 --set=checkpoint.every=1 --out"
+
+
+def first_run(folder: str) -> bytes:
+    """Train once here: a first run imports for seconds, which every child would do again. Returns its curves."""
+    from cvxrl.cli import main
+
+    sys.argv = ["cvxrl", *FIRST.split(), folder]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, said.getvalue()
+    (picture,) = Path(folder).rglob("curves.png")
+    return picture.read_bytes()
+
+
 def serve() -> None:
     """Answer requests until stdin closes."""
-    from cvxrl.policy.load import load_policy, pick_device
-    from cvxrl.recipe.model import ModelSpec
-    from cvxrl.report.curves import plot_curves
-
-    # Both import much at their first call, which every child would do again.
-    load_policy(ModelSpec(path="package:cvxrl/assets/base"), pick_device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / "curves.png"
-        plot_curves([{"step": 1}, {"step": 2}], drawn, "")
-        picture = drawn.read_bytes()
+        picture = first_run(folder)
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

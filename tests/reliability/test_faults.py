@@ -51,7 +51,7 @@ def goes_on(server: ForkServer, whole: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        {"fsync_at": 1, "errno": errno.ENOSPC},  # recipe.yaml
+        pytest.param({"fsync_at": 1, "errno": errno.ENOSPC}, marks=pytest.mark.slow),  # recipe.yaml
         {"fsync_at": 9, "errno": errno.EIO},  # within a checkpoint
         {"file_size": 1_000_000},  # the weights do not fit
     ],

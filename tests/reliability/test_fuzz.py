@@ -192,7 +192,7 @@ def write(values: Mapping[str, Any], folder: Path) -> Path | None:
 
 
 QUICK = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 LONG = settings(QUICK, max_examples=3000, derandomize=False)
 

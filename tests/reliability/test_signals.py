@@ -15,7 +15,10 @@ from cvxrl.runs.jsonl import read_records
 from reliability.harness import USUAL, ForkServer, Spawner, Whole, assert_same_run
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_signal_finishes_the_step_and_saves(
     number: int, fork_server: ForkServer, whole: Whole, tmp_path: Path
 ) -> None:
@@ -41,7 +44,7 @@ def test_a_second_signal_stops_at_once(fork_server: ForkServer, whole: Whole, tm
     assert_same_run(whole.folder, folder)
 
 
-@pytest.mark.parametrize("fsync", [1, 4])
+@pytest.mark.parametrize("fsync", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_second_signal_within_a_checkpoint(fsync: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
     """The first is after step 3; the second comes while its checkpoint is written."""
     fault = {"signal_after": [3], "signal_at_fsync": fsync}

@@ -195,11 +195,9 @@ _ELSE = {
 QUICK = (
     "lco_kld-twice-halves",
     "ppo-twice-halves",
-    "lco_mse-chunked-twice",
     "lora-twice",
     "dense-dpo",
     "kl-k3-entropy",
-    "dpo-micro",
     "sft-chunked",
 )
 

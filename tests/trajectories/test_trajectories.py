@@ -25,6 +25,11 @@ CHANGED: dict[str, str] = {
 RECORDED: dict[str, Any] = json.loads(RECORDING.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(autouse=True)
+def few_are_read_again() -> None:
+    """All are, as when they were recorded."""
+
+
 @pytest.fixture(scope="module")
 def same_bits() -> None:
     here, there = machine(), RECORDED["machine"]

@@ -13,10 +13,17 @@ _PLAIN = (int, float, str, bool, type(None))
 
 
 class _Inert:
-    """Stands for every class and function that a file names, and does nothing whatever is asked of it."""
+    """Stands for every class and function that a file names, and does nothing whatever is asked of it.
 
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return super().__new__(cls)
+    A member of an enumeration is pickled as a call of its class with its value, so what it is called with is kept.
+    """
+
+    called: tuple[Any, ...] = ()
+
+    def __new__(cls, *arguments: Any, **_: Any) -> _Inert:
+        made = super().__new__(cls)
+        made.called = arguments
+        return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
         """Take anything."""
@@ -39,7 +46,7 @@ class _Reader(pickle.Unpickler):
 
 
 def plain_settings(file: Path, wanted: Collection[str]) -> dict[str, Any]:
-    """Numbers, texts and constants among the attributes of an object that `torch.save` wrote.
+    """Numbers, texts, constants, and lists and mappings of them, among the attributes of what `torch.save` wrote.
 
     Unpickling would run whatever the file names, so that a file that was got from somewhere else could not be asked for
     its seed.
@@ -59,4 +66,21 @@ def plain_settings(file: Path, wanted: Collection[str]) -> dict[str, Any]:
         raise ValueError(str(error)) from None
     except (pickle.UnpicklingError, EOFError, TypeError, AttributeError, IndexError, KeyError) as error:
         raise ValueError(f"no pickled object with attributes: {error}") from None
-    return {key: found[key] for key in wanted if key in found and isinstance(found[key], _PLAIN)}
+    plain = ((key, _as_plain(found[key])) for key in wanted if key in found)
+    return {key: value for key, value in plain if not isinstance(value, _Inert)}
+
+
+def _as_plain(value: Any) -> Any:
+    """The value, a member of an enumeration as its own value; an `_Inert` where it is or holds anything else."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, _Inert):
+        is_member = len(value.called) == 1 and isinstance(value.called[0], str)
+        return value.called[0] if is_member else value
+    if isinstance(value, list | tuple):
+        parts = [_as_plain(part) for part in value]
+        return next((part for part in parts if isinstance(part, _Inert)), parts)
+    if isinstance(value, dict):
+        entries = {key: _as_plain(part) for key, part in value.items() if isinstance(key, str)}
+        return next((part for part in entries.values() if isinstance(part, _Inert)), entries)
+    return _Inert()

@@ -1,0 +1,46 @@
+"""benchmarks/time_to_accuracy.py: what a run is said to have needed, and the ratios of the sides."""
+
+import sys
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
+
+from time_to_accuracy import ratios, recipe_of, summarize
+
+
+def rows(*accuracies: float) -> list[dict[str, float]]:
+    """Evaluations after 0, 4, 8, ... optimizer steps of 2 processor seconds each."""
+    return [
+        {"step": 4 * i, "eval/accuracy": a, "eval/stderr": 0.01, "time/cpu_s": 8.0 * i, "time/total_s": 9.0 * i}
+        for i, a in enumerate(accuracies)
+    ]
+
+
+def test_a_run_that_goes_on_or_falls_back_needed_what_it_had_used_when_it_got_there() -> None:
+    found = summarize(rows(0.3, 0.6, 0.92, 0.85, 0.95), 0.9, 32)
+    assert (found["fate"], found["steps"], found["completions"]) == ("there", 8, 256)
+    assert (found["cpu_s"], found["wall_s"], found["accuracy"], found["end"]) == (16.0, 18.0, 0.92, 0.95)
+
+
+@pytest.mark.parametrize(("accuracies", "fate"), [((0.3, 0.6, 0.89), "censored"), ((0.3, 0.6, 0.09), "fell")])
+def test_a_run_that_never_gets_there_is_no_time(accuracies: tuple[float, ...], fate: str) -> None:
+    assert summarize(rows(*accuracies), 0.9, 32)["fate"] == fate
+
+
+def test_ratios_are_of_means_and_seed_by_seed_and_none_without_every_run() -> None:
+    def run(side: str, seed: int, seconds: float, fate: str = "there") -> dict[str, Any]:
+        used = dict.fromkeys(("cpu_s", "wall_s", "completions", "steps"), seconds)
+        return {"side": side, "seed": seed, "fate": fate, **used}
+
+    runs = [run("cvxrl", 0, 1.0), run("trl", 0, 4.0), run("trl", 1, 4.0), run("cvxrl", 1, 3.0)]
+    assert ratios(runs, "trl")["cpu_s"] == {"of_means": 0.5, "least": 0.25, "most": 0.75}
+    assert ratios([*runs, run("cvxrl", 2, 9.0, "censored"), run("trl", 2, 4.0)], "trl") == {}
+
+
+def test_a_setting_is_optimizer_steps_per_rollout_and_a_learning_rate() -> None:
+    recipe = recipe_of("4 2e-4 train.inner_epochs=2", 7, 20)
+    assert (recipe.train.minibatches, recipe.train.inner_epochs, recipe.train.steps, recipe.seed) == (4, 2, 20, 7)
+    assert recipe.optim.lr == 2e-4 and recipe_of("once 3e-4", 0, 1).train.minibatches == 1
