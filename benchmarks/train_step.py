@@ -37,6 +37,7 @@ def load(arguments: argparse.Namespace) -> Any:
         f"rollout.samples={arguments.samples}",
         f"train.steps={arguments.warmup + arguments.steps}",
         f"train.precision={'bf16' if arguments.dtype == 'bfloat16' else 'fp32'}",
+        f"train.device={arguments.device}",
         "optim.warmup_steps=0",
         "eval.every=0",
     ]
@@ -115,7 +116,8 @@ def run_trl(arguments: argparse.Namespace) -> list[dict[str, float]]:
             max_steps=recipe.train.steps,
             gradient_checkpointing=False,
             bf16=arguments.dtype == "bfloat16",
-            use_cpu=True,
+            use_cpu=arguments.device == "cpu",
+            **({"use_vllm": True, "vllm_mode": "colocate"} if arguments.peer_vllm else {}),
             report_to=[],
             save_strategy="no",
             logging_steps=1,
@@ -138,17 +140,38 @@ def child(arguments: argparse.Namespace) -> None:
     runner = {"cvxrl": run_cvxrl, "trl": run_trl}[arguments.child]
     found = {
         "steps": runner(arguments)[arguments.warmup :],
-        "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_kib": peak_kib(arguments.device),
     }
     Path(arguments.report).write_text(json.dumps(found))
+
+
+def peak_kib(device: str) -> float:
+    """The most memory that was in use: resident, or, on a GPU, of its own."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1024
 
 
 def measure(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """One round of one side, in a process of its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, __file__, "--child", name, "--report", report.name]
-        for key in ("prompts", "samples", "steps", "warmup", "peer_batch", "model", "dtype", "length", "micro_batch"):
+        for key in (
+            "prompts",
+            "samples",
+            "steps",
+            "warmup",
+            "peer_batch",
+            "model",
+            "dtype",
+            "length",
+            "micro_batch",
+            "device",
+        ):
             command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
+        command += ["--peer-vllm"] if arguments.peer_vllm else []
         for change in arguments.set:
             command += ["--set", change]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -176,6 +199,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer-batch", type=int, default=0, help="the peer's per-device batch (its own default is 8); 0 is all at once"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--peer-vllm", action="store_true", help="the peer samples with vLLM, in its own process")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--report", help=argparse.SUPPRESS)
