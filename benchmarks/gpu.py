@@ -202,6 +202,9 @@ def why_no_liger(session: Session) -> str:
 # --- a step against TRL
 
 
+PLAIN = ("task.template=none", "task.unknown_characters=allow")
+
+
 def steps(session: Session) -> None:
     """`train_step.py` on a random policy of the same shape: TRL as it samples itself, and with vLLM in its process."""
     policy = session.folder / "shaped"
@@ -214,7 +217,8 @@ def steps(session: Session) -> None:
         for package, wanted in (("trl", True), ("vllm", "--peer-vllm" in more)):
             if wanted and importlib.util.find_spec(package) is None:
                 raise LeftOutError(f"{package} is not installed")
-        settings = [word for one in ours for word in ("--set", one)]
+        # The random policy's tokenizer is the embedded policy's: no template, and letters that it does not know.
+        settings = [word for one in (*PLAIN, *ours) for word in ("--set", one)]
         options = words({**size, "model": policy, "device": session.device})
         found: Numbers = script(session, "train_step.py", ["--json", *options, *more, *settings])
         return found

@@ -58,7 +58,9 @@ def test_it_runs_on_a_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     checks = {check["name"]: check for check in json.loads(out.read_text())["checks"]}
     left = {name: check["why"] for name, check in checks.items() if check["status"] != "done"}
-    assert left.keys() <= {"vllm", "step-trl", "step-trl-static", "step-trl-vllm"}, left
+    # Processors without instructions for bf16 take minutes for a step.
+    assert left.keys() <= {"vllm", "bf16-weights", "step-trl", "step-trl-static", "step-trl-vllm"}, left
+    assert all(check["status"] != "failed" for check in checks.values()), left
     assert checks["objectives"]["largest_relative_distance"] == 0.0 and checks["objectives"]["objectives"] >= 14
     assert max(checks["static"]["apart"].values()) < 1e-3
     assert checks["loss-grpo"]["of_floor"] > 0 and checks["loss-grpo"]["liger"].startswith("not run: ")
