@@ -101,7 +101,7 @@ def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], 
         ends.append(time.process_time())
         totals.append(values["tokens/total"])
 
-    trainer.run(Hooks(record, lambda step, result: None, lambda position: None), StopRequest())
+    trainer.run(Hooks(record, lambda *_: None, lambda *_: None), StopRequest())
     parameters = sum(p.numel() for p in trainer.policy.model.parameters())
     return np.diff(ends).tolist(), totals[-1] / len(totals), parameters
 

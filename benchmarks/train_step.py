@@ -68,7 +68,7 @@ def run_cvxrl(arguments: argparse.Namespace) -> list[dict[str, float]]:
             {"step": found["time/step_s"], "cpu": used[-1] - used[-2], "tokens": tokens, "idle": idle, **parts}
         )
 
-    hooks = Hooks(record=record, evaluation=lambda step, result: None, checkpoint=lambda position: None)
+    hooks = Hooks(record=record, evaluation=lambda *_: None, checkpoint=lambda *_: None)
     Trainer.build(recipe).run(hooks, StopRequest())
     return steps
 
