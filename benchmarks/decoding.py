@@ -151,7 +151,7 @@ def theirs(model: str, rows: int, tokens: int) -> float:
     """Tokens per second of vLLM, in this process."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    llm = LLM(model, enforce_eager=True, max_model_len=512, max_num_seqs=rows, enable_prefix_caching=False)
+    llm = LLM(model, enforce_eager=True, max_model_len=PROMPT + tokens, max_num_seqs=rows, enable_prefix_caching=False)
     how = SamplingParams(temperature=1.0, max_tokens=tokens, min_tokens=tokens, ignore_eos=True, detokenize=False)
     vocabulary = llm.llm_engine.model_config.get_vocab_size()
     asked = [TokensPrompt(prompt_token_ids=ids) for ids in prompts(rows, vocabulary)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
 from cvxrl.stats.aggregate import Aggregate, Scores
@@ -41,9 +42,13 @@ class Profile:
 
 def resample(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> Scores:
     """Draw runs with replacement, independently within each task (stratum): (N, M) -> (resamples, N, M)."""
+    return np.take_along_axis(scores_NM[None], draw_runs(scores_NM, rng, resamples), axis=1)
+
+
+def draw_runs(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> NDArray[np.int64]:
+    """Which runs `resample` draws, (resamples, N, M)."""
     runs, tasks = scores_NM.shape
-    drawn = rng.integers(0, runs, size=(resamples, runs, tasks))
-    return np.take_along_axis(scores_NM[None], drawn, axis=1)
+    return rng.integers(0, runs, size=(resamples, runs, tasks))
 
 
 def percentile_interval(values: Scores, confidence: float) -> Interval:

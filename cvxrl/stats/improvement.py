@@ -6,9 +6,10 @@ from collections.abc import Callable
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cvxrl.stats.aggregate import Scores
-from cvxrl.stats.bootstrap import Interval, percentile_interval, resample
+from cvxrl.stats.bootstrap import Interval, draw_runs, percentile_interval
 from cvxrl.stats.proportion import z_of
 
 
@@ -50,8 +51,31 @@ def bootstrap_improvement_interval(
     x_NM: Scores, y_KM: Scores, rng: np.random.Generator, *, confidence: float, resamples: int
 ) -> Interval:
     """Interval that rliable prints for `probability_of_improvement`: both methods resampled, percentiles."""
-    values = probability_of_improvement(resample(x_NM, rng, resamples), resample(y_KM, rng, resamples))
-    return percentile_interval(values, confidence)
+    return percentile_interval(resampled_improvement(x_NM, y_KM, rng, resamples), confidence)
+
+
+def resampled_improvement(x_NM: Scores, y_KM: Scores, rng: np.random.Generator, resamples: int) -> Scores:
+    """`probability_of_improvement` of both methods' resampled runs, by how often each run was drawn, [resamples].
+
+    The pairs are compared once, not in every resample: a thousandth of the memory with a hundred seeds. Counts and
+    halves add up without rounding, so that the numbers are those of the comparison pair by pair, bit for bit.
+    """
+    drawn_x, drawn_y = draw_runs(x_NM, rng, resamples), draw_runs(y_KM, rng, resamples)
+    won_R = np.zeros(resamples)
+    for task in range(x_NM.shape[1]):
+        x_N, y_K = x_NM[:, task], y_KM[:, task]
+        beats_NK = 0.5 * (np.sign(x_N[:, None] - y_K[None, :]) + 1)
+        won_R += ((_counts(drawn_x[..., task], len(x_N)) @ beats_NK) * _counts(drawn_y[..., task], len(y_K))).sum(
+            axis=1
+        )
+    return won_R / (len(x_NM) * y_KM.size)
+
+
+def _counts(drawn_RD: NDArray[np.int64], runs: int) -> Scores:
+    """How often each run is in each row, [R, runs]."""
+    resamples = len(drawn_RD)
+    flat = (drawn_RD + runs * np.arange(resamples)[:, None]).ravel()
+    return np.bincount(flat, minlength=resamples * runs).reshape(resamples, runs).astype(np.float64)
 
 
 def _edge(end: float, inside: float, outside: Callable[[float], bool]) -> float:

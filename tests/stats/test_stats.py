@@ -21,6 +21,7 @@ from cvxrl.stats.improvement import (
     bootstrap_improvement_interval,
     improvement_interval,
     probability_of_improvement,
+    resampled_improvement,
 )
 from cvxrl.stats.proportion import clustered_share_interval, exact_interval, exact_p, smoothed_error
 
@@ -87,6 +88,16 @@ def test_the_same_generator_gives_the_same_interval() -> None:
     first, second = (bootstrap_interval(scores, iqm, rng(), confidence=0.95, resamples=50) for _ in range(2))
     other = bootstrap_interval(scores, iqm, np.random.default_rng(1), confidence=0.95, resamples=50)
     assert first == second != other
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_improvement_by_counts_is_that_by_pairs_bit_for_bit(tasks: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, size=(7, tasks)) / 7, rng.integers(0, 6, size=(5, tasks)) / 7  # with ties
+    by_pairs = np.random.default_rng(1)
+    expected = probability_of_improvement(resample(x, by_pairs, 300), resample(y, by_pairs, 300))
+    found = resampled_improvement(x, y, np.random.default_rng(1), 300)
+    assert len(set(expected)) > 20 and np.array_equal(found, expected)
 
 
 def test_probability_of_improvement_by_hand() -> None:
