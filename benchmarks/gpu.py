@@ -136,13 +136,7 @@ def distance(here: Tensor, there: Tensor) -> float:
 
 def engines(session: Session) -> None:
     """Static decoding and vLLM: the same runs as with the plain decoder, and how fast they sample."""
-    plain: list[Numbers] = []
-
-    def run(name: str, *settings: str) -> Numbers:
-        made = session.run(name, "math_grpo", [*SMALL, *settings])
-        plain.append(made)
-        return {**speed(made), **({"apart": apart(plain[0]["records"], made["records"])} if len(plain) > 1 else {})}
-
+    run = beside_the_first(session, "math_grpo")
     session.check("decoder", lambda: run("decoder", "rollout.engine=auto"))
     session.check("static", lambda: run("static", "rollout.engine=static"))
     vllm_run(session)
@@ -150,16 +144,22 @@ def engines(session: Session) -> None:
 
 def bf16(session: Session) -> None:
     """Autocast, and half-precision weights with fp32 copies, beside fp32."""
-    whole: list[Numbers] = []
-
-    def run(name: str, *settings: str) -> Numbers:
-        made = session.run(name, "math_lco_kld", [*SMALL, *settings])
-        whole.append(made)
-        return {**speed(made), **({"apart": apart(whole[0]["records"], made["records"])} if len(whole) > 1 else {})}
-
+    run = beside_the_first(session, "math_lco_kld")
     session.check("fp32", lambda: run("fp32"))
     session.check("bf16-autocast", lambda: run("bf16-autocast", "train.precision=bf16"))
     session.check("bf16-weights", lambda: run("bf16-weights", *HALF))
+
+
+def beside_the_first(session: Session, recipe: str) -> Callable[..., Numbers]:
+    """A function that trains a recipe with more settings: how fast, and how far from the first that it trained."""
+    runs: list[Numbers] = []
+
+    def run(name: str, *settings: str) -> Numbers:
+        runs.append(session.run(name, recipe, [*SMALL, *settings]))
+        far = {"apart": apart(runs[0]["records"], runs[-1]["records"])} if len(runs) > 1 else {}
+        return {**speed(runs[-1]), **far}
+
+    return run
 
 
 def speed(run: Numbers) -> Numbers:
