@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvxrl.engine.credit import Critic
 from cvxrl.engine.divergence import DivergedError, blame, require_finite
@@ -74,6 +74,11 @@ class Loss:
             UserError: the recipe asks for losses in chunks, and the policy's output layer does not allow them.
         """
         return Reader.of(self.policy, self.recipe)
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """What its gradient goes into: the policy, and the critic if there is one."""
+        return [self.policy.model, *([self.critic] if self.critic else [])]
 
     def remember(self, sequences: Sequences, off_policy: bool) -> Sequences:
         """The same with what the reference says, and the policy before the first optimizer step.

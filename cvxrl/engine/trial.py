@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvxrl.engine.displacement import Displacement
 from cvxrl.engine.loss import Loss, with_old_logits
@@ -90,7 +90,7 @@ class Trial:
             What is logged of it.
         """
         loss = self._loss
-        pairs = stepped_parameters(trained_modules(loss), optimizer)
+        pairs = stepped_parameters(loss.trained, optimizer)
         gradients = [parameter.grad for _, parameter in pairs]
         displacement = Displacement(pairs)
         optimizer.step()
@@ -159,16 +159,11 @@ def take_untried(loss: Loss, optimizer: torch.optim.Optimizer) -> dict[str, floa
         What is logged of it.
     """
     group = optimizer.param_groups[0]
-    displacement = Displacement(stepped_parameters(trained_modules(loss), optimizer))
+    displacement = Displacement(stepped_parameters(loss.trained, optimizer))
     optimizer.step()
     displacement.move(group[_LAST])
     group[_SINCE] += 1
     return {"step/share": group[_LAST], "step/evaluations": 0.0, "step/refused": 0.0}
-
-
-def trained_modules(loss: Loss) -> list[nn.Module]:
-    """The policy, and the critic if there is one."""
-    return [loss.policy.model, *([loss.critic] if loss.critic else [])]
 
 
 def drawn(step: Sequences, count: int | None, world: World, generator: torch.Generator) -> Sequences:

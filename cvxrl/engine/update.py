@@ -15,7 +15,7 @@ from cvxrl.engine.logit_metrics import logit_metrics
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.replicas import sum_gradients
 from cvxrl.engine.sequences import Sequences
-from cvxrl.engine.trial import Trial, between_searches, take_untried, trained_modules
+from cvxrl.engine.trial import Trial, between_searches, take_untried
 from cvxrl.engine.world import SingleProcess, World, is_sharded, local_part
 from cvxrl.gradients.parameters import norms
 from cvxrl.recipe.schema import Recipe, learning_rate, optimizer_steps
@@ -137,7 +137,7 @@ class Updater:
 
     def _parameters(self) -> list[nn.Parameter]:
         """Those of the policy, and of the critic if there is one."""
-        return [parameter for module in trained_modules(self.loss) for parameter in module.parameters()]
+        return [parameter for module in self.loss.trained for parameter in module.parameters()]
 
     def _looks(self, index: int) -> bool:
         """Whether gradients are looked at in optimizer step ``index``."""
