@@ -124,10 +124,10 @@ def _measured_errors(run: Run, key: str, quality: Series) -> Array:
     if key != "eval/accuracy":
         return np.zeros(len(quality.value_T))
     logged = run.series("eval/stderr")
-    known = dict(zip(logged.step_T, logged.value_T, strict=True))
-    asked = _answers(run.recipe)
-    least_T = [smoothed_error(min(max(v, 0.0), 1.0), asked) if asked else 0.0 for v in quality.value_T]
-    return np.array([max(known.get(s, 0.0), least) for s, least in zip(quality.step_T, least_T, strict=True)])
+    error_T, asked = np.zeros(len(quality.value_T)), _answers(run.recipe)
+    _, here, there = np.intersect1d(quality.step_T, logged.step_T, assume_unique=True, return_indices=True)
+    error_T[here] = logged.value_T[there]
+    return np.maximum(error_T, smoothed_error(np.clip(quality.value_T, 0, 1), asked) if asked else 0.0)
 
 
 def _answers(recipe: Mapping[str, Any] | None) -> int:

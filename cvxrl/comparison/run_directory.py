@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cvxrl.comparison.foreign.formats import FOREIGN
 from cvxrl.comparison.run import LoggedRun
 from cvxrl.errors import Mistakes, Problem, UserError
-from cvxrl.recipe.digest import digest, digests_as_written
+from cvxrl.recipe.digest import digest_of, digests_as_written
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.columns import Records, read_columns
@@ -54,7 +56,8 @@ class RunDirectories:
         records = mistakes.attempt(_read_metrics, run_dir)
         if record is None or recipe is None or records is None:
             raise UserError(*mistakes.problems)
-        steps, last = recipe.train.steps, max(_steps(records), default=0)
+        contents, steps, step_K = recipe.model_dump(mode="json"), recipe.train.steps, _steps(records)
+        last = int(step_K[-1]) if len(step_K) else 0
         if record.status == "finished" and last != steps:
             text = f"says the run finished, but metrics.jsonl ends at step {last} of {steps}"
             raise UserError(_problem(run_dir.record, text))
@@ -69,10 +72,10 @@ class RunDirectories:
             records=records,
             status=record.status,
             diverged_at=diverged_at if record.status == "diverged" else None,
-            recipe=recipe.model_dump(mode="json"),
+            recipe=contents,
             task=record.task_fingerprint,
             origin=_origin(record),
-            doubts=tuple(_doubts(record, recipe, run_dir, records)),
+            doubts=tuple(_doubts(record, contents, run_dir, step_K)),
         )
 
     def _read_recipe(self, run_dir: RunDir) -> Recipe:
@@ -94,13 +97,12 @@ class RunDirectories:
         return recipe
 
 
-def _doubts(record: RunRecord, recipe: Recipe, run_dir: RunDir, records: Records) -> Iterator[str]:
+def _doubts(record: RunRecord, recipe: dict[str, Any], run_dir: RunDir, step_K: NDArray[Any]) -> Iterator[str]:
     if not _is_as_trained(record, recipe, run_dir):
         yield _EDITED
     if record.status == "running" and not run_dir.is_active():
         yield "no process trains there, so it was killed"
-    steps = set(_steps(records)) - {0}
-    lacking = len(set(range(1, max(steps, default=0))) - steps)
+    lacking = int(step_K[-1]) - np.count_nonzero(step_K) if len(step_K) else 0  # steps increase, from 0 or later
     if lacking:
         yield f"metrics.jsonl lacks the records of {lacking} steps, which were lost"
 
@@ -127,13 +129,14 @@ def _read_metrics(run_dir: RunDir) -> Records:
         records = read_columns(run_dir.metrics)
     except OSError as error:
         raise UserError(_problem(run_dir.metrics, f"cannot be read: {_reason(error)}")) from None
-    if not records.are_numbers or any(b <= a for a, b in pairwise([-1, *_steps(records)])):
+    if not records.are_numbers or (np.diff(_steps(records), prepend=-1) <= 0).any():
         _refuse(run_dir, records)
     return records
 
 
-def _steps(records: Records) -> list[int]:
-    return records.columns["step"].value_K.tolist() if records else []
+def _steps(records: Records) -> NDArray[Any]:
+    """Step of every record."""
+    return records.columns["step"].value_K if records else np.zeros(0, dtype=np.int64)
 
 
 def _refuse(run_dir: RunDir, records: Records) -> NoReturn:
@@ -149,9 +152,9 @@ def _refuse(run_dir: RunDir, records: Records) -> NoReturn:
     raise AssertionError("every line is as it should be")
 
 
-def _is_as_trained(record: RunRecord, recipe: Recipe, run_dir: RunDir) -> bool:
+def _is_as_trained(record: RunRecord, recipe: dict[str, Any], run_dir: RunDir) -> bool:
     """Whether the recipe has the digest recorded at the start, under today's schema or as the file was written."""
-    return record.digest == digest(recipe) or record.digest in digests_as_written(run_dir.recipe)
+    return record.digest == digest_of(recipe) or record.digest in digests_as_written(run_dir.recipe)
 
 
 def _origin(record: RunRecord) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,13 +132,23 @@ def ratios_to_running_median(norm_T: Array) -> Array:
     """Norms from the sixth on over the median of the (up to) 20 before each; those after a median of 0 are left out."""
     if len(norm_T) <= _EARLIEST:
         return np.array([])
-    first = [np.median(norm_T[:t]) for t in range(_EARLIEST, min(_RUNNING, len(norm_T)))]
-    median_T = np.array(first)
+    median_T = np.array(list(_first_medians(norm_T[:-1][: _RUNNING - 1].tolist())))
     if len(norm_T) > _RUNNING:
         windows = np.lib.stride_tricks.sliding_window_view(norm_T, _RUNNING)[:-1]
-        median_T = np.append(median_T, np.median(windows, axis=1))
+        upper = _RUNNING // 2
+        ordered = np.partition(windows, (upper - 1, upper), axis=1)
+        median_T = np.append(median_T, (ordered[:, upper - 1] + ordered[:, upper]) / 2)
     kept = median_T > 0
     return np.asarray(norm_T[_EARLIEST:][kept] / median_T[kept])
+
+
+def _first_medians(norms: Sequence[float]) -> Iterator[float]:
+    """Medians of the first five, of the first six, up to that of all; each norm is put where it belongs among those."""
+    ordered = sorted(norms[: _EARLIEST - 1])
+    for count, norm in enumerate(norms[_EARLIEST - 1 :], start=_EARLIEST):
+        insort(ordered, norm)
+        upper = count // 2
+        yield ordered[upper] if count % 2 else (ordered[upper - 1] + ordered[upper]) / 2
 
 
 def _last(run: Run, key: str, at: float = np.inf) -> float | None:

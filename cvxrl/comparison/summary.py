@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from cvxrl.comparison.outcome import FAILURES, Outcome, outcome_of
 from cvxrl.comparison.run import Array, Run
 from cvxrl.comparison.score import RunScore, Stability, first_reached, quality_key, score_run, stability_of
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
-from cvxrl.stats.bootstrap import Interval, bootstrap_interval
+from cvxrl.stats.bootstrap import Interval, bootstrap_ends, draw_runs
 from cvxrl.stats.proportion import exact_interval, z_of
 
 
@@ -147,6 +147,8 @@ def summarise(group: Group, options: Options, threshold: float | None) -> GroupS
     scored = [(row.seed, row.score.score) for row in rows if row.score.score is not None]
     scores = np.array([score for _, score in scored], dtype=float)
     point = {name: float(of(scores[:, None])) for name, of in _AGGREGATES.items()} if len(scores) else {}
+    ends = _bootstrap(group.label, scores, options)
+    least = z_of(options.confidence) * error / np.sqrt(max(1, len(scores)))
     return GroupSummary(
         label=group.label,
         method=group.method,
@@ -170,8 +172,8 @@ def summarise(group: Group, options: Options, threshold: float | None) -> GroupS
         reached=_reached(rows),
         seconds=over(rows, lambda r: r.score.seconds, np.median),
         tokens=over(rows, lambda r: r.score.tokens, np.median),
-        intervals=_intervals(group.label, scores, error, options),
-        plain_intervals=_plain_intervals(group.label, scores, options),
+        intervals=_intervals(ends, point, least, options),
+        plain_intervals={name: plain.within(*options.bounds) for name, (plain, _) in ends.items()},
         rows=rows,
     )
 
@@ -187,37 +189,25 @@ def generator(options: Options, *names: str) -> np.random.Generator:
     return np.random.default_rng([options.statistics_seed, *"\n".join(names).encode()])
 
 
-def _intervals(label: str, scores: Array, error: float, options: Options) -> dict[str, Interval]:
-    """Bootstrap intervals stretched for few seeds, and never narrower than the evaluations' own error makes them."""
+def _bootstrap(label: str, scores: Array, options: Options) -> dict[str, tuple[Interval, Interval]]:
+    """Intervals of the aggregates, plain and stretched for few seeds, over the same resamples; none below two seeds."""
     if len(scores) < 2:
         return {}
-    least = z_of(options.confidence) * error / np.sqrt(len(scores))
+    score_N1 = scores[:, None]
+    drawn = draw_runs(score_N1, generator(options, "interval", label), options.resamples)
+    return {name: bootstrap_ends(score_N1, drawn, of, options.confidence) for name, of in _AGGREGATES.items()}
+
+
+def _intervals(
+    ends: Mapping[str, tuple[Interval, Interval]], point: Mapping[str, float], least: float, options: Options
+) -> dict[str, Interval]:
+    """The stretched ones, never narrower than the evaluations' own error makes them: ``least`` on either side."""
     found = {}
-    for name, aggregate in _AGGREGATES.items():
-        interval = _bootstrap(label, scores, aggregate, options, corrected=True)
-        center = float(aggregate(scores[:, None]))
-        wide = Interval(min(interval.low, center - least), max(interval.high, center + least))
+    for name, (_, stretched) in ends.items():
+        wide = Interval(min(stretched.low, point[name] - least), max(stretched.high, point[name] + least))
         if wide.low < wide.high:  # tied scores of unknown error say nothing about how far they would spread
             found[name] = wide.within(*options.bounds)
     return found
-
-
-def _plain_intervals(label: str, scores: Array, options: Options) -> dict[str, Interval]:
-    if len(scores) < 2:
-        return {}
-    plain = {name: _bootstrap(label, scores, of, options, corrected=False) for name, of in _AGGREGATES.items()}
-    return {name: interval.within(*options.bounds) for name, interval in plain.items()}
-
-
-def _bootstrap(label: str, scores: Array, of: Aggregate, options: Options, *, corrected: bool) -> Interval:
-    return bootstrap_interval(
-        scores[:, None],
-        of,
-        generator(options, "interval", label),
-        confidence=options.confidence,
-        resamples=options.resamples,
-        corrected=corrected,
-    )
 
 
 def _reached(rows: Sequence[RunRow]) -> Reached:

@@ -46,7 +46,10 @@ def differences(left: Recipe | Mapping[str, Any], right: Recipe | Mapping[str, A
 
     A value is None where a side lacks the key.
     """
-    a, b = (side.model_dump(mode="json") if isinstance(side, Recipe) else side for side in (left, right))
+    one, other = (side.model_dump(mode="json") if isinstance(side, Recipe) else side for side in (left, right))
+    # Sections that are equal as a whole, most of them, need not be taken apart.
+    alike = {key for key in one.keys() & other.keys() if one[key] == other[key]}
+    a, b = ({key: side[key] for key in side if key not in alike} for side in (one, other))
     found = _unlike(without_neutral(a), without_neutral(b))
     # A field that is left out at its default has a value all the same.
     told_a, told_b = dict(leaves(a)), dict(leaves(b))

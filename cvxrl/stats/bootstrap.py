@@ -42,7 +42,13 @@ class Profile:
 
 def resample(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> Scores:
     """Draw runs with replacement, independently within each task (stratum): (N, M) -> (resamples, N, M)."""
-    return np.take_along_axis(scores_NM[None], draw_runs(scores_NM, rng, resamples), axis=1)
+    return scores_of(scores_NM, draw_runs(scores_NM, rng, resamples))
+
+
+def scores_of(scores_NM: Scores, drawn_RNM: NDArray[np.int64]) -> Scores:
+    """Scores of the drawn runs, (resamples, N, M)."""
+    tasks = scores_NM.shape[1]
+    return np.take(scores_NM, drawn_RNM if tasks == 1 else drawn_RNM * tasks + np.arange(tasks))
 
 
 def draw_runs(scores_NM: Scores, rng: np.random.Generator, resamples: int) -> NDArray[np.int64]:
@@ -103,10 +109,30 @@ def bootstrap_interval(
     Raises:
         ValueError: there are fewer than two runs.
     """
+    plain, wide = bootstrap_ends(scores_NM, draw_runs(scores_NM, rng, resamples), statistic, confidence)
+    return wide if corrected else plain
+
+
+def bootstrap_ends(
+    scores_NM: Scores, drawn_RNM: NDArray[np.int64], statistic: Aggregate, confidence: float
+) -> tuple[Interval, Interval]:
+    """Interval of a statistic over resamples that are drawn already: rliable's, and stretched for few runs.
+
+    Drawing takes longer than most statistics do; several of the same runs share what was drawn.
+
+    Args:
+        scores_NM: one score per run and task.
+        drawn_RNM: which runs were drawn (`draw_runs`).
+        statistic: maps (..., N, M) to (...).
+        confidence: e.g. 0.95.
+
+    Raises:
+        ValueError: there are fewer than two runs.
+    """
     runs, tasks = scores_NM.shape
     factor = small_sample_stretch(runs, tasks, confidence)
-    plain = percentile_interval(statistic(resample(scores_NM, rng, resamples)), confidence)
-    return stretch(plain, float(statistic(scores_NM)), factor) if corrected else plain
+    plain = percentile_interval(statistic(scores_of(scores_NM, drawn_RNM)), confidence)
+    return plain, stretch(plain, float(statistic(scores_NM)), factor)
 
 
 def performance_profile(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from math import comb, sqrt
 
+import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 
+from cvxrl.stats.aggregate import Scores
 from cvxrl.stats.bootstrap import Interval
 
 
@@ -44,17 +46,17 @@ def exact_p(hits: int, count: int, other_hits: int, other_count: int) -> float:
     return sum(table for table in tables if table <= ways(hits)) / sum(tables)
 
 
-def smoothed_error(share: float, count: float) -> float:
-    """Standard error of a share with two successes and two failures added (Agresti and Coull 1998).
+def smoothed_error(share_T: Scores, count: float) -> Scores:
+    """Standard errors of shares with two successes and two failures added (Agresti and Coull 1998).
 
     Never 0: twenty right answers of twenty do not prove that the next one is right.
 
     Args:
-        share: observed, in [0, 1].
-        count: independent trials behind it.
+        share_T: observed, in [0, 1].
+        count: independent trials behind each.
     """
-    added = (share * count + 2) / (count + 4)
-    return sqrt(added * (1 - added) / (count + 4))
+    added_T = (share_T * count + 2) / (count + 4)
+    return np.sqrt(added_T * (1 - added_T) / (count + 4))
 
 
 def clustered_share_interval(share: float, error: float, clusters: int, trials: int, confidence: float) -> Interval:

@@ -19,6 +19,8 @@ RECORDS: list[dict[str, Any]] = [
     {"loss": 1e-320, "step": 3, "tokens/total": 300, "kl": None},
     {"step": 4, "loss": 0.30000000000000004, "tokens/total": 400, "kl": None, "eval/accuracy": None},
     {"step": 5, "loss": None, "tokens/total": 500, "eval/accuracy": 1, "rare": 7},
+    {"step": 6, "eval/accuracy": 0.75, "time/eval_s": 2.5},
+    {"step": 7, "loss": 0.2, "tokens/total": 700, "kl": None},
 ]
 
 
@@ -36,7 +38,7 @@ def test_every_record_is_what_it_was() -> None:
     made = Records.of(RECORDS)
     assert len(made) == len(RECORDS)
     assert spelled(list(made)) == spelled(RECORDS)
-    assert spelled([made[i] for i in range(-6, 6)]) == spelled(RECORDS * 2)
+    assert spelled([made[i] for i in range(-8, 8)]) == spelled(RECORDS * 2)
     assert spelled(made[1:3]) == spelled(RECORDS[1:3])
     assert made.are_numbers
     assert list(made.columns) == ["step", "eval/accuracy", "time/eval_s", "loss", "tokens/total", "kl", "rare"]
@@ -46,9 +48,9 @@ def test_every_record_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("value", [True, "0.5", [1], {"a": 1}])
 def test_what_is_no_number_is_noticed_and_kept(value: object) -> None:
-    made = Records.of([*RECORDS, {"step": 6, "loss": value}])
+    made = Records.of([*RECORDS, {"step": 8, "loss": value}])
     assert not made.are_numbers
-    assert made[6] == {"step": 6, "loss": value}
+    assert made[8] == {"step": 8, "loss": value}
 
 
 @pytest.mark.parametrize(

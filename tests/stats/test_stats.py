@@ -10,9 +10,11 @@ import pytest
 from cvxrl.stats.aggregate import Aggregate, iqm, mean, median
 from cvxrl.stats.bootstrap import (
     bootstrap_interval,
+    draw_runs,
     percentile_interval,
     performance_profile,
     resample,
+    scores_of,
     small_sample_stretch,
 )
 from cvxrl.stats.clusters import ratio_interval, share_interval
@@ -55,6 +57,15 @@ def test_resampling_stays_within_a_task() -> None:
     drawn = resample(np.array([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]]), rng(), 500)
     assert set(drawn[..., 0].ravel()) == {0.0, 1.0, 2.0} and set(drawn[..., 1].ravel()) == {10.0, 11.0, 12.0}
     assert not np.array_equal(drawn[..., 0] + 10, drawn[..., 1])  # tasks are resampled independently
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_resampled_scores_are_those_of_the_runs_drawn_in_each_task(tasks: int) -> None:
+    scores = np.random.default_rng(5).random((4, tasks))
+    drawn = draw_runs(scores, rng(), 20)
+    expected = [[[scores[n, m] for m, n in enumerate(row)] for row in resampled] for resampled in drawn]
+    assert np.array_equal(scores_of(scores, drawn), expected)
+    assert np.array_equal(resample(scores, rng(), 20), expected)
 
 
 def test_bootstrap_agrees_with_full_enumeration() -> None:
@@ -256,8 +267,10 @@ def test_exact_intervals_are_the_tables(hits: int, count: int, low: float, high:
 
 
 def test_a_share_of_all_is_not_certain() -> None:
-    assert smoothed_error(1.0, 20) == pytest.approx((22 / 24 * 2 / 24 / 24) ** 0.5)
-    assert smoothed_error(0.5, 10_000) == pytest.approx(0.005, rel=1e-3)
+    assert smoothed_error(np.array([1.0, 0.5]), 20) == pytest.approx(
+        [(22 / 24 * 2 / 24 / 24) ** 0.5, (0.25 / 24) ** 0.5]
+    )
+    assert smoothed_error(np.array(0.5), 10_000) == pytest.approx(0.005, rel=1e-3)
 
 
 def test_profile_by_hand() -> None:

@@ -15,7 +15,7 @@ from cvxrl.comparison.run import Array
 from cvxrl.comparison.summary import generator
 from cvxrl.report.figure import WIDTH, legend, new_figure, not_measured, same_scale, step_axis
 from cvxrl.stats.aggregate import mean
-from cvxrl.stats.bootstrap import bootstrap_interval
+from cvxrl.stats.bootstrap import bootstrap_ends, draw_runs
 
 _RESAMPLES = 1000  # per point of a band; a band needs less precision than a printed interval
 _COLUMNS = 2
@@ -91,15 +91,10 @@ def _draw_scores(axis: Axes, panel: Panel, options: Options) -> None:
 
 
 def _band(strand: Strand, value_NT: Array, options: Options) -> tuple[Array, Array]:
-    """Interval of the mean at every step."""
+    """Interval of the mean at every step, all over the same resamples of runs."""
+    drawn = draw_runs(value_NT[:, :1], generator(options, "band", strand.group.label), _RESAMPLES)
     ends = [
-        bootstrap_interval(
-            value_NT[:, t, None],
-            mean,
-            generator(options, "band", strand.group.label),
-            confidence=options.confidence,
-            resamples=_RESAMPLES,
-        ).within(*options.bounds)
+        bootstrap_ends(value_NT[:, t, None], drawn, mean, options.confidence)[1].within(*options.bounds)
         for t in range(value_NT.shape[1])
     ]
     return np.array([e.low for e in ends]), np.array([e.high for e in ends])
