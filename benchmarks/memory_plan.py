@@ -48,8 +48,9 @@ def import_model_class(recipe_path: str, overrides: list[str]) -> None:
     layer = torch.nn.Linear(64, 64)
     layer(torch.zeros(64, 64)).sum().backward()
     torch.optim.AdamW(layer.parameters(), fused=True).step()
-    config = AutoConfig.from_pretrained(locate(recipe.model).path)
-    _ = AutoModelForCausalLM._model_mapping[type(config)]
+    if recipe.model.scratch is None:
+        config = AutoConfig.from_pretrained(locate(recipe.model).path)
+        _ = AutoModelForCausalLM._model_mapping[type(config)]
 
 
 def child(case: list[str]) -> None:

@@ -17,9 +17,12 @@ from cvxrl.policy.plain import Heads, heads_of, layers_of, rotary_tables, scaled
 from cvxrl.rollout.prompts import padded_prompts, row_prompts
 
 Map = Callable[[Tensor], Tensor]
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Store = Callable[["Layer", Tensor, Tensor], tuple[Tensor, Tensor]]
 # Places by which a full cache grows: every growth copies it, every place takes memory.
 _BLOCK = 32
+# Size of a matrix from which on its layout matters, and rows from which on a product in either layout rounds alike.
+_LARGE, _FEW = 1 << 19, 16
 
 
 class PlainDecoder:
@@ -30,6 +33,7 @@ class PlainDecoder:
         self.policy = policy
         self.heads = heads_of(policy.model)
         self.layers = [Layer(layer, self.heads) for layer in layers_of(policy.model)]
+        self.head = _alone(policy.model.get_output_embeddings())
         self.cos_T, self.sin_T = rotary_tables(policy.model, torch.arange(0, device=policy.device))
 
     def start(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> Tensor:
@@ -90,7 +94,7 @@ class PlainDecoder:
         self.room = room
 
     def _logits(self, ids_BL: Tensor, positions_BL: Tensor, bias: Tensor | None) -> Tensor:
-        """Run new tokens through all layers; logits of the last one of every row, [B, V]."""
+        """Run new tokens through all layers; logits of the last one of every row, [B, V], maybe laid out by columns."""
         model, places = self.policy.model, positions_BL.flatten()
         cos, sin = self.cos_T[places], self.sin_T[places]
         hidden: Tensor = model.model.embed_tokens(ids_BL.flatten())
@@ -98,8 +102,7 @@ class PlainDecoder:
             hidden = hidden + layer.attention(hidden, ids_BL.shape, self._store, (cos, sin), bias)
             hidden = hidden + layer.feed_forward(hidden)
         last = hidden.view(*ids_BL.shape, -1)[:, -1]
-        logits: Tensor = model.get_output_embeddings()(_norm(last, model.model.norm))
-        return logits
+        return self.head(_norm(last, model.model.norm))
 
     def _store(self, layer: Layer, keys_BKLD: Tensor, values_BKLD: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values of new tokens to a layer's; all that there are then."""
@@ -120,8 +123,8 @@ class Layer:
         self.heads = heads
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.gate_up = _side_by_side([mlp.gate_proj, mlp.up_proj])
-        self.out, self.down = attention.o_proj, mlp.down_proj
+        self.gate_up = _side_by_side([mlp.gate_proj, mlp.up_proj], _by_columns)
+        self.out, self.down = attention.o_proj, _alone(mlp.down_proj)
         self.head_norm: Tensor | None = None
         if hasattr(attention, "q_norm"):
             weights = attention.q_norm.weight.expand(heads.queries, -1), attention.k_norm.weight.expand(heads.keys, -1)
@@ -154,18 +157,40 @@ class Layer:
     def feed_forward(self, x: Tensor) -> Tensor:
         """The gated feed-forward layer."""
         gate, up = self.gate_up(_norm(x, self.norms[1])).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate).mul_(up))
-        return out
+        return self.down(F.silu(gate).mul_(up))
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:
     return scaled(x, module.weight, module.variance_epsilon)
 
 
-def _side_by_side(linears: Sequence[Any]) -> Map:
+def _side_by_side(linears: Sequence[Any], product: Product = F.linear) -> Map:
     """Several linear maps of one input as one; those with an adapter stay apart."""
     if any(type(linear) is not nn.Linear for linear in linears):
         return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
     weight = torch.cat([linear.weight for linear in linears])
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    return lambda x: F.linear(x, weight, bias)
+    return lambda x: product(x, weight, bias)
+
+
+def _alone(linear: Any) -> Map:
+    """One linear map, its output by columns where that is faster."""
+    if type(linear) is not nn.Linear:
+        return lambda x: linear(x)
+    return lambda x: _by_columns(x, linear.weight, linear.bias)
+
+
+def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product x W', laid out by columns where that is faster: with MKL, a large matrix and not too few rows.
+
+    As (W x')' the matrix is read as it is; as x W' it is copied into another order first, which costs more the fewer
+    rows use it. The two give the same bits.
+    """
+    if bias is None and weight.numel() >= _LARGE and len(x) >= _FEW and _is_for_mkl(x):
+        return torch.mm(weight, x.t()).t()
+    return F.linear(x, weight, bias)
+
+
+def _is_for_mkl(x: Tensor) -> bool:
+    available: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return available and x.dtype == torch.float32 and x.device.type == "cpu"

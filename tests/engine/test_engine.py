@@ -16,13 +16,13 @@ from helpers import SilentSink, quick_if, tiny, without_times
 from torch import Tensor
 
 from cvxrl.engine.divergence import DivergedError
+from cvxrl.engine.loss import Loss
 from cvxrl.engine.optimizer import build_optimizer
 from cvxrl.engine.self_check import sampler_mismatch
 from cvxrl.engine.session import run_training
 from cvxrl.engine.state import load_state, save_state
 from cvxrl.engine.trainer import Trainer
 from cvxrl.engine.update import Updater, global_norm
-from cvxrl.engine.world import SingleProcess
 from cvxrl.recipe.schema import Recipe
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
@@ -224,20 +224,14 @@ def test_the_norm_of_a_large_tensor_loses_no_digits(dtype: torch.dtype) -> None:
     assert float(global_norm([])) == 0.0
 
 
-def fake_loss(recipe: Recipe, model: torch.nn.Module) -> SimpleNamespace:
-    """What clipping needs of a loss."""
-    policy = SimpleNamespace(model=model)
-    return SimpleNamespace(recipe=recipe, policy=policy, trained=[model], world=SingleProcess())
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_large_gradient_is_clipped_to_the_limit(dtype: torch.dtype) -> None:
     model = torch.nn.Linear(2**20, 4, bias=False, dtype=dtype)
     model.weight.grad = torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     exact = float(model.weight.grad.double().square().sum()) ** 0.5
     recipe = tiny("math_grpo", "optim={kind: sgd, lr: 1.0e-6, max_grad_norm: 2.0}")
-    loss = fake_loss(recipe, model)
-    updater = Updater(loss, build_optimizer([model], recipe.optim))  # type: ignore[arg-type]
+    loss = Loss(recipe, SimpleNamespace(model=model))  # type: ignore[arg-type]
+    updater = Updater(loss, build_optimizer([model], recipe.optim))
     metrics, _ = updater._clip(0)
     assert metrics["grad/norm"] == pytest.approx(exact, rel=2e-7) and metrics["grad/norm_clipped"] == 2.0
     clipped = float(model.weight.grad.double().square().sum()) ** 0.5
@@ -250,6 +244,6 @@ def test_the_gradient_that_is_not_finite_is_the_one_that_is_named() -> None:
         parameter.grad = torch.ones_like(parameter)
     model[1].weight.grad = torch.tensor([[1.0, torch.nan], [1.0, 1.0]])
     recipe = tiny("math_grpo")
-    loss = fake_loss(recipe, model)
+    loss = Loss(recipe, SimpleNamespace(model=model))  # type: ignore[arg-type]
     with pytest.raises(DivergedError, match=r"gradient of 1\.weight: 1 of 4"):
-        Updater(loss, build_optimizer([model], recipe.optim))._clip(0)  # type: ignore[arg-type]
+        Updater(loss, build_optimizer([model], recipe.optim))._clip(0)

@@ -188,14 +188,14 @@ def test_a_recipe_of_functions_is_written_and_read_back_the_same(tmp_path: Path)
 
 
 def test_inspection_and_comparison_take_functions(cvxrl: Any, forked: None) -> None:
-    small = ["rollout.prompts=4", "rollout.samples=2", "eval.prompts=2", "eval.every=1", "train.steps=1"]
+    small = ["rollout.prompts=2", "rollout.samples=2", "eval.prompts=2", "eval.every=1", "train.steps=1"]
     small += ["rollout.max_new_tokens=12", "eval.samples=1", f"model.path={SMALL_POLICY}"]
     sets = [part for text in small for part in ("--set", text)]
     Path("mine.yaml").write_text(
         "extends: math_grpo\nname: mine\n"
         "objective: {kind: callable, function: 'my_maths:clipped', needs: [old_logprobs]}\n"
     )
-    compared = cvxrl("compare", "math_grpo", "mine.yaml", *sets, "--seeds", "0", "--json")
+    compared = cvxrl("compare", "math_grpo", "mine.yaml", *sets, "--seeds", "0-1", "--json")
     assert compared.code == 0, compared.err
     assert [method["label"] for method in json.loads(compared.out)["methods"]] == ["math_grpo", "mine"]
     seen = cvxrl(

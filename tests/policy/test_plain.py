@@ -231,3 +231,18 @@ def test_sliding_windows_and_stretched_positions_are_not_plain() -> None:
     stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     assert not is_plain(small("llama", rope_parameters=stretched))
     assert is_plain(small("llama", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}))
+
+
+@pytest.mark.parametrize("rows", [16, 40])
+def test_matrices_in_either_layout_sample_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large matrices are read as they are, small ones in the usual order; here all are taken for large."""
+    model, prompts = small("llama").eval(), [[3, 4, 5]] * (rows // 8)
+    usual = sampled(model, prompts, "auto", longest=6)
+    monkeypatch.setattr(plain_decoder, "_LARGE", 0)
+    decoder = PlainDecoder(policy(model))
+    with torch.no_grad():
+        decoder.start([[3, 4, 5]], [rows])
+        assert decoder.step(torch.full((rows,), 2)).stride() == (1, rows)
+    for a, b in zip(sampled(model, prompts, "auto", longest=6), usual, strict=True):
+        assert a.response_ids == b.response_ids
+        torch.testing.assert_close(a.logprobs, b.logprobs, rtol=0, atol=1e-6)

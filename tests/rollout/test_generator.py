@@ -14,7 +14,7 @@ from torch import Tensor
 from cvxrl.engine.trainer import Trainer
 from cvxrl.policy.model import Policy
 from cvxrl.rollout.generator import Episode, Generator, Sampling
-from cvxrl.rollout.local_generator import LocalGenerator, draw, nucleus
+from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.randomness import StreamKey, completion_keys, generator_for
 
 PROMPTS = ["1+2?", "3+4+5+6?", "9+9+9?", "8+7?", "6+5+4?"]
@@ -147,19 +147,3 @@ def test_training_needs_no_more_than_the_protocol() -> None:
     rounds, prompts, samples = 2, recipe.rollout.prompts, recipe.rollout.samples
     assert {key.purpose for key in asked} == {"sampling"} and {key.position[0] for key in asked} == {1, 2}
     assert len(set(asked)) == 2 * rounds * prompts * samples, "no two completions share a stream"
-
-
-def test_draw_follows_the_distribution() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    tokens, logprobs = draw(logits.expand(20_000, -1), uniform, temperature=0.5, top_p=1.0)
-    expected = torch.softmax(logits[0] / 0.5, dim=0)
-    shares = torch.bincount(tokens, minlength=4) / 20_000
-    torch.testing.assert_close(shares, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(logprobs, expected.log()[tokens])
-
-
-def test_nucleus_keeps_the_smallest_sufficient_set() -> None:
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert torch.isfinite(nucleus(logits, 0.6)).tolist() == [[True, True, False, False]]
-    assert torch.isfinite(nucleus(logits, 0.01)).tolist() == [[True, False, False, False]]
