@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_steps import gradient, largest_difference
-from helpers import SilentSink, quick_if, tiny
+from helpers import SHIPPED_POLICY, SilentSink, quick_if, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -267,7 +267,12 @@ def test_a_step_too_large_to_look_at_is_planned_in_proportion() -> None:
 
 def test_the_plan_follows_what_is_to_save_memory() -> None:
     def peak(*overrides: str) -> int:
-        return describe(tiny("math_lco_kld", "rollout.prompts=64", "eval.every=0", *overrides)).memory_bytes or 0
+        return (
+            describe(
+                tiny("math_lco_kld", SHIPPED_POLICY, "rollout.prompts=64", "eval.every=0", *overrides)
+            ).memory_bytes
+            or 0
+        )
 
     whole = peak()
     assert peak("train.micro_batch_tokens=1024", "rollout.batch=8") < 0.2 * whole

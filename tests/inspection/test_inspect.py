@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, SilentSink, tiny, without_times
+from helpers import ROOT, SMALL_POLICY, SilentSink, tiny, without_times
 from safetensors.torch import load_file, save_file
 
 from cvxrl.engine.credit import with_group_advantages
@@ -213,7 +213,7 @@ def test_ppo_measures_with_the_critic_that_was_trained(runs: Path, cvxrl: Any, t
 def test_a_policy_without_a_run_under_a_recipe(cvxrl: Any, tmp_path: Path) -> None:
     small = ("--set", "rollout.samples=2", "--prompts", "4", "--set", "rollout.max_new_tokens=32")
     recipe = ("--recipe", ROOT / "recipes" / "math_lco_kld.yaml", "--objectives", "lco-kld,ppo")
-    done = cvxrl("inspect-grads", "package:cvxrl/assets/base", *recipe, *small, *QUICK, "--json", "--out", tmp_path)
+    done = cvxrl("inspect-grads", SMALL_POLICY, *recipe, *small, *QUICK, "--json", "--out", tmp_path)
     assert done.code == 2 and "critic" in done.err
     recipe = (
         "--recipe",
@@ -221,7 +221,7 @@ def test_a_policy_without_a_run_under_a_recipe(cvxrl: Any, tmp_path: Path) -> No
         "--objectives",
         f"lco-kld,{ROOT}/recipes/math_dapo.yaml",
     )
-    done = cvxrl("inspect-grads", "package:cvxrl/assets/base", *recipe, *small, *QUICK, "--json", "--out", tmp_path)
+    done = cvxrl("inspect-grads", SMALL_POLICY, *recipe, *small, *QUICK, "--json", "--out", tmp_path)
     assert done.code == 0, done.err
     assert [o["label"] for o in json.loads(done.out)["snapshots"][0]["objectives"]] == ["lco-kld", "math_dapo"]
 
@@ -240,7 +240,7 @@ def test_what_would_take_days_is_refused_or_asked_for_twice(
     cvxrl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ("--prompts", "4", "--samples", "2", "--parts", "update", "--objectives", "grpo", "--out", tmp_path)
-    base = ("inspect-grads", "package:cvxrl/assets/base", "--recipe", "math_grpo", *small)
+    base = ("inspect-grads", SMALL_POLICY, "--recipe", "math_grpo", *small)
     monkeypatch.setattr("cvxrl.inspection.runner.MOST_HOURS", 0.0)
     done = cvxrl(*base)
     assert done.code == 2 and "hours from here" in done.err and "add --yes" in done.err

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, TINY, SilentSink
+from helpers import SilentSink, tiny
 from torch import Tensor
 
 from cvxrl.engine.session import run_training
@@ -31,7 +31,6 @@ from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.step import FixedStep, LineSearchStep
 from cvxrl.recipe.training import SgdSpec
 from cvxrl.runs.directory import RunDir
@@ -48,8 +47,7 @@ RULES = Rules(eigenvalue_tokens=1)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rollouts of GRPO, four optimizer steps each, every rollout's end kept."""
     out = tmp_path_factory.mktemp("outputs")
-    # Its sums are answered half right, so that four samples of a prompt differ.
-    recipe = load_recipe(ROOT / "tests" / "trajectories" / "recipes" / "math_grpo.yaml", [*TINY, *REUSED])
+    recipe = tiny("math_grpo", *REUSED)
     run_training(recipe, RunDir.of(out, recipe), SilentSink(), "new")
     return out / "math_grpo" / "seed-0"
 
