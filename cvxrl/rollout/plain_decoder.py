@@ -99,8 +99,8 @@ class PlainDecoder:
         cos, sin = self.cos_T[places], self.sin_T[places]
         hidden: Tensor = model.model.embed_tokens(ids_BL.flatten())
         for layer in self.layers:
-            hidden = hidden + layer.attention(hidden, ids_BL.shape, self._store, (cos, sin), bias)
-            hidden = hidden + layer.feed_forward(hidden)
+            hidden += layer.attention(hidden, ids_BL.shape, self._store, (cos, sin), bias)
+            hidden += layer.feed_forward(hidden)
         last = hidden.view(*ids_BL.shape, -1)[:, -1]
         return self.head(_norm(last, model.model.norm))
 
@@ -157,7 +157,7 @@ class Layer:
     def feed_forward(self, x: Tensor) -> Tensor:
         """The gated feed-forward layer."""
         gate, up = self.gate_up(_norm(x, self.norms[1])).chunk(2, dim=-1)
-        return self.down(F.silu(gate).mul_(up))
+        return self.down(F.silu(gate, inplace=True).mul_(up))
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:
