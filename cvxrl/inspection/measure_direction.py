@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -42,6 +42,7 @@ class StepLine:
         parameters: what the step moves: of the policy and of a critic beside it.
         start, end: their values at alpha 0 and 1.
         tick: told how many sequences were passed over.
+        known: the losses by prompt at the shares that were looked at.
     """
 
     objective: MeasuredObjective
@@ -50,12 +51,18 @@ class StepLine:
     start: list[Tensor]
     end: list[Tensor]
     tick: Tick
+    known: dict[float, Tensor] = field(default_factory=dict)
 
     def losses_at(self, share: float) -> Tensor:
-        """What each prompt adds to the loss at theta + ``share`` d, [P], float64 on the CPU."""
-        self._move(share)
-        self.tick(len(self.sequences))
-        return losses_by_prompt(self.objective, self.sequences)
+        """What each prompt adds to the loss at theta + ``share`` d, [P], float64 on the CPU.
+
+        Searches meet at the same shares, 0 and 1 and their halves and doubles; no share is passed over twice.
+        """
+        if share not in self.known:
+            self.move(share)
+            self.tick(len(self.sequences))
+            self.known[share] = losses_by_prompt(self.objective, self.sequences)
+        return self.known[share]
 
     def loss_at(self, share: float) -> float:
         """The loss at theta + ``share`` d."""
@@ -64,7 +71,7 @@ class StepLine:
     @cached_property
     def slope(self) -> float:
         """Derivative of the loss in alpha at 0: <gradient, d>."""
-        self._move(0.0)
+        self.move(0.0)
         self._clear()
         self.tick(BACKWARD_PASSES * len(self.sequences))
         self.objective.loss.backward(self.sequences)
@@ -76,7 +83,8 @@ class StepLine:
         return found
 
     @torch.no_grad()
-    def _move(self, share: float) -> None:
+    def move(self, share: float) -> None:
+        """Put the policy, and a critic beside it, at theta + ``share`` d."""
         for parameter, start, end in zip(self.parameters, self.start, self.end, strict=True):
             parameter.copy_(torch.lerp(start, end, share))
 

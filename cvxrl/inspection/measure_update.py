@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +21,10 @@ from cvxrl.inspection.step_metrics import UpdateMetrics
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.schema import learning_rate, optimizer_steps
+from cvxrl.recipe.step import FixedStep
+
+if TYPE_CHECKING:
+    from cvxrl.inspection.measure_direction import StepLine
 
 _QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 _CLIP = 0.2  # the usual clip range, so that the share can be compared across objectives that have none
@@ -101,8 +107,12 @@ def measure_update(
     target: LcoKldSpec,
     rules: Rules | None,
     tick: Callable[[int], None],
+    line: StepLine | None = None,
 ) -> UpdateMetrics:
     """Take one step of the objective, look, and take it back.
+
+    Where the objective takes its whole step, that is the end of its ``line``, which is not computed once more: neither
+    the step nor the losses at both ends.
 
     Args:
         loaded: the checkpoint.
@@ -111,16 +121,24 @@ def measure_update(
         target: the yardstick.
         rules: of logit space; None leaves it out.
         tick: told how many sequences were passed over.
+        line: the line of its step, whose block restores the policy; None where there is none.
     """
     before, sequences = replace(distributions, advantages_N=advantages(objective)), loaded.remembered(objective)
-    weights = {name: p.detach().clone() for name, p in loaded.trainable.items()}
-    losses_before = losses_by_prompt(objective, sequences)
-    step = loaded.source.step or 0
-    with loaded.restored():
-        logged = take_steps(objective, sequences, 1, step, tick)
+    step, logged = loaded.source.step or 0, dict[str, float]()
+    taken = line if isinstance(objective.recipe.step, FixedStep) else None
+    if line is not None:
+        line.move(0.0)
+    weights = _copies(loaded.trainable) if line is None else dict(zip(loaded.trainable, line.start, strict=False))
+    losses_before = losses_by_prompt(objective, sequences) if taken is None else taken.losses_at(0.0)
+    with loaded.restored() if line is None else nullcontext():
+        if taken is None:
+            logged = take_steps(objective, sequences, 1, step, tick)
+        else:
+            taken.move(1.0)
+            tick(len(sequences))
         change = {name: p.detach() - weights[name] for name, p in loaded.trainable.items()}
         after = token_distributions(objective)
-        losses_after = losses_by_prompt(objective, sequences)
+        losses_after = losses_by_prompt(objective, sequences) if taken is None else taken.losses_at(1.0)
         logits = None if rules is None else measure_logits(objective, sequences, target, rules, tick)
     recipe = objective.recipe
     whole, by_module = update_ratio(change, weights)
@@ -137,6 +155,10 @@ def measure_update(
         loss_change_interval=interval_of_sum(losses_after - losses_before),
         **_compare(before, after),
     )
+
+
+def _copies(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in parameters.items()}
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from cvxrl.engine.build import check_functions
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.evaluator import provenance_of
 from cvxrl.gradients.gram import Gram
+from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint
 from cvxrl.inspection.findings import findings
 from cvxrl.inspection.measure_direction import measure_direction, measure_sharpness, step_line
@@ -200,12 +201,10 @@ def _measure_objective(
             bands = measure_bands(loaded, objective, chosen, 1 if scope.large else BANDS, meter.at(STEP))
             gradients = gradients.model_copy(update={"bands": bands, "band_completions": len(chosen)})
         found["gradients"] = gradients
-    if "update" in scope.parts:
+    if {"update", "sharpness", "direction"} & {*scope.parts}:
         # In logit space once more only where that is cheap; the displaced policy shows the same.
         again = None if scope.large else rules
-        found["update"] = measure_update(loaded, objective, distributions, plan.yardstick, again, meter.at(STEP))
-    if "sharpness" in scope.parts or "direction" in scope.parts:
-        found |= _along_the_step(scope, loaded, objective, meter)
+        found |= _along_the_step(plan, scope, loaded, objective, distributions, again, meter)
     if "reuse" in scope.parts and plan.walk is not None:
         tick = meter.at(STEP)
         found["reuse"] = measure_reuse(loaded, objective, plan.walk, plan.yardstick, scope.rules, tick)
@@ -216,24 +215,33 @@ def _measure_objective(
 
 
 def _along_the_step(
-    scope: Scope, loaded: LoadedCheckpoint, objective: MeasuredObjective, meter: _Meter
+    plan: InspectionPlan,
+    scope: Scope,
+    loaded: LoadedCheckpoint,
+    objective: MeasuredObjective,
+    distributions: TokenDistributions,
+    rules: Rules | None,
+    meter: _Meter,
 ) -> dict[str, object]:
-    """The parts that follow the objective's own step; none where that step is zero."""
+    """The parts that look along the objective's own step, which is computed once; of a zero step `update` alone."""
     found: dict[str, object] = {}
-    spent = 0
-    tick = meter.at(1)
+    spent, tick = 0, meter.at(1)
+    planned = along_the_step(scope) * len(objective.everything) if {"sharpness", "direction"} & {*scope.parts} else 0
 
     def count(sequences: int) -> None:
         nonlocal spent
         spent += sequences
-        tick(sequences)
+        tick(sequences if planned else 0)
 
     with step_line(loaded, objective, count) as line:
+        if "update" in scope.parts:
+            update = measure_update(loaded, objective, distributions, plan.yardstick, rules, meter.at(STEP), line)
+            found["update"] = update
         if line is not None and "sharpness" in scope.parts:
             found["sharpness"] = measure_sharpness(line, loaded.source.step or 0, scope.line_passes)
         if line is not None and "direction" in scope.parts:
             found["direction"] = measure_direction(line)
-    tick(max(0, along_the_step(scope) * len(objective.everything) - spent))
+    tick(max(0, planned - spent))
     return found
 
 

@@ -21,7 +21,7 @@ from cvxrl.inspection.measure_direction import SHARES, StepLine, measure_directi
 from cvxrl.inspection.measure_gradients import measure_gradients
 from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.measure_reuse import measure_reuse
-from cvxrl.inspection.measure_update import losses_by_prompt
+from cvxrl.inspection.measure_update import losses_by_prompt, measure_update, token_distributions
 from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.plan import InspectionPlan, make_plan
 from cvxrl.inspection.record import ObjectiveMetrics, read_record
@@ -30,8 +30,9 @@ from cvxrl.inspection.walk import Walk
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
+from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.load import load_recipe
-from cvxrl.recipe.step import LineSearchStep
+from cvxrl.recipe.step import FixedStep, LineSearchStep
 from cvxrl.recipe.training import SgdSpec
 from cvxrl.runs.directory import RunDir
 from cvxrl.tasks import load_grader, load_task
@@ -172,6 +173,36 @@ def test_the_line_begins_and_ends_where_the_step_does_and_leaves_as_its_slope_sa
         assert found.losses[0] == pytest.approx(float(losses_by_prompt(objective, objective.on_policy).sum()), rel=1e-4)
         assert found.changes[0] is not None and found.changes[0].low == found.changes[0].high == 0
         assert all(torch.equal(before[name], p) for name, p in loaded.trainable.items())
+
+
+@pytest.mark.parametrize("control", [FixedStep(), LineSearchStep(kind="line-search", sufficient_decrease=0.9)])
+def test_a_step_looked_at_on_its_line_is_the_one_that_is_taken(
+    loaded: LoadedCheckpoint, control: FixedStep | LineSearchStep
+) -> None:
+    told: list[int] = []
+    for objective in loaded.objectives:
+        objective = objective.under(objective.recipe.model_copy(update={"step": control}))
+        asked = (loaded, objective, token_distributions(objective), LcoKldSpec(), RULES)
+        alone = measure_update(*asked, told.append)
+        times = len(told)
+        with step_line(loaded, objective, lambda _: None) as line:
+            assert line is not None
+            assert measure_update(*asked, told.append, line) == alone
+            assert told[times:] == told[:times], "as much progress is told"
+        told.clear()
+        assert alone.kl > 0 and alone.loss_after != alone.loss_before
+
+
+def test_no_place_of_a_line_is_passed_over_twice(loaded: LoadedCheckpoint) -> None:
+    told: list[int] = []
+    with step_line(loaded, loaded.objectives[1], told.append) as line:
+        assert line is not None
+        sequences = len(line.sequences)
+        first = [line.loss_at(share) for share in (0.0, 1.0, 0.5)]
+        assert told == [sequences] * 3
+        line.known.clear()
+        again = [line.loss_at(share) for share in (0.5, 1.0, 0.0, 1.0)]
+        assert again == [first[2], first[1], first[0], first[1]] and told == [sequences] * 6
 
 
 def test_lco_along_its_own_gradient_is_convex_where_the_logits_are_linear(
