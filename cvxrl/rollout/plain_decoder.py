@@ -124,7 +124,7 @@ class Layer:
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
         self.gate_up = _side_by_side([mlp.gate_proj, mlp.up_proj], _by_columns)
-        self.out, self.down = attention.o_proj, _alone(mlp.down_proj)
+        self.out, self.down = _alone(attention.o_proj), _alone(mlp.down_proj)
         self.head_norm: Tensor | None = None
         if hasattr(attention, "q_norm"):
             weights = attention.q_norm.weight.expand(heads.queries, -1), attention.k_norm.weight.expand(heads.keys, -1)
@@ -151,8 +151,7 @@ class Layer:
         mixed = F.scaled_dot_product_attention(q, keys, values, None if bias is None else bias.to(q.dtype))
         mixed = mixed.reshape(rows, heads.keys, heads.sharing, length, heads.width)
         mixed = mixed.permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
-        out: Tensor = self.out(mixed)
-        return out
+        return self.out(mixed)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The gated feed-forward layer."""
