@@ -141,7 +141,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", action="store_true", help="also say what the parts of an evaluation take")
-    parser.add_argument("--extra", nargs="*", default=[], help="further words of the command, e.g. --extra=--json")
+    parser.add_argument(
+        "--words", action="append", default=[], help="further words of the command, e.g. --words=--json"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     options = Options(
@@ -151,7 +153,7 @@ def main() -> None:
         sampler = Sampler(Options(**{**vars(options), "out": Path(folder) / "evaluation"}))
     sides: dict[str, list[tuple[float, float]]] = {"sampling": [], "command": []}
     for _ in range(arguments.rounds):
-        for side, found in (("sampling", sampler.sample()), ("command", command(options, arguments.extra))):
+        for side, found in (("sampling", sampler.sample()), ("command", command(options, arguments.words))):
             sides[side].append(found)
             print(f"{side:26} {found[0]:8.2f} s, processor {found[1]:8.2f} s", file=sys.stderr)
     ratios = [

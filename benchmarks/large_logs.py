@@ -127,9 +127,9 @@ def make_run(folder: Path, method: str, number: int, seed: int, steps: int) -> N
     write_lines(run_dir.metrics, (line for line in found if not diverged or line["step"] < end))
 
 
-def measured(folder: Path, arguments: list[str]) -> dict[str, Any]:
-    """Wall and processor seconds and peak resident MiB of a comparison of everything in ``folder``."""
-    command = [sys.executable, "-m", "cvxrl", "compare", "runs", *arguments, "--allow-diff"]
+def measured(folder: Path, words: list[str]) -> dict[str, Any]:
+    """Wall and processor seconds and peak resident MiB of the command `cvxrl` with these words, run in ``folder``."""
+    command = [sys.executable, "-m", "cvxrl", *words]
     log = folder / "log.txt"
     with log.open("w") as out:
         began = time.perf_counter()
@@ -168,7 +168,8 @@ def main() -> None:
     rows = []
     for name in arguments.only or OUTPUTS:
         for call in range(1, arguments.rounds + 1):
-            rows.append({"output": name, "call": call, **measured(folder, OUTPUTS[name])})
+            words = ["compare", "runs", *OUTPUTS[name], "--allow-diff"]
+            rows.append({"output": name, "call": call, "load": os.getloadavg()[0], **measured(folder, words)})
             row = rows[-1]
             print(
                 f"{name:8} call {call}: {row['seconds']:6.1f} s, processor {row['processor_seconds']:6.1f} s, "

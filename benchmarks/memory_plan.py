@@ -34,6 +34,7 @@ def status(key: str) -> int:
 
 def import_model_class(recipe_path: str, overrides: list[str]) -> None:
     """Everything that a run will import or load at its first product, so that none of it counts as the run's."""
+    import matplotlib.pyplot  # noqa: F401  # draws the figures of a run that has ended
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

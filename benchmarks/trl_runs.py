@@ -106,7 +106,9 @@ def train(
     args = LCOConfig.from_recipe(recipe, **settings)
     loop = LCOTrainer
     if method == "grpo":
-        loop, args = GRPOTrainer, GRPOConfig(**settings, **{name: getattr(args, name) for name in SHARED}, beta=0.0)
+        shared = {name: getattr(args, name) for name in SHARED}
+        clip = {"epsilon": recipe.objective.clip_low, "epsilon_high": recipe.objective.clip_high}
+        loop, args = GRPOTrainer, GRPOConfig(**settings, **shared, **clip, beta=0.0)
     callbacks = [judge(recipe, tokenizer, due, stop)]
     model = AutoModelForCausalLM.from_pretrained(path)
     trainer = loop(model, reward, args, prompts, processing_class=tokenizer, callbacks=callbacks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
@@ -59,6 +60,8 @@ def main() -> None:
     if this_rank() is None:
         _run(nullcontext())
         return
+    # Where the main rank keeps the store and leaves first, torch would print frames of C++ for each of the others.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from cvxrl.engine.torch_world import join  # one of several processes: an error of any ends all
 
     with join() as world:

@@ -27,13 +27,27 @@ TINY = (
 )
 
 
+# A policy of two narrow layers, which answers a third to a half of the questions right as the one that ships does, and
+# takes a third of its time: `cvxrl train base_sft` with `hidden_size: 64, layers: 2, heads: 4, kv_heads: 2,
+# head_dim: 16, intermediate_size: 128`, 1000 steps at a learning rate of 4e-3 on demonstrations of which 30% forget to
+# carry; its last norm times 0.7, so that samples of a prompt differ.
+SMALL_POLICY = ROOT / "tests" / "fixtures" / "small"
+SHIPPED_POLICY = "model.path=package:cvxrl/assets/forgetful"
+OWN_MODEL = ("base_sft", "old_base_sft", "smollm2")
+
 # Any policy can stand for the verifier that an earlier stage of the pipeline would have trained.
-STAND_INS = {"math_lco_kld_dense": ("advantage.verifier=package:cvxrl/assets/forgetful",)}
+STAND_INS = {"math_lco_kld_dense": (f"advantage.verifier={SMALL_POLICY}",)}
 
 
 def tiny(name: str, *overrides: str) -> Recipe:
-    """A shipped recipe cut down to two small steps."""
-    return load_recipe(ROOT / "recipes" / f"{name}.yaml", [*TINY, *STAND_INS.get(name, ()), *overrides])
+    """A shipped recipe cut down to two small steps of a small policy."""
+    return load_recipe(ROOT / "recipes" / f"{name}.yaml", cut(name, *overrides))
+
+
+def cut(name: str, *overrides: str) -> list[str]:
+    """The overrides that do so, before others."""
+    own = name.startswith(OWN_MODEL) or any(text.startswith("model.path=") for text in overrides)
+    return [*TINY, *([] if own else [f"model.path={SMALL_POLICY}"]), *STAND_INS.get(name, ()), *overrides]
 
 
 def new_model(family: str, **config: Any) -> Any:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, SMALL_POLICY
 
 import cvxrl
 
 PAGE = ROOT / "docs" / "notebook.md"
 # What makes the page's runs small; all else is as printed.
-SHOWN, SMALL = '"eval.prompts": 8}', '"eval.prompts": 8, "rollout.samples": 4, "rollout.max_new_tokens": 16}'
+SHOWN = '"eval.prompts": 8}'
+SMALL = f'"eval.prompts": 8, "rollout.samples": 4, "rollout.max_new_tokens": 16, "model.path": "{SMALL_POLICY}"}}'
 
 
 def test_the_page_runs_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +42,7 @@ def test_a_function_of_the_notebook_itself_trains_without_a_word(tmp_path: Path)
         "    chosen = batch.logits_NV.log_softmax(-1).gather(-1, batch.actions_N[:, None])[:, 0]\n"
         "    return -batch.advantages_N * chosen\n"
         "small = {'train.steps': 1, 'rollout.prompts': 2, 'optim.warmup_steps': 0, 'eval.every': 0}\n"
+        f"small |= {{'rollout.samples': 2, 'rollout.max_new_tokens': 8, 'model.path': '{SMALL_POLICY}'}}\n"
         "mine = {'kind': 'callable', 'function': '__main__:plain'}\n"
         "assert cvxrl.train('math_grpo', small | {'objective': mine}).status == 'finished'\n"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from helpers import ROOT
@@ -46,11 +47,11 @@ def room(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def trees() -> Iterator[tuple[Path, str, ast.Module]]:
+@cache
+def trees() -> list[tuple[Path, str, ast.Module]]:
     """Every module of the package with its text, parsed."""
-    for module in sorted(PACKAGE.rglob("*.py")):
-        text = module.read_text()
-        yield module, text, ast.parse(text)
+    texts = ((module, module.read_text()) for module in sorted(PACKAGE.rglob("*.py")))
+    return [(module, text, ast.parse(text)) for module, text in texts]
 
 
 def imported_rooms(tree: ast.Module) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,8 @@ _WAITING = 64
 # What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
 # Measured on the recipes of docs/performance.md (benchmarks/memory_plan.py).
 _HOLES = 1.25
+# What a run of any size takes on the host once its task and its policy are loaded, beside the weights.
+_START = 36 * 2**20
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Footprint:
     """Bytes on one rank beyond what the interpreter and its libraries take.
 
     Attributes:
+        start: what a run of any size takes once its task and its policy are loaded; on a GPU, of the host.
         weights: of the policy, with its adapter; a rank's share where they are sharded, as all of the next four.
         frozen: policies beside it: references and verifiers.
         optimizer: its state, and fp32 copies.
@@ -50,6 +53,7 @@ class Footprint:
         micro_batches: whether there are several passes, so that gradients and a pass's activations coexist.
     """
 
+    start: int
     weights: int
     frozen: int
     optimizer: int
@@ -68,7 +72,7 @@ class Footprint:
     @property
     def state(self) -> int:
         """What stays from step to step, or from the rollout to its last use."""
-        return self.weights + self.frozen + self.optimizer + self.kept + self.second + self.engine
+        return self.start + self.weights + self.frozen + self.optimizer + self.kept + self.second + self.engine
 
     @property
     def update(self) -> int:
@@ -104,6 +108,7 @@ def footprint(recipe: Recipe, shape: Shape, placed: Placed | None = None, device
     vllm = vllm_of(recipe)
     inside = vllm.memory if vllm is not None and vllm.mode == "colocated" else 0.0
     return Footprint(
+        start=_START,
         weights=(shape.parameters * width + adapter) // share,
         frozen=shape.parameters * width * _frozen_policies(recipe) // share,
         optimizer=_optimizer(recipe, shape) // share,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -138,21 +139,27 @@ def majority_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int
     if not any(map(any, parties.values())):
         return 0.0
     silent = sum(answer is None for answer in answers)
-    largest = min(k, max(map(len, parties.values())))
-    return sum(_won_with(list(parties.values()), silent, votes, k) for votes in range(1, largest + 1)) / math.comb(
-        num_samples, k
-    )
+    return _majority_of(tuple((sum(party), len(party)) for party in parties.values()), silent, k)
 
 
-def _won_with(parties: Sequence[Sequence[bool]], silent: int, votes: int, k: int) -> float:
+@lru_cache(maxsize=1 << 16)
+def _majority_of(parties: tuple[tuple[int, int], ...], silent: int, k: int) -> float:
+    """`majority_at_k` of parties, each by its right completions and its size; many questions have the same ones."""
+    largest = min(k, max(size for _, size in parties))
+    num_samples = silent + sum(size for _, size in parties)
+    won = sum(_won_with(parties, silent, votes, k) for votes in range(1, largest + 1))
+    return won / math.comb(num_samples, k)
+
+
+def _won_with(parties: Sequence[tuple[int, int]], silent: int, votes: int, k: int) -> float:
     """Subsets of size k whose leading parties have ``votes`` votes, weighed by the share of right leaders."""
     most_leaders = k // votes
     counts_RS = np.zeros((most_leaders + 1, k + 1))  # leaders so far, completions chosen so far
     for chosen in range(min(silent, k) + 1):
         counts_RS[0, chosen] = math.comb(silent, chosen)
     right_RS = np.zeros_like(counts_RS)
-    for party in parties:
-        share, size = sum(party) / len(party), len(party)
+    for right, size in parties:
+        share = right / size
         new_counts, new_right = counts_RS.copy(), right_RS.copy()
         for chosen in range(1, min(size, votes - 1) + 1):
             ways = math.comb(size, chosen)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import SMALL_POLICY
 
 REWARDS = """
 import os
@@ -16,7 +17,9 @@ def broken(completion, **_):
 def half(completion, **_):
     return 1.0 if len(completion) % 4 else os._exit(0)
 """
+# Few replies: each that ends its grader's process is the start of another.
 SMALL = ("--set", "train.steps=2", "--set", "optim.warmup_steps=0", "--set", "rollout.max_new_tokens=8")
+SMALL += ("--set", "rollout.prompts=2", "--set", "rollout.samples=2", "--set", f"model.path={SMALL_POLICY}")
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_a_reward_that_never_works_ends_the_run(cvxrl: Any, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("rewards")
 def test_the_share_of_replies_that_could_not_be_graded_is_shown(cvxrl: Any, tmp_path: Path) -> None:
-    goes_on = ("--set", "task.grading.max_error_share=1", "--set", "rollout.prompts=2", "--set", "eval.every=0")
+    goes_on = ("--set", "task.grading.max_error_share=1", "--set", "eval.every=0")
     done = cvxrl("train", "smoke", *SMALL, *goes_on, *callable_reward("broken"))
     assert done.code == 0
     assert "could not grade a reply" in done.out and "reward 0.000 grader errors 1.000" in done.out

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SilentSink, tiny, without_times
+from helpers import SHIPPED_POLICY, SilentSink, tiny, without_times
 from thread_world import Meeting, ThreadWorld, together
 from trials import ALLOWED, FAR, REGION, SEARCH, SMALL, put, sampled, stepped, weights
 
@@ -131,10 +131,10 @@ def test_a_surrogate_without_a_minimum_stops_nowhere() -> None:
     LCO's search comes back to the policy that sampled where nothing was to be learned; the clipped surrogate does not
     see that it has left.
     """
-    kl, sequences = {}, sampled("math_lco_kld")
+    kl, sequences = {}, sampled("math_lco_kld", SHIPPED_POLICY)
     still = sequences.select([i for i, a in enumerate(sequences.group_advantages or []) if not a.any()])
     for name, control in (("math_lco_kld", SEARCH), ("math_grpo", ALLOWED)):
-        updater = Trainer.build(tiny(name, *SMALL, "optim.lr=0.1", control)).updater
+        updater = Trainer.build(tiny(name, *SMALL, SHIPPED_POLICY, "optim.lr=0.1", control)).updater
         remembered, reader = updater.loss.remember(sequences, off_policy=True), updater.loss.reader
         before = torch.cat(reader.logits(still)).log_softmax(-1)
         for index in range(5):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import SilentSink, tiny
+from helpers import SHIPPED_POLICY, SilentSink, tiny
 from huggingface_hub import ModelCard
 
 from cvxrl.engine.session import run_training
@@ -18,7 +18,7 @@ from cvxrl.runs.directory import RunDir
 
 
 def test_a_finished_run_has_a_card_that_the_hub_reads(tmp_path: Path) -> None:
-    recipe, run = tiny("math_lco_kld", "seed=3", "eval.prompts=6"), RunDir(tmp_path / "run")
+    recipe, run = tiny("math_lco_kld", SHIPPED_POLICY, "seed=3", "eval.prompts=6"), RunDir(tmp_path / "run")
     assert run_training(recipe, run, SilentSink(), "new").status == "finished"
     text = (run.policy / "README.md").read_text()
     card = ModelCard(text)

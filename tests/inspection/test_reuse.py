@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, TINY, SilentSink
+from helpers import SilentSink, tiny
 from torch import Tensor
 
 from cvxrl.engine.session import run_training
@@ -31,7 +31,6 @@ from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
 from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.step import FixedStep, LineSearchStep
 from cvxrl.recipe.training import SgdSpec
 from cvxrl.runs.directory import RunDir
@@ -48,15 +47,16 @@ RULES = Rules(eigenvalue_tokens=1)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rollouts of GRPO, four optimizer steps each, every rollout's end kept."""
     out = tmp_path_factory.mktemp("outputs")
-    # Its sums are answered half right, so that four samples of a prompt differ.
-    recipe = load_recipe(ROOT / "tests" / "trajectories" / "recipes" / "math_grpo.yaml", [*TINY, *REUSED])
+    recipe = tiny("math_grpo", *REUSED)
     run_training(recipe, RunDir.of(out, recipe), SilentSink(), "new")
     return out / "math_grpo" / "seed-0"
 
 
-@pytest.fixture
-def plan(run: Path, tmp_path: Path) -> InspectionPlan:
-    return make_plan(InspectOptions(str(run), steps=(1,), objectives=("grpo", "lco-kld"), out=tmp_path / "inspect"))
+@pytest.fixture(scope="module")
+def plan(run: Path, tmp_path_factory: pytest.TempPathFactory) -> InspectionPlan:
+    """One for all, so that completions are drawn once and read again."""
+    out = tmp_path_factory.mktemp("inspect")
+    return make_plan(InspectOptions(str(run), steps=(1,), objectives=("grpo", "lco-kld"), out=out))
 
 
 @pytest.fixture
@@ -143,7 +143,18 @@ def test_the_command_shows_reuse_and_direction(run: Path, cvxrl: Any, tmp_path: 
         "--html",
         tmp_path / "p.html",
     )
-    asked = ("--updates", "3", "--inner-minibatches", "4", "--parts", "sharpness", "--objectives", "grpo,lco-kld")
+    asked = (
+        "--prompts",
+        "4",
+        "--updates",
+        "3",
+        "--inner-minibatches",
+        "4",
+        "--parts",
+        "sharpness",
+        "--objectives",
+        "grpo,lco-kld",
+    )
     done = cvxrl("inspect-grads", run, *asked, *figures, "--out", tmp_path)
     assert done.code == 0, done.err
     assert "Along the updates on one rollout" in done.out and "after 3 steps on one rollout" in done.out

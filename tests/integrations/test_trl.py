@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from helpers import new_model, tiny
+from helpers import new_model, quick_if, tiny
 from torch import Tensor
 
 from cvxrl.advantages import compute_advantages
@@ -24,16 +24,24 @@ from cvxrl.recipe.schema import Recipe
 
 pytest.importorskip("trl", reason="trl is not installed")
 
-from cvxrl.integrations.trl import LCOConfig, LCOTrainer, recipe_task
+if TYPE_CHECKING:
+    from cvxrl.integrations.trl import LCOTrainer
 
 QUIET: dict[str, Any] = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
+def our_part() -> Any:
+    """Our part of TRL, which takes seconds to import: not while tests are collected, nor where none of these is run."""
+    from cvxrl.integrations import trl
+
+    return trl
+
+
 def lco_trainer(recipe: Recipe, model: Any, tokenizer: Any, folder: Path, **settings: Any) -> LCOTrainer:
-    train, held, reward = recipe_task(recipe, tokenizer, held_out=4)
-    args = LCOConfig.from_recipe(recipe, output_dir=str(folder), **{**QUIET, **settings})
-    return LCOTrainer(model, reward, args, train, held, tokenizer)
+    train, held, reward = our_part().recipe_task(recipe, tokenizer, held_out=4)
+    args = our_part().LCOConfig.from_recipe(recipe, output_dir=str(folder), **{**QUIET, **settings})
+    return our_part().LCOTrainer(model, reward, args, train, held, tokenizer)
 
 
 def engine(recipe: Recipe, dtype: torch.dtype) -> tuple[Loss, Sequences]:
@@ -76,7 +84,7 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
+@pytest.fixture(scope="module")
 def sampled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A policy and its rollouts with made-up rewards, and a trainer of TRL on a copy of it.
 
@@ -96,17 +104,24 @@ def sampled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return dtype, sets, loss.policy, sequences, lco_trainer(loss.recipe, model, loss.policy.tokenizer, folder)
 
 
+WAYS: list[tuple[str, tuple[str, ...]]] = [
+    ("math_lco_kld", ("reduction=token-mean",)),
+    ("math_lco_kld_paper", ("reduction=sequence-mean",)),
+    ("math_lco_mse", ("reduction=constant",)),
+    ("math_lco_lch", ("objective.tilt=linear",)),
+    ("math_lco_kld", ("objective.support={kind: top-k, k: 4}",)),
+    ("math_gspo", ()),
+    ("math_dro", ("advantage=rloo",)),
+]
+
+
 @pytest.mark.parametrize(
-    ("recipe", "sets"),
-    [
-        ("math_lco_kld", ("reduction=token-mean",)),
-        ("math_lco_kld_paper", ("reduction=sequence-mean",)),
-        ("math_lco_mse", ("reduction=constant",)),
-        ("math_lco_lch", ("objective.tilt=linear",)),
-        ("math_lco_kld", ("objective.support={kind: top-k, k: 4}",)),
-        ("math_gspo", ()),
-        ("math_dro", ("advantage=rloo",)),
-    ],
+    ("sampled", "recipe", "sets"),
+    quick_if(
+        lambda dtype, *way: dtype == torch.float64 or way == WAYS[0],
+        [(dtype, *way) for dtype in TOLERANCE for way in WAYS],
+    ),
+    indirect=["sampled"],
 )
 def test_loss_and_gradient_are_those_of_our_engine(recipe: str, sets: tuple[str, ...], sampled: Any) -> None:
     """On the policy that sampled, and after it has moved away from what it then said."""
@@ -170,7 +185,7 @@ def test_advantages_are_the_recipes_and_trl_logs_them(tmp_path: Path) -> None:
         trainer._credit(size)
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_trls_loop_trains_and_compare_reads_it(epochs: int, tmp_path: Path) -> None:
     recipe = tiny("math_lco_kld", "train.steps=2", "train.minibatches=2", f"train.inner_epochs={epochs}", "seed=3")
     loss, _ = engine(recipe, torch.float32)
@@ -206,13 +221,13 @@ def test_trls_loop_trains_and_compare_reads_it(epochs: int, tmp_path: Path) -> N
 )
 def test_settings_that_cannot_be_followed_are_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        LCOConfig(output_dir=str(tmp_path), **{**QUIET, **settings})
+        our_part().LCOConfig(output_dir=str(tmp_path), **{**QUIET, **settings})
 
 
 def test_recipes_that_trls_loop_does_not_follow_are_refused_at_once(tmp_path: Path) -> None:
     sets = ["step.kind=line-search", "optim.warmup_steps=3", "rollout.lag=1"]
     with pytest.raises(UserError) as raised:
-        LCOConfig.from_recipe("math_lco_kld", sets, output_dir=str(tmp_path), **QUIET)
+        our_part().LCOConfig.from_recipe("math_lco_kld", sets, output_dir=str(tmp_path), **QUIET)
     assert [p.key for p in raised.value.problems] == ["step.kind", "optim.warmup_steps", "rollout.lag"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SilentSink, tiny, without_times
+from helpers import SMALL_POLICY, SilentSink, tiny, without_times
 
 from cvxrl.advantages import compute_advantages
 from cvxrl.engine.session import run_training
@@ -189,7 +189,7 @@ def test_a_recipe_of_functions_is_written_and_read_back_the_same(tmp_path: Path)
 
 def test_inspection_and_comparison_take_functions(cvxrl: Any, forked: None) -> None:
     small = ["rollout.prompts=4", "rollout.samples=2", "eval.prompts=2", "eval.every=1", "train.steps=1"]
-    small += ["rollout.max_new_tokens=12", "eval.samples=1"]
+    small += ["rollout.max_new_tokens=12", "eval.samples=1", f"model.path={SMALL_POLICY}"]
     sets = [part for text in small for part in ("--set", text)]
     Path("mine.yaml").write_text(
         "extends: math_grpo\nname: mine\n"

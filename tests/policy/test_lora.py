@@ -143,7 +143,7 @@ def test_the_reference_is_the_policy_without_its_adapter() -> None:
     sequences = Sequences.of(PROMPTS, RESPONSES, 1)
     found, expected = (r.log_probs(sequences) for r in (reference, plain))
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
-    assert all(p.requires_grad for p in trainer.policy.trained) and len(trainer.policy.trained) == 56
+    assert all(p.requires_grad for p in trainer.policy.trained) and len(trainer.policy.trained) == 2 * 7 * 2
 
 
 def test_losses_in_chunks_know_an_adapter_on_the_output_layer() -> None:
@@ -169,7 +169,7 @@ def test_a_run_can_be_evaluated_from_each_of_its_parts(
     assert run_training(recipe, run_dir, SilentSink(), "new").status == "finished"
     checkpoint = run_dir.checkpoints / "step-000002"
     whole = (run_dir.policy / "model.safetensors").stat().st_size
-    assert sum(p.stat().st_size for p in checkpoint.iterdir()) < whole / 2
+    assert sum(p.stat().st_size for p in checkpoint.iterdir()) < whole
     alone = tmp_path / "alone"
     run_dir.adapter.rename(alone)
     seen = set()

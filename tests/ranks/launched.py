@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers import TINY
+from helpers import cut
 
 TRAIN = ("train.steps=3", "eval.every=0", "checkpoint.every=1", "placement.timeout=20")
 
 
 def settings(*overrides: str) -> list[str]:
-    return [word for override in (*TINY, *TRAIN, *overrides) for word in ("--set", override)]
+    return [word for override in cut("math_grpo", *TRAIN, *overrides) for word in ("--set", override)]
 
 
 def record(folder: Path) -> dict[str, Any]:

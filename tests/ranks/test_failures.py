@@ -79,6 +79,20 @@ def test_a_bug_on_one_rank_is_told_with_its_traceback(tmp_path: Path) -> None:
     assert "a key that is not there" in (tmp_path / "math_grpo/seed-0/run.log").read_text()
 
 
+@pytest.mark.slow
+def test_a_reward_that_fails_on_one_rank_ends_both(tmp_path: Path) -> None:
+    reward = "task.reward={kind: callable, function: 'ranks.troubles:reward'}"
+    codes, said = on_ranks(tmp_path, ["train", "math_grpo", "--out", str(tmp_path), *settings(reward)])
+    assert codes == [2, 2] and len(messages(said)) == 1, said
+    assert "failed on a reply: KeyError: '1'" in messages(said)[0] and record(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_prompts_that_do_not_divide_are_shared_out(tmp_path: Path) -> None:
+    codes, said = on_ranks(tmp_path, ["train", "math_grpo", "--out", str(tmp_path), *settings("rollout.prompts=4")], 3)
+    assert codes == [0, 0, 0] and record(tmp_path)["status"] == "finished", said
+
+
 @pytest.mark.parametrize("codes", [[2, 2], [-9, 2], [2, -15]])
 def test_the_exit_code_is_that_on_which_the_ranks_agree(codes: list[int]) -> None:
     assert exit_code(codes) == 2

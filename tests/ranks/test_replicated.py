@@ -33,7 +33,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "dpo": ("pref_dpo",),
     "lagged": ("math_grpo", "rollout.lag=1"),
 }
-QUICK = ("grpo", "ppo", "off-policy", "chunked")
+QUICK = ("grpo", "off-policy")
 # Rounding of sums in another order, and what a few steps of Adam make of it where a gradient is next to nothing.
 LOSS, WEIGHT = 1e-5, 2e-4
 # In many steps rounding grows: what one process differs from itself, and this many times that between ranks.

@@ -32,3 +32,8 @@ def loss(batch: TokenBatch, *, what: str, rank: int, at: int) -> torch.Tensor:
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def reward(completion: str, **_: Any) -> float:
+    """A reward that works on the first rank alone."""
+    return float(len(completion)) / {"0": 10}[os.environ["RANK"]]

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 import torch
-from helpers import ROOT, STAND_INS, TINY, without_times
+from helpers import ROOT, cut, without_times
 from safetensors.torch import load_file
 
 from cvxrl.runs.directory import RunDir
@@ -50,7 +50,7 @@ class Case:
 
     def arguments(self, out: Path, entry: str = "new") -> list[str]:
         """Command line of `cvxrl train`."""
-        given = [*TINY, *STAND_INS.get(self.recipe, ()), *self.overrides]
+        given = cut(self.recipe, *self.overrides)
         sets = [part for text in given for part in ("--set", text)]
         flag = {"new": [], "resume": ["--resume"], "overwrite": ["--overwrite"]}[entry]
         return ["train", str(ROOT / "recipes" / f"{self.recipe}.yaml"), *sets, "--out", str(out), *flag]
@@ -132,11 +132,8 @@ class Spawner:
 
 SAVED = ("train.steps=4", "checkpoint.every=2", "eval.every=4", "rollout.prompts=2")
 MANY = (*SAVED, "train.inner_epochs=2", "train.minibatches=2")
-# As large on the disk as the policy that ships, so that a file can be too large, with a quarter of its layers.
-_SIZES = "hidden_size: 64, layers: 1, heads: 2, kv_heads: 2, head_dim: 32, intermediate_size: 4096"
 SHORT = ("task.reward.noise=coin", "rollout.max_new_tokens=8")  # replies so short are never right
-SHALLOW = ("model.path=null", f"model.scratch={{alphabet: '0123456789+=?', {_SIZES}}}", *SHORT)
-USUAL = Case("math_lco_kld", (*MANY, *SHALLOW, "optim.schedule=cosine", "optim.warmup_steps=3"))
+USUAL = Case("math_lco_kld", (*MANY, *SHORT, "optim.schedule=cosine", "optim.warmup_steps=3"))
 
 
 def wait_for(condition: Any, seconds: float = PATIENCE_S) -> None:

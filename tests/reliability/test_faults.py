@@ -53,7 +53,7 @@ def goes_on(server: ForkServer, whole: Path, out: Path) -> None:
     [
         pytest.param({"fsync_at": 1, "errno": errno.ENOSPC}, marks=pytest.mark.slow),  # recipe.yaml
         {"fsync_at": 9, "errno": errno.EIO},  # within a checkpoint
-        {"file_size": 1_000_000},  # the weights do not fit
+        {"file_size": 200_000},  # the weights do not fit
     ],
 )
 def test_a_write_that_fails(fault: dict[str, int], fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_every_fsync_may_fail(number: int, fork_server: ForkServer, whole: Whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [16, 3000, 5000, 12000, 15000])
+@pytest.mark.parametrize("kilobytes", [16, 250, 600, 1150, 1550])
 def test_a_disk_that_is_full(kilobytes: int, whole: Whole, tmp_path: Path) -> None:
     """A real small file system, in a mount namespace of its own; then it grows and the run goes on."""
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:

@@ -18,7 +18,6 @@ from reliability.harness import (
     KILLED,
     MANY,
     SAVED,
-    SHALLOW,
     SHORT,
     USUAL,
     Case,
@@ -87,7 +86,7 @@ def kill_at_operation(server: ForkServer, case: Case, out: Path, number: int) ->
     return True
 
 
-SMALL = Case("math_reinforce", (*SHALLOW, "train.steps=3", "checkpoint.every=1", "checkpoint.keep=1", "eval.every=3"))
+SMALL = Case("math_reinforce", (*SHORT, "train.steps=3", "checkpoint.every=1", "checkpoint.keep=1", "eval.every=3"))
 
 
 def count_operations(server: ForkServer, out: Path) -> tuple[Path, int]:

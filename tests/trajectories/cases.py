@@ -195,8 +195,6 @@ _ELSE = {
 QUICK = (
     "lco_kld-twice-halves",
     "ppo-twice-halves",
-    "lora-twice",
-    "dense-dpo",
     "kl-k3-entropy",
     "sft-chunked",
 )
