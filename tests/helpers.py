@@ -29,8 +29,8 @@ TINY = (
 
 # A policy of two narrow layers, which answers a third to a half of the questions right as the one that ships does, and
 # takes a third of its time: `cvxrl train base_sft` with `hidden_size: 64, layers: 2, heads: 4, kv_heads: 2,
-# head_dim: 16, intermediate_size: 128`, 1000 steps at a learning rate of 4e-3 on demonstrations of which 30% forget to carry;
-# its last norm times 0.7, so that samples of a prompt differ.
+# head_dim: 16, intermediate_size: 128`, 1000 steps at a learning rate of 4e-3 on demonstrations of which 30% forget to
+# carry; its last norm times 0.7, so that samples of a prompt differ.
 SMALL_POLICY = ROOT / "tests" / "fixtures" / "small"
 SHIPPED_POLICY = "model.path=package:cvxrl/assets/forgetful"
 OWN_MODEL = ("base_sft", "old_base_sft", "smollm2")

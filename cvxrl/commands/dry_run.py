@@ -190,6 +190,7 @@ def _times(plan: Plan, timed: list[RankPlan], machine: Machine, with_server: boo
 
 # In the order in which they come up in a step.
 _MEMORY = {
+    "any run": "start",
     "weights": "weights",
     "frozen policies": "frozen",
     "optimizer state": "optimizer",

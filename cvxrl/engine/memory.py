@@ -24,9 +24,6 @@ _DRAWING = 2 * 4 + 2 * 8
 _CHUNK_BYTES = 160 * 2**20
 # Bytes of a token that waits to be trained on: its number as a Python object in a list, log-probabilities, credit.
 _WAITING = 64
-# What a pass takes of the heap, by what its tensors take: freed blocks leave holes in which the next ones do not fit.
-# Measured on the recipes of docs/performance.md (benchmarks/memory_plan.py).
-_HOLES = 1.25
 # What a run of any size takes on the host once its task and its policy are loaded, beside the weights.
 _START = 36 * 2**20
 
@@ -81,12 +78,16 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """Largest of the phases of a step."""
-        update, sampling = int(_HOLES * self.update) + self.gathered, int(_HOLES * self.cache) + self.whole
+        """Largest of the phases of a step, and the holes that sampling leaves.
+
+        What a rollout's cache took is free while the policy is trained, but in blocks of sizes that a pass's tensors do
+        not have: it is counted as if it were still there (docs/performance.md, measured).
+        """
+        update = self.update + self.gathered
         passing = update + self.gradients if self.micro_batches else max(update, self.gradients)
         if self.second:  # samples all the while
-            return self.state + sampling + max(passing, self.tried)
-        return self.state + max(passing, self.tried, sampling + self.gradients)
+            return self.state + self.cache + self.whole + max(passing, self.tried)
+        return self.state + self.cache + max(passing, self.tried, self.whole + self.gradients)
 
 
 def footprint(recipe: Recipe, shape: Shape, placed: Placed | None = None, device: int | None = None) -> Footprint:

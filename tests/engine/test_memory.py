@@ -140,8 +140,8 @@ CASES = [
 ]
 
 
-# Of tokens twice over, with a reference, with a critic, of groups, with an adapter, and of pairs.
-QUICK = [CASES[i] for i in (1, 3, 5, 6, 8, 10)]
+# Of tokens twice over, with a critic, of groups, and with an adapter.
+QUICK = [CASES[i] for i in (1, 5, 6, 8)]
 
 
 @pytest.mark.parametrize(("name", "overrides"), quick_if(lambda *case: case in QUICK, CASES))
@@ -267,17 +267,14 @@ def test_a_step_too_large_to_look_at_is_planned_in_proportion() -> None:
 
 def test_the_plan_follows_what_is_to_save_memory() -> None:
     def peak(*overrides: str) -> int:
-        return (
-            describe(
-                tiny("math_lco_kld", SHIPPED_POLICY, "rollout.prompts=64", "eval.every=0", *overrides)
-            ).memory_bytes
-            or 0
-        )
+        recipe = tiny("math_lco_kld", SHIPPED_POLICY, "rollout.prompts=256", "eval.every=0", *overrides)
+        return describe(recipe).memory_bytes or 0
 
     whole = peak()
     assert peak("train.micro_batch_tokens=1024", "rollout.batch=8") < 0.2 * whole
     assert peak("train.gradient_checkpointing=true") < 0.7 * whole
-    assert peak("rollout.prompts=128") > 1.8 * whole
+    assert peak("rollout.prompts=512") > 1.8 * whole
     small = ("rollout.prompts=2", "rollout.samples=2")
-    assert peak(*small, "optim.kind=sgd") < 0.7 * peak(*small)
+    moments = 2 * 4 * 856_000  # of the parameters of the policy that ships
+    assert peak(*small) - peak(*small, "optim.kind=sgd") == pytest.approx(moments, rel=0.01)
     assert peak(*small, "model.dtype=bfloat16", "optim.master_weights=true") > peak(*small, "model.dtype=bfloat16")

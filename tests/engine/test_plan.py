@@ -246,7 +246,7 @@ def test_weights_that_sample_beside_the_updates_are_a_second_set() -> None:
 
     after, beside = planned(), planned("rollout.ahead=true")
     assert (after.second, beside.second) == (0, 4000)
-    both = int(1.25 * beside.update) + int(1.25 * beside.cache) + beside.gradients
+    both = beside.update + beside.cache + beside.gradients
     assert beside.peak == beside.state + both > after.peak
 
 
@@ -308,21 +308,21 @@ def test_small_recipes_are_planned_as_ever(cvxrl: Any) -> None:
 
 
 def test_what_cannot_fit_is_refused_with_changes_that_are_enough(cvxrl: Any) -> None:
-    refused = cvxrl("train", NAME, "--dry-run", "--ranks", "2", "--device-memory", "36GiB")
+    refused = cvxrl("train", NAME, "--dry-run", "--ranks", "2", "--device-memory", "34GiB")
     assert refused.code == 2 and "largest at one time" in refused.out, "the plan is shown all the same"
     message, remedy = refused.err.splitlines()[-2:]
-    assert "placement: each of 2 ranks takes" in message and "has 36.0 GiB" in message
+    assert "placement: each of 2 ranks takes" in message and "has 34.0 GiB" in message
     offered = [part.strip(" ->").rpartition(" (")[0] for part in remedy.split("; or ")]
     assert len(offered) > 1 and offered[-1] == "4 ranks with placement.shard full"
     for change in offered[:-1]:
         settings = [word for pair in change.split(" with ") for word in ("--set", pair)]
-        arguments = ("train", NAME, "--dry-run", "--ranks", "2", "--device-memory", "36GiB", *settings)
+        arguments = ("train", NAME, "--dry-run", "--ranks", "2", "--device-memory", "34GiB", *settings)
         assert cvxrl(*arguments).code == 0, change
-    assert cvxrl("train", NAME, "--dry-run", "--ranks", "4", "--device-memory", "36GiB").code == 0
+    assert cvxrl("train", NAME, "--dry-run", "--ranks", "4", "--device-memory", "34GiB").code == 0
     tight = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "1GiB", "--set", "rollout.prompts=3")
     assert tight.code == 2 and "take a smaller policy" in tight.err
     few = ("--set", "rollout.prompts=3", "--set", "rollout.engine=auto")
-    together = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "9GiB", *few)
+    together = cvxrl("train", NAME, "--dry-run", "--ranks", "1", "--device-memory", "10GiB", *few)
     assert together.code == 2 and "rollout.batch=32, model.lora.rank=16" in together.err
     assert "all together" in together.err
 

@@ -52,9 +52,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "math_grpo" / "seed-0"
 
 
-@pytest.fixture
-def plan(run: Path, tmp_path: Path) -> InspectionPlan:
-    return make_plan(InspectOptions(str(run), steps=(1,), objectives=("grpo", "lco-kld"), out=tmp_path / "inspect"))
+@pytest.fixture(scope="module")
+def plan(run: Path, tmp_path_factory: pytest.TempPathFactory) -> InspectionPlan:
+    """One for all, so that completions are drawn once and read again."""
+    out = tmp_path_factory.mktemp("inspect")
+    return make_plan(InspectOptions(str(run), steps=(1,), objectives=("grpo", "lco-kld"), out=out))
 
 
 @pytest.fixture
@@ -141,7 +143,18 @@ def test_the_command_shows_reuse_and_direction(run: Path, cvxrl: Any, tmp_path: 
         "--html",
         tmp_path / "p.html",
     )
-    asked = ("--updates", "3", "--inner-minibatches", "4", "--parts", "sharpness", "--objectives", "grpo,lco-kld")
+    asked = (
+        "--prompts",
+        "4",
+        "--updates",
+        "3",
+        "--inner-minibatches",
+        "4",
+        "--parts",
+        "sharpness",
+        "--objectives",
+        "grpo,lco-kld",
+    )
     done = cvxrl("inspect-grads", run, *asked, *figures, "--out", tmp_path)
     assert done.code == 0, done.err
     assert "Along the updates on one rollout" in done.out and "after 3 steps on one rollout" in done.out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from helpers import ROOT, quick_if, tiny
+from helpers import ROOT, SMALL_POLICY, quick_if, tiny
 
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
@@ -15,7 +15,7 @@ from cvxrl.recipe.base import kind_of, section_classes
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.objective import ObjectiveSpec
 
-BASE = "package:cvxrl/assets/base"
+BASE = str(SMALL_POLICY)
 PATHS = {
     "dense-logprob": {"verifier": BASE},
     "dense-dpo": {"verifier": BASE, "reference": BASE},

@@ -134,7 +134,7 @@ def test_no_objective_is_left_out() -> None:
     assert {spec.kind for spec in CASES} == set(OBJECTIVES)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("spec", CASES, ids=label)
 def test_value_and_gradient_by_hand(spec: ObjectiveSpec, dtype: torch.dtype) -> None:
     batch = draw(dtype)

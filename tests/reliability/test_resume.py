@@ -103,16 +103,12 @@ STATE_CASES: dict[str, dict[str, Any]] = {
 QUICK = (
     "value head",
     "dense-dpo",
-    "adapter and its reference",
     "adapter in bf16 passes",
-    "bf16 weights",
-    "optimizer dropped",
     "guards",
-    "earlier adapters in chunks",
     "line search over earlier adapters",
 )
 # Losses of tokens, of groups and of pairs. None has a state of its own.
-QUICK_OBJECTIVES = ("lco-kld", "grpo", "rebel", "dpo")
+QUICK_OBJECTIVES = ("lco-kld", "dpo")
 
 
 @pytest.fixture(scope="module")
