@@ -49,6 +49,12 @@ def by_blocks(logits: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, (logits.gather(-1, chosen) - peak).double() - sums[:, -1:].log()
 
 
+def most_probable(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's most probable token, the first of several, and its log-probability in float64, [B, 1] each."""
+    peak, chosen = logits.max(dim=-1, keepdim=True)
+    return chosen, -_block_masses(logits, peak).double().sum(dim=-1, keepdim=True).log()
+
+
 def _block_masses(logits: Tensor, peak: Tensor) -> Tensor:
     """Sums of exp(logits - peak) over each block of tokens, the last of which may be short, [B, N]."""
     cells = _CELLS if logits.device.type == "cpu" else logits.numel()
@@ -67,11 +73,19 @@ def _block_masses(logits: Tensor, peak: Tensor) -> Tensor:
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Set to -inf every token outside the smallest most-probable set of mass >= ``top_p``; [B, V]."""
     all_probs = torch.softmax(logits, dim=-1)
-    if logits.shape[-1] > max(SMALL, _TOP):
-        probs, order = all_probs.topk(_TOP, dim=-1)
-        outside = _outside(probs, top_p)
-        if bool(outside[:, -1].all()):  # and whatever is less probable with it
-            return _without(logits, order, outside)
+    if logits.shape[-1] <= max(SMALL, _TOP):
+        return _sorted_nucleus(logits, all_probs, top_p)
+    probs, order = all_probs.topk(_TOP, dim=-1)
+    outside = _outside(probs, top_p)
+    found = _without(logits, order, outside)
+    # Where the last of them is outside, whatever is less probable is too; the other rows are looked at whole.
+    flat = (~outside[:, -1]).nonzero().squeeze(-1)
+    if len(flat):
+        found[flat] = _sorted_nucleus(logits[flat], all_probs[flat], top_p)
+    return found
+
+
+def _sorted_nucleus(logits: Tensor, all_probs: Tensor, top_p: float) -> Tensor:
     probs, order = all_probs.sort(dim=-1, descending=True)
     return _without(logits, order, _outside(probs, top_p))
 

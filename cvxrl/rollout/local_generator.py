@@ -15,7 +15,7 @@ from cvxrl.recipe.engine import LocalEngine
 from cvxrl.rollout.choice import decoder_for
 from cvxrl.rollout.decoder import Decoder
 from cvxrl.rollout.generator import Episode, Sampling
-from cvxrl.rollout.large_vocabulary import SMALL, by_blocks, nucleus
+from cvxrl.rollout.large_vocabulary import SMALL, by_blocks, most_probable, nucleus
 from cvxrl.rollout.prompts import read_lengths
 from cvxrl.rollout.randomness import StreamKey
 
@@ -32,15 +32,20 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
     Returns:
         Token ids [B] and their log-probabilities [B] under the distribution drawn from.
     """
+    is_large = logits.shape[-1] > SMALL
     if temperature == 0:
-        chosen = logits.argmax(dim=-1)
-        return chosen, torch.log_softmax(logits, dim=-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-    scaled = logits if temperature == 1 else logits / temperature
-    if top_p < 1:
-        scaled = nucleus(scaled, top_p)
-    inverted = by_blocks if logits.shape[-1] > SMALL else _by_tokens
-    chosen, exact = inverted(scaled, uniform.unsqueeze(-1))
+        chosen, exact = most_probable(logits) if is_large else _most_probable(logits)
+    else:
+        scaled = logits if temperature == 1 else logits / temperature
+        if top_p < 1:
+            scaled = nucleus(scaled, top_p)
+        chosen, exact = (by_blocks if is_large else _by_tokens)(scaled, uniform.unsqueeze(-1))
     return chosen.squeeze(-1), exact.to(logits.dtype).squeeze(-1)
+
+
+def _most_probable(logits: Tensor) -> tuple[Tensor, Tensor]:
+    chosen = logits.argmax(dim=-1, keepdim=True)
+    return chosen, torch.log_softmax(logits, dim=-1).gather(-1, chosen)
 
 
 def _by_tokens(logits: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:

@@ -99,8 +99,8 @@ class PlainDecoder:
         cos, sin = self.cos_T[places], self.sin_T[places]
         hidden: Tensor = model.model.embed_tokens(ids_BL.flatten())
         for layer in self.layers:
-            hidden = hidden + layer.attention(hidden, ids_BL.shape, self._store, (cos, sin), bias)
-            hidden = hidden + layer.feed_forward(hidden)
+            hidden += layer.attention(hidden, ids_BL.shape, self._store, (cos, sin), bias)
+            hidden += layer.feed_forward(hidden)
         last = hidden.view(*ids_BL.shape, -1)[:, -1]
         return self.head(_norm(last, model.model.norm))
 
@@ -124,7 +124,7 @@ class Layer:
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj])
         self.gate_up = _side_by_side([mlp.gate_proj, mlp.up_proj], _by_columns)
-        self.out, self.down = attention.o_proj, _alone(mlp.down_proj)
+        self.out, self.down = _alone(attention.o_proj), _alone(mlp.down_proj)
         self.head_norm: Tensor | None = None
         if hasattr(attention, "q_norm"):
             weights = attention.q_norm.weight.expand(heads.queries, -1), attention.k_norm.weight.expand(heads.keys, -1)
@@ -151,13 +151,12 @@ class Layer:
         mixed = F.scaled_dot_product_attention(q, keys, values, None if bias is None else bias.to(q.dtype))
         mixed = mixed.reshape(rows, heads.keys, heads.sharing, length, heads.width)
         mixed = mixed.permute(0, 3, 1, 2, 4).reshape(rows * length, -1)
-        out: Tensor = self.out(mixed)
-        return out
+        return self.out(mixed)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The gated feed-forward layer."""
         gate, up = self.gate_up(_norm(x, self.norms[1])).chunk(2, dim=-1)
-        return self.down(F.silu(gate).mul_(up))
+        return self.down(F.silu(gate, inplace=True).mul_(up))
 
 
 def _norm(x: Tensor, module: Any) -> Tensor:
