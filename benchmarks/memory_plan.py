@@ -21,8 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FEW = ["train.steps=2", "optim.warmup_steps=0", "eval.every=0"]
 CASES = [
     ["recipes/math_grpo.yaml"],
+    ["recipes/math_ppo.yaml"],
     ["recipes/math_ppo.yaml", "train.micro_batch_tokens=4096"],
+    ["recipes/math_ppo.yaml", "rollout.prompts=64"],
+    ["recipes/math_lco_kld.yaml"],
     ["recipes/math_lco_kld.yaml", "train.micro_batch_tokens=8192", "rollout.batch=64"],
+    ["recipes/math_lco_kld.yaml", "rollout.prompts=64"],
+    ["recipes/reuse_lco_kld.yaml"],
+    ["recipes/reuse_lco_kld_search.yaml"],
+    ["recipes/math_grpo.yaml", "step.kind=trust-region"],
+    ["recipes/math_grpo.yaml", "rollout.lag=1", "rollout.ahead=true"],
     ["recipes/smollm2_lco_kld.yaml"],
 ]
 

@@ -1,14 +1,14 @@
 """Time of training until a held-out accuracy is reached, cvxrl against a peer, each with its own tuned recipe.
 
-Same policy, task, held-out questions and evaluator, which asks before training and after every rollout from the fifth
-on, and whose time is not counted. The clock is that of the training steps alone: processor seconds and wall seconds of
-one thread. Sides run in alternation, each run in a process of its own. A run that is not there after `--rollouts` is
-censored, one that fell below a third of where it began is broken off; both are said.
+Same policy, task, held-out questions and evaluator, which asks before training and after every rollout from the 640th
+completion on, and whose time is not counted. The clock is that of the training steps alone: processor seconds and wall
+seconds of one thread. Sides run in alternation, each run in a process of its own. A run that is not there after
+`--completions` is censored, one that fell below a third of where it began is broken off; both are said.
 
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/time_to_accuracy.py --peer trl                     # three seeds with the settings below
     python benchmarks/time_to_accuracy.py --peer trl --tune --seeds 100  # every setting of both grids, to choose them
-    python benchmarks/time_to_accuracy.py --peer trl --runs trl_runs     # all rollouts; TRL's folders, for `compare`
+    python benchmarks/time_to_accuracy.py --peer trl --runs trl_runs     # to the end; TRL's folders, for `compare`
 """
 
 from __future__ import annotations
@@ -31,22 +31,52 @@ from cvxrl.comparison.options import parse_seeds
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 
-# Settings tried on the tuning seed, the same for both: optimizer steps per rollout and learning rate, over `math_grpo`.
-BOTH = ("4 1.5e-4", "4 2e-4", "4 3e-4")
-GRIDS = {"cvxrl": BOTH, "trl": BOTH}
-CHOSEN = {"cvxrl": "4 2e-4", "trl": "4 2e-4"}
+# A setting: a recipe and overrides of it. Those that both sides were tuned over, and each side's own.
+WIDE = "rollout.prompts=32 rollout.samples=4"
+BOTH = (
+    *("math_grpo train.minibatches=4 optim.lr=2e-4", "math_grpo train.minibatches=8 optim.lr=2e-4"),
+    *("math_grpo train.minibatches=8 optim.lr=3e-4", "math_grpo train.minibatches=4 optim.lr=2e-4 rollout.prompts=8"),
+    "math_grpo train.minibatches=8 optim.lr=2e-4 optim.schedule=cosine train.steps=10",
+    "math_grpo train.minibatches=8 optim.lr=3e-4 optim.schedule=cosine train.steps=8",
+    "math_grpo train.minibatches=4 optim.lr=3e-4 optim.schedule=cosine train.steps=12",
+    "math_grpo train.minibatches=4 optim.lr=3e-4 optim.betas=[0.9,0.95]",
+    "math_grpo train.minibatches=8 optim.lr=2e-4 rollout.prompts=32",
+    "math_grpo train.minibatches=8 optim.lr=2e-4 objective.clip_high=0.4",
+    *(f"math_grpo train.minibatches=4 optim.lr={rate} {WIDE}" for rate in ("2e-4", "2.5e-4", "3e-4")),
+    f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE}",
+    f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE} objective.clip_high=0.4",
+    "math_grpo train.minibatches=4 optim.lr=2e-4 rollout.prompts=64 rollout.samples=2",
+)
+GRIDS = {
+    "cvxrl": (
+        *BOTH,
+        "math_lco_kld train.minibatches=8 optim.lr=2e-4",
+        *(f"math_dapo train.minibatches=4 optim.lr=2e-4{more}" for more in ("", " rollout.prompts=8", f" {WIDE}")),
+    ),
+    "trl": (
+        *BOTH,
+        "math_grpo train.minibatches=4 optim.lr=2e-4 objective.clip_high=0.28",
+        f"math_grpo train.minibatches=4 optim.lr=3e-4 {WIDE} objective.clip_high=0.28",
+        *(f"math_grpo train.minibatches=2 optim.lr={rate} {WIDE}" for rate in ("3e-4", "4e-4")),
+    ),
+}
+CHOSEN = dict.fromkeys(GRIDS, f"math_grpo train.minibatches=4 optim.lr=2e-4 {WIDE}")
 FELL = 1 / 3
-FIRST = 5  # rollout after which the questions are asked for the first time since training began
+FIRST = 640  # completions after which the questions are asked for the first time since training began
 Row = dict[str, float]
 Stop = Callable[[Sequence[Row]], bool]
 
 
-def recipe_of(setting: str, seed: int, rollouts: int) -> Recipe:
-    """`math_grpo` with so many optimizer steps per rollout at such a learning rate, and further overrides."""
-    steps, rate, *further = setting.split()
-    count = 1 if steps == "once" else int(steps)
-    sets = [f"train.minibatches={count}", f"optim.lr={rate}", f"train.steps={rollouts}", *further]
-    return load_recipe("math_grpo", sets, seed)
+def recipe_of(setting: str, seed: int, completions: int) -> Recipe:
+    """Of a setting, with as many rollouts as make so many completions, unless it says how many itself."""
+    name, *overrides = setting.split()
+    rollouts = completions // load_recipe(name, overrides, seed).sequences_per_step
+    return load_recipe(name, [f"train.steps={rollouts}", *overrides], seed)
+
+
+def is_due(recipe: Recipe, rollout: int) -> bool:
+    """Whether an evaluation follows a rollout."""
+    return rollout * recipe.sequences_per_step >= FIRST
 
 
 def run_cvxrl(recipe: Recipe, stop: Stop) -> list[Row]:
@@ -67,7 +97,7 @@ def run_cvxrl(recipe: Recipe, stop: Stop) -> list[Row]:
         ended, step = (time.perf_counter(), time.process_time()), int(record["step"])
         if step:
             used = [u + e - b for u, e, b in zip(used, ended, began, strict=True)]
-        if step == 0 or step >= FIRST:
+        if step == 0 or is_due(recipe, step):
             found = held_out.evaluate(step).metrics() | dict(zip(("time/total_s", "time/cpu_s"), used, strict=True))
             rows.append({"step": step * recipe.train.minibatches * recipe.train.inner_epochs, **found})
             request.requested = stop(rows)
@@ -86,7 +116,7 @@ def run_trl(recipe: Recipe, stop: Stop, folder: Path) -> list[Row]:
         rows.append(row)
         return stop(rows)
 
-    train_in_trl("grpo", recipe, lambda rollout: rollout >= FIRST, folder, looked)
+    train_in_trl("grpo", recipe, lambda rollout: is_due(recipe, rollout), folder, looked)
     return rows
 
 
@@ -118,7 +148,7 @@ def summarize(rows: Sequence[Row], target: float, per_step: int) -> dict[str, An
 
 def child(arguments: argparse.Namespace) -> None:
     side, setting, seed = json.loads(arguments.child)
-    recipe = recipe_of(setting, seed, arguments.rollouts)
+    recipe = recipe_of(setting, seed, arguments.completions)
 
     def stop(rows: Sequence[Row]) -> bool:
         return arguments.runs is None and (is_there(rows[-1], arguments.accuracy) or fell(rows))
@@ -135,7 +165,7 @@ def measure(arguments: argparse.Namespace, *cell: Any) -> dict[str, Any]:
     """One run, in a process of its own."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, __file__, "--child", json.dumps(cell), "--report", report.name]
-        command += ["--accuracy", str(arguments.accuracy), "--rollouts", str(arguments.rollouts)]
+        command += ["--accuracy", str(arguments.accuracy), "--completions", str(arguments.completions)]
         command += ["--runs", str(arguments.runs)] if arguments.runs else []
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL)
@@ -166,9 +196,9 @@ def main() -> None:
     parser.add_argument("--peer", choices=["trl"], default="trl")
     parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--accuracy", type=float, default=0.9)
-    parser.add_argument("--rollouts", type=int, default=40, help="most rollouts of a run")
+    parser.add_argument("--completions", type=int, default=2560, help="most completions of a run")
     parser.add_argument("--tune", action="store_true", help="all settings of the grids instead of those chosen")
-    parser.add_argument("--runs", type=Path, help="go on to the last rollout and keep the peer's folders here")
+    parser.add_argument("--runs", type=Path, help="go on to the last completion and keep the peer's folders here")
     parser.add_argument("--out", type=Path, help="write all runs as one JSON document")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--report", help=argparse.SUPPRESS)

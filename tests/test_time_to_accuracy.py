@@ -8,7 +8,7 @@ from helpers import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 
-from time_to_accuracy import ratios, recipe_of, summarize
+from time_to_accuracy import CHOSEN, GRIDS, is_due, ratios, recipe_of, summarize
 
 
 def rows(*accuracies: float) -> list[dict[str, float]]:
@@ -40,7 +40,13 @@ def test_ratios_are_of_means_and_seed_by_seed_and_none_without_every_run() -> No
     assert ratios([*runs, run("cvxrl", 2, 9.0, "censored"), run("trl", 2, 4.0)], "trl") == {}
 
 
-def test_a_setting_is_optimizer_steps_per_rollout_and_a_learning_rate() -> None:
-    recipe = recipe_of("4 2e-4 train.inner_epochs=2", 7, 20)
-    assert (recipe.train.minibatches, recipe.train.inner_epochs, recipe.train.steps, recipe.seed) == (4, 2, 20, 7)
-    assert recipe.optim.lr == 2e-4 and recipe_of("once 3e-4", 0, 1).train.minibatches == 1
+def test_a_setting_is_a_recipe_and_overrides() -> None:
+    recipe = recipe_of("math_grpo train.minibatches=4 optim.lr=2e-4 rollout.prompts=32", 7, 2560)
+    assert (recipe.train.minibatches, recipe.train.steps, recipe.seed, recipe.optim.lr) == (4, 10, 7, 2e-4)
+    assert [is_due(recipe, rollout) for rollout in (1, 2, 3)] == [False, False, True]
+    assert recipe_of("math_dapo train.steps=3", 0, 2560).train.steps == 3
+
+
+def test_both_sides_were_tuned_over_as_many_settings() -> None:
+    assert {len(set(grid)) for grid in GRIDS.values()} == {20}
+    assert all(CHOSEN[side] in grid for side, grid in GRIDS.items())
