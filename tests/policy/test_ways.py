@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SilentSink, new_model, tiny
+from helpers import SilentSink, new_model, quick_if, tiny
 from tiny_models import families, save_family, tiny_family
 
 from cvxrl.engine.session import run_training
@@ -130,7 +130,7 @@ def test_a_window_shows_at_the_lengths_of_the_run() -> None:
     assert sampling(windowed) == "works"
 
 
-@pytest.mark.parametrize("family", ["phi3", "llama"])
+@pytest.mark.parametrize("family", quick_if("phi3".__eq__, ["phi3", "llama"]))
 def test_positions_that_are_scaled_from_some_length_on_are_refused_across_it(family: str) -> None:
     def fresh() -> Policy:
         if family == "llama":
@@ -156,7 +156,7 @@ def test_tokens_that_see_later_ones_are_refused() -> None:
         _ = policy(tiny_family("roberta")).checked
 
 
-@pytest.mark.parametrize("kind", ["mamba", "rwkv"])
+@pytest.mark.parametrize("kind", quick_if("mamba".__eq__, ["mamba", "rwkv"]))
 def test_families_without_keys_and_values_train_through_their_own_way(kind: str, tmp_path: Path) -> None:
     path = save_family(kind, tmp_path / "model")
     recipe = tiny("math_grpo", f"model.path={path}", "train.steps=1", "eval.every=0", "rollout.max_new_tokens=6")
