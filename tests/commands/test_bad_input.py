@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, SMALL_POLICY
 
 from cvxrl.cli import main
 
@@ -146,6 +146,7 @@ def test_data_set_problems(tmp_path: Path) -> None:
 
 def test_existing_run_needs_a_decision(tmp_path: Path) -> None:
     small = ["--set", "train.steps=1", "--set", "rollout.prompts=2", "--set", "eval.every=0"]
+    small += ["--set", "rollout.max_new_tokens=8", "--set", f"model.path={SMALL_POLICY}"]
     first = cvxrl("train", GRPO, *small, "--json", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     import json

@@ -25,7 +25,7 @@ EXTENDED: dict[str, dict[str, Any]] = {
     **STATE_CASES,
     **OBJECTIVE_CASES,
 }
-QUICK = ("value head and adapter", "moving target")
+QUICK = ("value head and adapter",)
 
 
 @pytest.fixture(scope="module")
