@@ -20,7 +20,7 @@ from cvxrl.rollout.generator import Episode
 from cvxrl.rollout.prompts import reply_texts, without_end
 from cvxrl.rollout.spelling import token_texts
 from cvxrl.tasks import Example, Grade, Grader
-from cvxrl.tasks.extraction import last_boxed
+from cvxrl.tasks.passages import last_boxed
 
 _DECIMALS = 4  # of a log-probability that is kept to be looked at
 # A number that ends the reply, after a space, `=`, `:` or `$`. Replies can be hostile: nothing in it can be matched in

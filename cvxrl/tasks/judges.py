@@ -1,10 +1,14 @@
-"""What the grading process runs: mathematical equality, reasoning-gym's own scores, patterns, functions of the user."""
+"""What the grading process runs: mathematical equality, reasoning-gym's own scores, patterns, functions of the user.
+
+Every lost process is started again, so libraries are loaded only by the judge that needs them.
+"""
 
 from __future__ import annotations
 
 import base64
 import importlib
 import inspect
+import json
 import math
 import pickle
 import random
@@ -16,9 +20,8 @@ from typing import Any
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.imports import blame, import_function
-from cvxrl.recipe.task import ReasoningGymSource
-from cvxrl.tasks.extraction import last_group
 from cvxrl.tasks.mathematics import math_verify
+from cvxrl.tasks.passages import last_group
 from cvxrl.tasks.worker import Judge
 
 __all__ = [
@@ -37,7 +40,7 @@ def reasoning_gym(options: dict[str, Any]) -> Judge:
 
     It makes problem `number` again, because its metadata would not survive the way through JSON unchanged.
     """
-    dataset = _data_set(ReasoningGymSource.model_validate(options).model_dump_json())
+    dataset = _data_set(json.dumps(options, sort_keys=True))
 
     def judge(job: dict[str, Any]) -> float:
         return float(dataset.score_answer(job["reply"], _problem(dataset, job["number"])))
@@ -53,7 +56,7 @@ def reasoning_gym_problems(options: dict[str, Any]) -> Judge:
 
     def judge(job: dict[str, Any]) -> dict[str, Any]:
         try:
-            dataset = _data_set(ReasoningGymSource.model_validate(job["source"]).model_dump_json())
+            dataset = _data_set(json.dumps(job["source"], sort_keys=True))
         except UserError as error:
             return {"refused": [asdict(problem) for problem in error.problems]}
         if job["number"] is None:
@@ -65,7 +68,8 @@ def reasoning_gym_problems(options: dict[str, Any]) -> Judge:
 
 @cache
 def _data_set(source: str) -> Any:
-    return importlib.import_module("cvxrl.tasks.reasoning_gym").create(ReasoningGymSource.model_validate_json(source))
+    module = importlib.import_module("cvxrl.tasks.reasoning_gym")
+    return module.create(module.ReasoningGymSource.model_validate_json(source))
 
 
 def _problem(dataset: Any, number: int) -> Any:

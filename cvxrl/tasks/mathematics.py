@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from cvxrl.tasks.extraction import boxed_spans, last_boxed
 from cvxrl.tasks.notation import plain, rewritten, standard, without_percent, words_of
+from cvxrl.tasks.passages import boxed_spans, last_boxed
 from cvxrl.tasks.worker import Judge, NotGradable
 
 _FORMULA = re.compile(r"\$\$(?P<display>[^$]+)\$\$|(?<!\\)\$(?P<inline>(?:\\\$|[^$])+?)(?<!\\)\$")

@@ -8,34 +8,42 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import ROOT
+import pytest
+from helpers import ROOT, SMALL_POLICY, quick_if
+from made_runs import make_seeds
 from plain_install import PlainFinder, dependencies, required
 
 SMALL = ("train.steps=1", "rollout.prompts=2", "rollout.samples=2", "eval.every=1", "eval.prompts=2", "eval.samples=1")
-SETS = [word for text in (*SMALL, "rollout.max_new_tokens=8") for word in ("--set", text)]
+POLICY = f"model.path={SMALL_POLICY}"
+SETS = [word for text in (*SMALL, POLICY, "rollout.max_new_tokens=8") for word in ("--set", text)]
 COMMANDS = [
     ["train", "smoke", *SETS],
-    ["train", "smoke", *SETS, "--seed", "1"],
     ["eval", "--ckpt", "outputs/smoke/seed-0", "--task", "math_grpo", "--questions", "2", "--samples", "2"],
-    ["compare", "outputs/smoke", "--html", "page.html"],
+    ["compare", "outputs/math_grpo"],
     ["inspect-grads", "outputs/smoke/seed-0", "--parts", "logits", "--prompts", "2", "--samples", "2", "--json"],
 ]
 
 
-def run_plainly(requirements: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+PAGE = [["compare", "outputs/math_grpo", "--html", "page.html"]]
+
+
+def run_plainly(requirements: list[str], commands: list[list[str]], folder: Path) -> subprocess.CompletedProcess[str]:
     """All commands, one after the other, in one process that sees what these requirements bring."""
-    asked = {"dependencies": requirements, "commands": COMMANDS, "policies": ["outputs/smoke/seed-0/policy"]}
+    asked = {"dependencies": requirements, "commands": commands, "policies": ["outputs/smoke/seed-0/policy"]}
     (folder / "asked.json").write_text(json.dumps(asked))
     command = [sys.executable, str(ROOT / "tests" / "plain_install.py"), "asked.json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_every_command_works_without_the_extras(tmp_path: Path) -> None:
-    done = run_plainly(dependencies(), tmp_path)
+@pytest.mark.parametrize("page", quick_if(lambda page: not page, [False, True]))
+def test_every_command_works_without_the_extras(page: bool, tmp_path: Path) -> None:
+    make_seeds(tmp_path / "outputs", "math_grpo", [0.7, 0.8])
+    done = run_plainly(dependencies(), COMMANDS + PAGE * page, tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "Qwen3ForCausalLM" in done.stdout
-    assert (tmp_path / "page.html").is_file() and list(tmp_path.glob("outputs/*/seed-0/policy/model.safetensors"))
+    assert (tmp_path / "page.html").is_file() == page
+    assert (tmp_path / "outputs/smoke/seed-0/policy/model.safetensors").is_file()
 
 
 def test_what_only_an_extra_brings_is_hidden() -> None:
