@@ -63,7 +63,10 @@ GRIDS = {
         *(f"math_grpo train.minibatches=2 optim.lr={rate} {WIDE}" for rate in ("3e-4", "4e-4")),
     ),
 }
-CHOSEN = dict.fromkeys(GRIDS, f"math_grpo train.minibatches=4 optim.lr=2e-4 {WIDE}")
+CHOSEN = {
+    "cvxrl": f"math_grpo train.minibatches=4 optim.lr=2e-4 {WIDE}",
+    "trl": f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE} objective.clip_high=0.4",
+}
 FELL = 1 / 3
 FIRST = 640  # completions after which the questions are asked for the first time since training began
 Row = dict[str, float]
