@@ -80,6 +80,12 @@ def test_several_optimizer_steps_are_no_sign_descent() -> None:
     assert not any("sign descent" in note for note in tiny("math_lco_kld", AUTHORS, "train.minibatches=16").notes)
 
 
+def test_a_kind_that_is_no_text_is_told_by_its_key(cvxrl: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("extends: math_lco_kld\nreading: authors-code\nobjective: {kind: {a: 1}}\n")
+    done = cvxrl("train", "r.yaml", "--dry-run")
+    assert done.code == 2 and "objective.kind: unknown kind" in done.err
+
+
 @pytest.mark.slow
 def test_a_run_begins_with_its_notes(tmp_path: Path) -> None:
     class Listening(SilentSink):
