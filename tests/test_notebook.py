@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from helpers import ROOT, SMALL_POLICY
@@ -35,17 +36,32 @@ def test_the_page_runs_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ten_lines is not None and len(ten_lines[1].splitlines()) <= 10
 
 
-def test_a_function_of_the_notebook_itself_trains_without_a_word(tmp_path: Path) -> None:
-    (tmp_path / "cell.py").write_text(
-        "import cvxrl\n"
-        "def plain(batch):\n"
-        "    chosen = batch.logits_NV.log_softmax(-1).gather(-1, batch.actions_N[:, None])[:, 0]\n"
-        "    return -batch.advantages_N * chosen\n"
-        "small = {'train.steps': 1, 'rollout.prompts': 2, 'optim.warmup_steps': 0, 'eval.every': 0}\n"
-        f"small |= {{'rollout.samples': 2, 'rollout.max_new_tokens': 8, 'model.path': '{SMALL_POLICY}'}}\n"
-        "mine = {'kind': 'callable', 'function': '__main__:plain'}\n"
-        "assert cvxrl.train('math_grpo', small | {'objective': mine}).status == 'finished'\n"
-    )
+CELL = f"""
+import cvxrl
+def plain(batch):
+    chosen = batch.logits_NV.log_softmax(-1).gather(-1, batch.actions_N[:, None])[:, 0]
+    return -batch.advantages_N * chosen
+small = {{'train.steps': 1, 'rollout.prompts': 2, 'optim.warmup_steps': 0, 'eval.every': 0}}
+small |= {{'rollout.samples': 2, 'rollout.max_new_tokens': 8, 'model.path': '{SMALL_POLICY}'}}
+mine = {{'kind': 'callable', 'function': '__main__:plain'}}
+assert cvxrl.train('math_grpo', small | {{'objective': mine}}).status == 'finished'
+"""
+
+
+def test_a_function_of_the_notebook_itself_trains_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has loaded the libraries."""
+    monkeypatch.chdir(tmp_path)
+    notebook = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    exec(CELL, notebook.__dict__)
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.slow
+def test_a_notebook_s_own_process_says_nothing_either(tmp_path: Path) -> None:
+    (tmp_path / "cell.py").write_text(CELL)
     done = subprocess.run(
         [sys.executable, "cell.py"],
         cwd=tmp_path,

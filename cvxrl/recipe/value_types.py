@@ -28,6 +28,8 @@ def mistaken_values(values: Mapping[str, Any], root: type[BaseModel]) -> dict[st
     found: dict[str, tuple[str, str]] = {}
 
     def look(key: str, value: Any, fields: Sequence[FieldInfo]) -> Any:
+        if value is None or isinstance(value, Mapping):
+            return value
         admitted = {kind for field in fields for kind in _leaf_types(field.annotation)}
         for one in value if isinstance(value, list) else [value]:
             wrong = _mistake(one, admitted)

@@ -98,7 +98,7 @@ def test_unfinished_runs_block_verdicts_and_gates_until_they_are_given_up() -> N
 # --- one test ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick_if((0).__eq__, range(3)))
 def test_the_verdict_is_what_the_interval_says(seed: int) -> None:
     rng, said = np.random.default_rng(seed), set()
     for _ in range(60):
@@ -155,7 +155,7 @@ def test_a_gate_on_a_bound_rarely_passes_for_equal_methods(gate: str, seeds: int
 
 
 def test_the_point_estimate_that_such_a_gate_replaces_does() -> None:
-    assert _null_gate_passes("P(a > b) > 0.9", 2, 200) > 0.1
+    assert _null_gate_passes("P(a > b) > 0.9", 2, 100) > 0.1
 
 
 def test_how_many_seeds_are_needed_has_a_lower_end_only() -> None:
@@ -196,15 +196,20 @@ def test_tied_scores_never_have_an_interval_of_no_width() -> None:
     assert unknown.summary("a").intervals == {} and unknown.pairs[0].verdict == "no verdict"
 
 
-@pytest.mark.parametrize("accuracy", [0.02, 0.1, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("evaluations", [3, 21])
-def test_a_policy_that_stays_what_it_is_rarely_fails(accuracy: float, evaluations: int) -> None:
+STAYS = [(3, 0.02), (21, 0.5), (21, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "accuracy"),
+    quick_if(lambda *case: case in STAYS, product([3, 21], [0.02, 0.1, 0.5, 0.9, 1.0])),
+)
+def test_a_policy_that_stays_what_it_is_rarely_fails(evaluations: int, accuracy: float) -> None:
     rng, trials = np.random.default_rng(7), 400
     failed = [outcome(*measured([accuracy] * evaluations, rng)).failed for _ in range(trials)]
     assert np.mean(failed) <= 0.05
 
 
-@pytest.mark.parametrize("evaluations", [3, 11, 21])
+@pytest.mark.parametrize("evaluations", quick_if((11).__eq__, [3, 11, 21]))
 def test_a_fall_from_95_to_50_percent_is_seen(evaluations: int) -> None:
     rng, trials, rise = np.random.default_rng(8), 200, evaluations // 2
     truth = [*np.linspace(0.3, 0.95, rise + 1), *[0.5] * (evaluations - rise - 1)]

@@ -56,7 +56,7 @@ def test_micro_batch_split_leaves_the_gradient_alone(name: str, reduction: str) 
 
 
 # A loss of sequences, of groups, of pairs; with a verifier.
-TOGETHER = ("math_gspo", "math_rebel", "pref_dpo", "math_lco_kld_dense")
+TOGETHER = ("math_gspo", "pref_dpo")
 
 
 @pytest.mark.parametrize("name", quick_if(TOGETHER.__contains__, [*OF_SEQUENCES, "math_ppo", "math_lco_kld_dense"]))

@@ -85,7 +85,10 @@ def test_a_run_by_a_server_is_the_run_without_one(
 
 @pytest.mark.parametrize(
     "lost",
-    quick_if("evaluating step 2".__ne__, ["sampling step 2", "bringing the weights of step 2", "evaluating step 2"]),
+    quick_if(
+        "bringing the weights of step 2".__eq__,
+        ["sampling step 2", "bringing the weights of step 2", "evaluating step 2"],
+    ),
 )
 def test_a_run_that_loses_its_server_is_gone_on_with_on_another(
     server: FakeVllm, whole: list[dict[str, float]], tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch

@@ -71,7 +71,7 @@ TWICE = ("train.minibatches=2", "train.inner_epochs=2")
 @pytest.mark.parametrize(
     ("name", "control", "changes"),
     [
-        ("math_lco_kld", WHOLE, ()),
+        pytest.param("math_lco_kld", WHOLE, (), marks=pytest.mark.slow),
         ("math_lco_kld", EVERYWHERE, TWICE),
         pytest.param("math_ppo", EVERYWHERE, (), marks=pytest.mark.slow),
         ("math_ppo", WHOLE, (*TWICE, "optim={kind: sgd, lr: 0.1}")),  # momentum would lead uphill at times

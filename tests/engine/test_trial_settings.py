@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SHIPPED_POLICY, SilentSink, tiny, without_times
+from helpers import SHIPPED_POLICY, SilentSink, quick_if, tiny, without_times
 from thread_world import Meeting, ThreadWorld, together
 from trials import ALLOWED, FAR, REGION, SEARCH, SMALL, put, sampled, stepped, weights
 
@@ -24,7 +24,7 @@ FOUR = ("train.inner_epochs=4", "train.minibatches=4", "train.reset_optimizer=tr
 SELDOM = ("step={kind: line-search, every: 3}", "train.minibatches=2")
 
 
-@pytest.mark.parametrize("how", [(), SELDOM, pytest.param(FOUR, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", [SELDOM, *(pytest.param(how, marks=pytest.mark.slow) for how in ((), FOUR))])
 def test_a_searched_run_resumes_bit_for_bit(how: tuple[str, ...], tmp_path: Path) -> None:
     recipe = tiny("math_lco_kld", *SMALL, FAR, SEARCH, *how, "train.steps=4", "checkpoint.every=2", "checkpoint.keep=9")
     straight, again = RunDir.of(tmp_path / "a", recipe), RunDir.of(tmp_path / "b", recipe)
@@ -41,7 +41,7 @@ def test_a_searched_run_resumes_bit_for_bit(how: tuple[str, ...], tmp_path: Path
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("control", ["line-search", "trust-region"])
+@pytest.mark.parametrize("control", quick_if("line-search".__eq__, ["line-search", "trust-region"]))
 def test_between_searches_the_accepted_share_is_taken_untried(control: str) -> None:
     """Four optimizer steps of which the first and the last are searched; each is held against a whole step's end."""
     step = f"step={{kind: {control}, every: 3, growth: 1.0}}"
@@ -106,7 +106,7 @@ def test_dropout_is_the_same_in_every_evaluation(monkeypatch: pytest.MonkeyPatch
     assert seen[0] != seen[2]
 
 
-@pytest.mark.parametrize("control", [SEARCH, REGION])
+@pytest.mark.parametrize("control", quick_if(REGION.__eq__, [SEARCH, REGION]))
 def test_a_share_at_which_nothing_is_finite_is_no_divergence(control: str) -> None:
     huge = "optim={kind: sgd, lr: 1.0e+36}"
     sequences = sampled("math_lco_kld")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from helpers import new_model
+from helpers import new_model, quick_if
 from torch import Tensor, nn
 
 from cvxrl.errors import UserError
@@ -126,8 +127,12 @@ def sampled(model: PreTrainedModel, prompts: list[list[int]], engine: Any, longe
     return LocalGenerator(policy(model), engine).generate(prompts, keys, Sampling(longest, 1.0))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("prompts", [[[3, 4, 5], [7], [2] * 5], [[3, 4], [5, 6]]])
+SHAPES = [[[3, 4, 5], [7], [2] * 5], [[3, 4], [5, 6]], [[3]]]
+# Each family with one of them.
+TAKEN = list(zip(FAMILIES, SHAPES, strict=True))
+
+
+@pytest.mark.parametrize(("family", "prompts"), quick_if(lambda *case: case in TAKEN, product(FAMILIES, SHAPES)))
 def test_both_engines_sample_the_same(family: str, prompts: list[list[int]]) -> None:
     model = small(family).eval()
     assert type(decoder_for(policy(model), "auto")) is PlainDecoder
@@ -138,8 +143,7 @@ def test_both_engines_sample_the_same(family: str, prompts: list[list[int]]) -> 
         torch.testing.assert_close(a.logprobs, b.logprobs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("prompts", [[[3, 4, 5], [7], [2] * 5], [[3, 4], [5, 6]], [[3]]])
+@pytest.mark.parametrize(("family", "prompts"), quick_if(lambda *case: case in TAKEN, product(FAMILIES, SHAPES)))
 def test_operations_of_fixed_shape_sample_the_same(
     family: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,7 @@ def test_saved_weights_come_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
     check_weights(tiny_family(kind), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_moe", "mixtral", "gpt2"])
+@pytest.mark.parametrize("kind", quick_if("mixtral".__ne__, ["qwen2_moe", "mixtral", "gpt2"]))
 def test_an_adapter_of_every_linear_layer_merges_into_the_saved_policy(kind: str, tmp_path: Path) -> None:
     check_adapter(kind, tmp_path)
 

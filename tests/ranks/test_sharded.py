@@ -25,7 +25,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.training import AdafactorSpec
 from cvxrl.report.stop import StopRequest
-from ranks.test_replicated import LOSS, SMALL, Outcome, compare, compare_long, otherwise_rounded, outcome
+from ranks.test_replicated import LOSS, SHORT, SMALL, Outcome, compare, compare_long, otherwise_rounded, outcome
 
 # Three prompts on two ranks: one has more passes than the other, and with six minibatches at times none.
 CASES: Mapping[str, tuple[str, ...]] = {
@@ -59,11 +59,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def recipe_of(case: str, folder: Path, steps: int = 2) -> Recipe:
+def recipe_of(case: str, folder: Path, steps: int = 0) -> Recipe:
+    """Of the quick set, or with so many steps."""
     name, *overrides = CASES[case]
     if name == "base_sft":
         overrides += ["model.scratch=null", f"model.path={folder / case}", "eval.every=0"]
-    return tiny(name, *SMALL, *overrides, f"train.steps={steps}")
+    return tiny(name, *SMALL, *overrides, *((f"train.steps={steps}",) if steps else SHORT))
 
 
 def sharded(recipe: Recipe) -> Recipe:

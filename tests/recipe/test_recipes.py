@@ -22,7 +22,7 @@ ALL = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 # The same engine as the recipe that they extend, with other numbers; loaded and planned here, run where there is time.
 VARIED = ("reuse_", "stale_", "sgd_", "flip_", "coin_", "authors_", "paper_")
 # One of each way through the engine; the others differ from these in their loss, which has tests of its own.
-QUICK = ("math_grpo", "math_ppo", "math_lora", "math_lco_kld_dense", "pref_dpo", "base_sft")
+QUICK = ("math_grpo", "math_ppo", "math_lco_kld_dense", "pref_dpo", "base_sft")
 DRAWN = "math_grpo"  # which takes longer than the run
 RUNNABLE = [
     pytest.param(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, SMALL_POLICY
 from safetensors.torch import load_file, save_file
 
 from cvxrl.comparison.sources import read_run
@@ -230,7 +230,7 @@ def test_what_is_refused(case: str, fork_server: ForkServer, interrupted: Path, 
 
 def test_changed_files_are_named(fork_server: ForkServer, tmp_path: Path) -> None:
     """The real thing: a data file and a model directory that change between two sessions."""
-    data, model = tmp_path / "data.jsonl", Path(shutil.copytree(ROOT / "cvxrl" / "assets" / "base", tmp_path / "model"))
+    data, model = tmp_path / "data.jsonl", Path(shutil.copytree(SMALL_POLICY, tmp_path / "model"))
     data.write_text("".join(f'{{"q": "{i}+1?", "a": "{i + 1}"}}\n' for i in range(9)))
     source = f"task.source={{kind: dataset, path: {data}, prompt_field: q, answer_field: a}}"
     small = (

@@ -218,7 +218,7 @@ def text_survives(text: str, folder: Path) -> None:
 
 
 YAML_TEXT = st.one_of(st.text(alphabet="ab:{}[]&*!|>-'\"\n #,?%@`~0.\t", max_size=60), st.text(max_size=40))
-test_recipes = QUICK(given(values=mutated())(recipe_survives))
+test_recipes = settings(QUICK, max_examples=10)(given(values=mutated())(recipe_survives))
 test_overrides = QUICK(given(sets=overrides())(set_survives))
 test_texts = QUICK(given(text=YAML_TEXT)(text_survives))
 test_many_recipes = pytest.mark.slow(pytest.mark.timeout(1800)(LONG(given(values=mutated())(recipe_survives))))

@@ -15,7 +15,8 @@ from cvxrl.recipe.extract import ExtractSpec
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import Example, Grader, load_grader, load_task
 
-MIB = 2**20
+# Long enough: what takes the square of it would take an hour.
+LONG = 2**18
 # A reply may take this long here. The limits of the graders below are 1 s; the rest is for a busy machine.
 PATIENCE_S = 60.0
 REPLIES: dict[str, str] = {
@@ -23,15 +24,15 @@ REPLIES: dict[str, str] = {
     "brackets": "(" * 50_000 + ")" * 50_000,
     "braces": r"\boxed{" + "{" * 100_000 + "}" * 100_000 + "}",
     "boxes in boxes": r"\boxed{" * 20_000 + "1" + "}" * 20_000,
-    "boxes that never open": r"\boxed " * 100_000,
-    "a box and much space": r"\boxed" + " " * MIB + "1",
-    "a megabyte of digits": "1" * MIB,
-    "a megabyte of numbers": "1," * (MIB // 2),
-    "thousands": "1" + ",000" * 200_000 + ",00",
-    "a number and much space": "= 1" + " " * MIB + "x",
-    "a number and many dots": "= 1" + "." * MIB + "x",
-    "spaces and dots": "= 1" + " ." * (MIB // 2) + "x",
-    "minus signs": "-" * MIB + "1",
+    "boxes that never open": r"\boxed " * (LONG // 8),
+    "a box and much space": r"\boxed" + " " * LONG + "1",
+    "many digits": "1" * LONG,
+    "many numbers": "1," * (LONG // 2),
+    "thousands": "1" + ",000" * (LONG // 4) + ",00",
+    "a number and much space": "= 1" + " " * LONG + "x",
+    "a number and many dots": "= 1" + "." * LONG + "x",
+    "spaces and dots": "= 1" + " ." * (LONG // 2) + "x",
+    "minus signs": "-" * LONG + "1",
     "a tower": r"\boxed{9^{9^{9^{9^{9^{9}}}}}}",
     "a high tower": r"\boxed{" + "9^{" * 300 + "9" + "}" * 300 + "}",
     "factorials": r"\boxed{((100000!)!)!}",
@@ -47,8 +48,8 @@ REPLIES: dict[str, str] = {
     "zeros and controls": "\0\x01\x1b[2J\r\n\u2028" * 1000 + "1",
     "other digits": "٣ = ৪ \U0001d7d9",
     "right to left": "\u202e\\boxed{1}\u202c",
-    "an open tag": "<answer>" * 100_000,
-    "tags": "<answer>1</answer>" * 50_000,
+    "an open tag": "<answer>" * (LONG // 8),
+    "tags": "<answer>1</answer>" * (LONG // 16),
     "for a greedy pattern": "a" * 40,
     "code": r"\boxed{__import__('os').system('true')}",
     "format": "{0.__class__}%s%n" * 1000,
@@ -103,11 +104,8 @@ def test_no_reply_breaks_exact_grading(extraction: dict[str, Any]) -> None:
     assert late == (["for a greedy pattern"] if extraction["kind"] == "regex" else [])
 
 
-@pytest.mark.parametrize(
-    "name", ["a tower", pytest.param("factorials", marks=pytest.mark.slow), "a macro bomb", "a box of surrogates"]
-)
-def test_some_replies_against_math_verify(name: str) -> None:
-    check(MATHEMATICS, {"kind": "boxed"}, [name])
+def test_some_replies_against_math_verify() -> None:
+    check(MATHEMATICS, {"kind": "boxed"}, ["a box of surrogates", "a macro bomb", "a tower"])
 
 
 @pytest.mark.slow

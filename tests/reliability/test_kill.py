@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, quick_if
 
 from cvxrl.runs.jsonl import read_records
 from reliability.harness import (
@@ -97,6 +97,7 @@ def count_operations(server: ForkServer, out: Path) -> tuple[Path, int]:
     return SMALL.folder(out), int(found[1])
 
 
+@pytest.mark.slow
 def test_a_kill_between_file_operations(fork_server: ForkServer, tmp_path: Path) -> None:
     whole, count = count_operations(fork_server, tmp_path / "whole")
     assert count > 60
@@ -115,7 +116,6 @@ MOMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "as the final export gets its name": (".policy.tmp", {"event": "os.rename", "kill_at": 1}),
     "before the last record": (".run.json.tmp", {"event": "os.rename", "kill_at": 2}),
 }
-QUICK_MOMENTS = ("within a checkpoint", "before the last record")
 ADAPTER = Case("math_lora", (*SAVED, *SHORT, "model.lora.dropout=0.1"))
 
 
@@ -125,9 +125,7 @@ def adapted(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -
     return train_whole(fork_server, ADAPTER, tmp_path_factory.mktemp("adapted")).folder
 
 
-@pytest.mark.parametrize(
-    "moment", [m if m in QUICK_MOMENTS else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS]
-)
+@pytest.mark.parametrize("moment", quick_if("within a checkpoint".__eq__, MOMENTS))
 def test_a_kill_in_the_middle_of(moment: str, fork_server: ForkServer, adapted: Path, tmp_path: Path) -> None:
     """Of an adapter's run, which writes everything that a run can write."""
     where, fault = MOMENTS[moment]
@@ -150,7 +148,8 @@ def test_a_kill_after_the_last_checkpoint(fork_server: ForkServer, tmp_path: Pat
     assert [p.name for p in checkpoints.iterdir()] == ["step-000003"]
 
 
-@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 3])
 def test_a_kill_in_the_middle_of_a_line(step: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     assert fork_server.run(USUAL.arguments(tmp_path), log, {"tear_record": step}) == KILLED

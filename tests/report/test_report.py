@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, SilentSink, tiny
+from helpers import ROOT, SilentSink, quick_if, tiny
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -46,8 +46,10 @@ def drawn(axis: Axes, label: str) -> list[float]:
         [START, *({"step": float(i), **STEP} for i in range(1, 30))],
         [START],
         [{"step": 0.0}],
-        [START, {"step": 1.0, **STEP}],
-        [START, {"step": 1.0, **STEP}, {"step": 2.0, **dict.fromkeys(STEP, math.nan)}],
+        pytest.param([START, {"step": 1.0, **STEP}], marks=pytest.mark.slow),
+        pytest.param(
+            [START, {"step": 1.0, **STEP}, {"step": 2.0, **dict.fromkeys(STEP, math.nan)}], marks=pytest.mark.slow
+        ),
         [START, {"step": 1.0, **dict.fromkeys(STEP, 0.0)}, {"step": 2.0, **dict.fromkeys(STEP, math.inf)}],
         [START, {"step": 1.0, **dict.fromkeys(STEP)}],  # read back from metrics.jsonl, where NaN is null
     ],
@@ -140,7 +142,10 @@ def test_a_log_axis_smooths_logarithms(axis: Axes) -> None:
     assert axis.get_yscale() == "log"
 
 
-@pytest.mark.parametrize("name", ["math_grpo", "math_lco_kld", "math_reinforce", "base_sft"])
+@pytest.mark.parametrize(
+    "name",
+    quick_if(("math_lco_kld", "base_sft").__contains__, ["math_grpo", "math_lco_kld", "math_reinforce", "base_sft"]),
+)
 def test_every_metric_is_explained(name: str, tmp_path: Path) -> None:
     recipe, sink = tiny(name), SilentSink()
     run_training(recipe, RunDir.of(tmp_path, recipe), sink, "new")
