@@ -31,14 +31,12 @@ from cvxrl.comparison.options import parse_seeds
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 
-# A setting: a recipe and overrides of it. Those that both sides were tuned over, and each side's own.
+# A setting: a recipe and overrides of it. Those that both sides were tuned over, and as many of each side's own: TRL's
+# loop samples no prompts anew and has another schedule than a recipe's.
 WIDE = "rollout.prompts=32 rollout.samples=4"
 BOTH = (
     *("math_grpo train.minibatches=4 optim.lr=2e-4", "math_grpo train.minibatches=8 optim.lr=2e-4"),
     *("math_grpo train.minibatches=8 optim.lr=3e-4", "math_grpo train.minibatches=4 optim.lr=2e-4 rollout.prompts=8"),
-    "math_grpo train.minibatches=8 optim.lr=2e-4 optim.schedule=cosine train.steps=10",
-    "math_grpo train.minibatches=8 optim.lr=3e-4 optim.schedule=cosine train.steps=8",
-    "math_grpo train.minibatches=4 optim.lr=3e-4 optim.schedule=cosine train.steps=12",
     "math_grpo train.minibatches=4 optim.lr=3e-4 optim.betas=[0.9,0.95]",
     "math_grpo train.minibatches=8 optim.lr=2e-4 rollout.prompts=32",
     "math_grpo train.minibatches=8 optim.lr=2e-4 objective.clip_high=0.4",
@@ -50,17 +48,25 @@ BOTH = (
 GRIDS = {
     "cvxrl": (
         *BOTH,
-        "math_lco_kld train.minibatches=8 optim.lr=2e-4",
         *(f"math_dapo train.minibatches=4 optim.lr=2e-4{more}" for more in ("", " rollout.prompts=8", f" {WIDE}")),
+        "math_lco_kld train.minibatches=8 optim.lr=2e-4",
+        "math_grpo train.minibatches=8 optim.lr=2e-4 optim.schedule=cosine train.steps=10",
+        "math_grpo train.minibatches=8 optim.lr=3e-4 optim.schedule=cosine train.steps=8",
+        "math_grpo train.minibatches=4 optim.lr=3e-4 optim.schedule=cosine train.steps=12",
     ),
     "trl": (
         *BOTH,
         "math_grpo train.minibatches=4 optim.lr=2e-4 objective.clip_high=0.28",
-        f"math_grpo train.minibatches=4 optim.lr=3e-4 {WIDE} objective.clip_high=0.28",
+        *(f"math_grpo train.minibatches=4 optim.lr=3e-4 {WIDE} objective.clip_high={high}" for high in (0.28, 0.4)),
+        f"math_grpo train.minibatches=8 optim.lr=1.5e-4 {WIDE} objective.clip_high=0.4",
+        f"math_grpo train.minibatches=4 optim.lr=1.5e-4 {WIDE}",
         *(f"math_grpo train.minibatches=2 optim.lr={rate} {WIDE}" for rate in ("3e-4", "4e-4")),
     ),
 }
-CHOSEN = dict.fromkeys(GRIDS, f"math_grpo train.minibatches=4 optim.lr=2e-4 {WIDE}")
+CHOSEN = {
+    "cvxrl": f"math_grpo train.minibatches=4 optim.lr=2e-4 {WIDE}",
+    "trl": f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE} objective.clip_high=0.4",
+}
 FELL = 1 / 3
 FIRST = 640  # completions after which the questions are asked for the first time since training began
 Row = dict[str, float]

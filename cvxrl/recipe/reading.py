@@ -45,7 +45,7 @@ def preset(values: Mapping[str, Any]) -> dict[str, Any]:
         A mapping to lay below that layer and above everything it extends; empty for `reading: paper`.
     """
     kind = _section(values, "objective").get("kind")
-    if values.get("reading") != AUTHORS_CODE or kind not in _TARGET:
+    if values.get("reading") != AUTHORS_CODE or not isinstance(kind, str) or kind not in _TARGET:
         return {}
     optim, advantage = _section(values, "optim"), _section(values, "advantage").get("kind")
     # Another kind of optimizer would be replaced whole, and the learning rate is the recipe's.

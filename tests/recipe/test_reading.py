@@ -80,6 +80,12 @@ def test_several_optimizer_steps_are_no_sign_descent() -> None:
     assert not any("sign descent" in note for note in tiny("math_lco_kld", AUTHORS, "train.minibatches=16").notes)
 
 
+def test_a_kind_that_is_no_text_is_told_by_its_key(cvxrl: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("extends: math_lco_kld\nreading: authors-code\nobjective: {kind: {a: 1}}\n")
+    done = cvxrl("train", "r.yaml", "--dry-run")
+    assert done.code == 2 and "objective.kind: unknown kind" in done.err
+
+
 @pytest.mark.slow
 def test_a_run_begins_with_its_notes(tmp_path: Path) -> None:
     class Listening(SilentSink):
@@ -92,4 +98,6 @@ def test_a_run_begins_with_its_notes(tmp_path: Path) -> None:
 
     recipe, sink = tiny("math_lco_kld", AUTHORS, "train.steps=1", "eval.every=0"), Listening()
     run_training(recipe, RunDir.of(tmp_path, recipe), sink, "new")
-    assert sink.said[: len(recipe.notes)] == [f"note: {note}" for note in recipe.notes]
+    notes = [f"note: {note}" for note in recipe.notes]
+    assert notes and [said for said in sink.said if said.startswith("note: ")] == notes
+    assert sink.said.index(notes[-1]) <= len(notes), "before the first step"

@@ -74,14 +74,19 @@ def test_every_fsync_may_fail(number: int, fork_server: ForkServer, whole: Whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [16, 250, 600, 1150, 1550])
-def test_a_disk_that_is_full(kilobytes: int, whole: Whole, tmp_path: Path) -> None:
-    """A real small file system, in a mount namespace of its own; then it grows and the run goes on."""
+@pytest.mark.parametrize(
+    ("kilobytes", "entry"), [(16, "resume"), (250, "overwrite"), (1150, "resume"), (1550, "resume")]
+)
+def test_a_disk_that_is_full(kilobytes: int, entry: str, whole: Whole, tmp_path: Path) -> None:
+    """A real small file system, in a mount namespace of its own; then it grows and the run goes on.
+
+    Where not even the first checkpoint found room there is nothing to go on from.
+    """
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
     disk, log = tmp_path / "disk", tmp_path / "log.txt"
     disk.mkdir()
-    first, again = (" ".join(f"'{a}'" for a in USUAL.arguments(disk, e)) for e in ("new", "resume"))
+    first, again = (" ".join(f"'{a}'" for a in USUAL.arguments(disk, e)) for e in ("new", entry))
     script = f"""
         mount -t tmpfs -o size={kilobytes}k none {disk} || exit 9
         python -m cvxrl {first} >{log} 2>&1; echo "code $?"
@@ -164,8 +169,14 @@ def test_what_is_mended(case: str, fork_server: ForkServer, whole: Whole, interr
     assert read_run(folder).status == "finished"
 
 
+def _torn(log: str) -> str:
+    """Half of the second line is gone."""
+    first, second, *others = log.splitlines(keepends=True)
+    return "".join([first, second[: len(second) // 2] + "\n", *others])
+
+
 LOST: dict[str, Callable[[Path], Any]] = {
-    "torn line in the middle": lambda d: (d / "metrics.jsonl").write_text('{"step": 0}\n{"ste\n{"step": 2}\n'),
+    "torn line in the middle": lambda d: (d / "metrics.jsonl").write_text(_torn((d / "metrics.jsonl").read_text())),
     "empty": lambda d: (d / "metrics.jsonl").write_text(""),
     "gone": lambda d: (d / "metrics.jsonl").unlink(),
 }
