@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
@@ -77,6 +78,8 @@ def _run(agreed: AbstractContextManager[None]) -> None:
             typer.echo(f"error: {problem}", err=True)
         sys.exit(USER_ERROR)
     except RankLostError as error:
+        # The launcher ends what it finds running; this process says why, and leaves with the code that says it too.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         typer.echo(f"error: {error}; go on with: {command_to_go_on('--resume')}", err=True)
         sys.exit(LOST)
     except KeyboardInterrupt:
