@@ -1,9 +1,10 @@
+import copy
 import gc
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from forked import Forked
+from helpers import SMALL_POLICY
 
 from cvxrl.cli import main
 from cvxrl.runs import provenance
@@ -34,6 +36,9 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
+    """The same holds for what the first policy, and each process that is forked here, would import."""
+    if "cvxrl.engine.session" in sys.modules:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM  # noqa: F401
     gc.freeze()
     gc.enable()
 
@@ -62,7 +67,24 @@ def nothing_twice() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(provenance, "_git", cache(provenance._git))
+        if (load := sys.modules.get("cvxrl.policy.load")) is not None:
+            patch.setattr(load, "load_pretrained", small_read_once(load.load_pretrained))
         yield
+
+
+def small_read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Reads a policy and its tokenizer; that which nearly all tests train from a copy in memory, from the second on."""
+    known: dict[str, Any] = {}
+
+    def found(spec: Any) -> Any:
+        if spec.path != str(SMALL_POLICY):
+            return read(spec)
+        key = spec.model_dump_json()
+        if key not in known:
+            known[key] = read(spec)
+        return copy.deepcopy(known[key])
+
+    return found
 
 
 @pytest.fixture
