@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from forked import Forked
-from small_policy import probe_once, read_once
+from known_policies import probe_once, read_once
 
 from cvxrl.cli import main
 from cvxrl.runs import provenance
@@ -71,10 +71,14 @@ def nothing_twice() -> Iterator[None]:
         yield
 
 
+# Tests of what is found out about a policy, of one that is split over processes, and of recorded numbers.
+PROBING = ("policy", "rollout", "ranks", "trajectories")
+
+
 @pytest.fixture(autouse=True)
 def probed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for tests of what is found out about a policy, and of one that is split over processes."""
-    if "cvxrl.rollout.choice" in sys.modules and request.path.parent.name not in ("policy", "rollout", "ranks"):
+    """The short ways that serve a known policy are found once, but where that is what is tested."""
+    if "cvxrl.rollout.choice" in sys.modules and request.path.parent.name not in PROBING:
         probe_once(monkeypatch)
 
 

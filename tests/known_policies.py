@@ -1,7 +1,8 @@
-"""The policy that hundreds of tests train is read from the disk once, and the short ways that serve it found once.
+"""The policies that hundreds of tests load are read from the disk once, and the short ways that serve them found once.
 
 Every policy that is loaded is compared with its own forward pass: at load, at the lengths of the run, token by token.
-That is a quarter of a run of two steps. `tests/policy` and `tests/rollout` hold that it is done, with nothing known before.
+That is a quarter of a run of two steps. `tests/policy` and `tests/rollout` hold that it is done, with nothing known
+before.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 from helpers import SMALL_POLICY
 
+# None of these changes while it is tested: the small one, and two that ship.
+PATHS = {str(SMALL_POLICY), *(f"package:cvxrl/assets/{name}" for name in ("base", "forgetful"))}
 _known: dict[Any, Any] = {}
 
 
 def _of(model: Any) -> tuple[Any, ...] | None:
-    """What of the model decides which ways serve it; None of one that is not the small policy as it was read."""
+    """What of the model decides which ways serve it; None of one that is not a known policy as it was read."""
     from cvxrl.policy.adapter import has_adapter
 
     spec = vars(model).get("read_once")
@@ -31,13 +34,13 @@ def _once(key: tuple[Any, ...], find: Callable[[], Any]) -> Any:
 
 
 def read_once(patch: pytest.MonkeyPatch) -> None:
-    """From its second time on, the small policy is a copy of what is in memory."""
+    """From the second time on, a known policy is a copy of what is in memory."""
     from cvxrl.policy import load
 
     read = load.load_pretrained
 
     def found(spec: Any) -> Any:
-        if spec.path != str(SMALL_POLICY):
+        if spec.path not in PATHS:
             return read(spec)
         tokenizer, model = copy.deepcopy(_once(("read", spec.model_dump_json()), lambda: read(spec)))
         model.read_once = spec.model_dump_json()
@@ -47,7 +50,7 @@ def read_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def probe_once(patch: pytest.MonkeyPatch) -> None:
-    """Its ways are those that were found the first time, at these lengths."""
+    """The ways that serve it are those that were found the first time, at these lengths."""
     from cvxrl.policy.checked import Checked
     from cvxrl.rollout import choice
 
