@@ -71,8 +71,8 @@ def nothing_twice() -> Iterator[None]:
         yield
 
 
-# Tests of what is found out about a policy, of one that is split over processes, and of recorded numbers.
-PROBING = ("policy", "rollout", "ranks", "trajectories")
+# Tests of what is found out about a policy, of one that is split over processes, of recorded numbers, of whole pages.
+PROBING = ("policy", "rollout", "ranks", "trajectories", "tests")
 
 
 @pytest.fixture(autouse=True)
