@@ -1,10 +1,9 @@
-import copy
 import gc
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from forked import Forked
-from helpers import SMALL_POLICY
+from known_policies import probe_once, read_once
 
 from cvxrl.cli import main
 from cvxrl.runs import provenance
@@ -67,24 +66,20 @@ def nothing_twice() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(provenance, "_git", cache(provenance._git))
-        if (load := sys.modules.get("cvxrl.policy.load")) is not None:
-            patch.setattr(load, "load_pretrained", small_read_once(load.load_pretrained))
+        if "cvxrl.policy.load" in sys.modules:
+            read_once(patch)
         yield
 
 
-def small_read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Reads a policy and its tokenizer; that which nearly all tests train from a copy in memory, from the second on."""
-    known: dict[str, Any] = {}
+# Tests of what is found out about a policy, of one that is split over processes, of recorded numbers, of whole pages.
+PROBING = ("policy", "rollout", "ranks", "trajectories", "tests")
 
-    def found(spec: Any) -> Any:
-        if spec.path != str(SMALL_POLICY):
-            return read(spec)
-        key = spec.model_dump_json()
-        if key not in known:
-            known[key] = read(spec)
-        return copy.deepcopy(known[key])
 
-    return found
+@pytest.fixture(autouse=True)
+def probed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short ways that serve a known policy are found once, but where that is what is tested."""
+    if "cvxrl.rollout.choice" in sys.modules and request.path.parent.name not in PROBING:
+        probe_once(monkeypatch)
 
 
 @pytest.fixture
