@@ -49,7 +49,8 @@ _LARGE = "rollout.prompts=64 rollout.samples=4"
 _REUSED = ("", _CLIP, "reduction=sequence-mean", _CENTERED, _CLIPPED, "rollout.temperature=1.3")
 _BOTH_AGAIN = (
     *(f"math_grpo {_ONCE} {more}".strip() for more in _REUSED),
-    *(f"math_cispo {steps}" for steps in (_ONCE, _TWICE)),
+    *(f"math_cispo {steps}" for steps in (_ONCE, _TWICE, f"{_TWICE} {_CLIPPED}", f"{_TWICE} optim.max_grad_norm=0.1")),
+    f"math_cispo train.minibatches=4 train.inner_epochs=2 optim.lr=1.5e-4 {WIDE} {_CLIPPED}",
     *(f"math_grpo {_TWICE} {more}".strip() for more in ("", _CLIPPED, _CENTERED, _CLIP)),
     f"math_grpo train.minibatches=8 optim.lr=2e-4 {_LARGE}",
     f"math_grpo train.minibatches=8 train.inner_epochs=2 optim.lr=2e-4 {_LARGE}",
@@ -85,7 +86,7 @@ SECOND = {
         f"math_cispo train.minibatches=4 optim.lr=3e-4 {WIDE}",
         f"math_grpo train.minibatches=2 optim.lr=3e-4 {WIDE} {_CENTERED}",
         f"math_grpo {_ONCE} {_CENTERED} {_CLIPPED}",
-        f"math_cispo {_TWICE} {_CLIPPED}",
+        f"math_cispo {_ONCE} {_CLIPPED}",
         f"math_cispo train.minibatches=2 train.inner_epochs=2 optim.lr=3e-4 {WIDE}",
         f"math_grpo train.minibatches=8 optim.lr=2e-4 {_LARGE} {_CENTERED}",
         f"math_grpo train.minibatches=4 optim.lr=2.5e-4 {WIDE} {_CENTERED}",
