@@ -14,6 +14,7 @@ from torch import Tensor
 from cvxrl.engine import bookkeeping
 from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
+from cvxrl.policy import saved
 from cvxrl.policy.adapter import adapted_layers, add_adapter, load_adapter, save_adapter, without_adapter
 from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy
@@ -190,3 +191,12 @@ def test_what_could_not_be_merged_is_refused_before_training(tmp_path: Path) -> 
         add_adapter(tiny_family("phimoe"), LoraSpec(rank=2, targets=("q_proj", "router")), 0)
     with pytest.raises(UserError, match=r"model.lora.targets.*no layer `up_proj`"):
         add_adapter(tiny_family("qwen3_moe"), LoraSpec(rank=2, targets=("q_proj", "up_proj")), 0)
+
+
+def test_the_first_copy_of_a_model_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(saved, "_require_whole", lambda _, folder: looked.append(folder.name))
+    one, other = tiny_family("gpt2"), tiny_family("gpt2")
+    for model, name in ((one, "a"), (one, "b"), (other, "c")):
+        saved.save_weights(model, tmp_path / name)
+    assert looked == ["a", "c"]
