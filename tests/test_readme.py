@@ -31,7 +31,13 @@ eval: {every: 50, prompts: 4, samples: 1}
 logging: {kl_sequences: 2}
 """
 # Of the runs of a study.
-SMALL_PLAN = {"train.steps": 4, "rollout.prompts": 4, "rollout.samples": 2, "rollout.max_new_tokens": 12, "eval.prompts": 4}
+SMALL_PLAN = {
+    "train.steps": 4,
+    "rollout.prompts": 4,
+    "rollout.samples": 2,
+    "rollout.max_new_tokens": 12,
+    "eval.prompts": 4,
+}
 # Of a run whose command does not say; those that are looked into need the steps that are looked at.
 STEPS = {"README.md": 12, "compare.md": 12, "inspect.md": 40, "inspect_runs.md": 40}
 FAILING = "#!/bin/sh\nexit 2\n"
