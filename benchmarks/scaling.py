@@ -1,11 +1,11 @@
 """How a training step grows: with completions, their length, the vocabulary and the parameters; and memory with tokens.
 
-Policies are drawn at random, so that completions run to their limit. Every size is measured in one process, one thread,
-in processor seconds (which other programs change little), sizes in turn, several times over. Each curve is
-fitted by t = a + b n^k with a, b >= 0: small steps cost a fixed a, which a straight line in log-log would take for a
-smaller exponent. The interval of k is a bootstrap over repeats. Attention grows with the square of the length by its
-nature, so length has a second curve in which attention hands its queries through. Memory is measured by
-benchmarks/memory_plan.py.
+Policies are drawn at random, and nothing that they say ends a completion: all run to their limit. Every size is
+measured in one process, one thread, in processor seconds (which other programs change little), sizes in turn, several
+times over. Each curve is fitted by t = a + b n^k with a, b >= 0: small steps cost a fixed a, which a straight line in
+log-log would take for a smaller exponent; the smallest size of a curve is there to tell it. The interval of k is a
+bootstrap over repeats. Attention grows with the square of the length by its nature, so length has a second curve in
+which attention hands its queries through. Memory is measured by benchmarks/memory_plan.py.
 
     python benchmarks/scaling.py --figure docs/figures/scaling.png
 """
@@ -32,9 +32,9 @@ DIGITS = "0123456789+-=?;"
 BASE = {"prompts": 8, "length": 64, "vocab": 1024, "hidden": 128, "layers": 4}
 VARIED: dict[str, tuple[str, list[int]]] = {
     "completions": ("prompts", [4, 8, 16, 32, 64]),
-    "length": ("length", [32, 64, 128, 256, 512]),
-    "length, no attention": ("length", [32, 64, 128, 256, 512]),
-    "vocabulary": ("vocab", [2048, 4096, 8192, 16384, 32768]),
+    "length": ("length", [8, 32, 64, 128, 256, 512]),
+    "length, no attention": ("length", [8, 32, 64, 128, 256, 512]),
+    "vocabulary": ("vocab", [256, 4096, 8192, 16384, 32768, 65536]),
     "parameters": ("hidden", [128, 192, 256, 384, 512]),
 }
 SAMPLES = 8
@@ -45,7 +45,7 @@ BUDGET = ["train.micro_batch_tokens=4096", "rollout.batch=64"]
 
 def overrides(sizes: dict[str, int], steps: int) -> list[str]:
     """Settings of a run with a policy and a step of these sizes."""
-    filler = "".join(chr(0x4E00 + i) for i in range(sizes["vocab"] - 2 - len(DIGITS)))
+    filler = "".join(chr(0x20000 + i) for i in range(sizes["vocab"] - 2 - len(DIGITS)))  # no surrogates up there
     hidden = sizes["hidden"]
     scratch = {
         "alphabet": DIGITS + filler,
@@ -59,7 +59,7 @@ def overrides(sizes: dict[str, int], steps: int) -> list[str]:
     }
     return [
         "model.path=null",
-        f"model.scratch={json.dumps(scratch)}",
+        f"model.scratch={json.dumps(scratch, ensure_ascii=False)}",
         f"rollout.prompts={sizes['prompts']}",
         f"rollout.samples={SAMPLES}",
         f"rollout.max_new_tokens={sizes['length']}",
@@ -90,10 +90,13 @@ def without_attention() -> Iterator[None]:
 def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], float, int]:
     """Processor seconds of each step after the first, sampled tokens per step, and parameters."""
     from cvxrl.engine.trainer import Hooks, Trainer
+    from cvxrl.policy.model import Policy
     from cvxrl.recipe.load import load_recipe
     from cvxrl.report.stop import StopRequest
 
+    kept = Policy.end_ids
     trainer = Trainer.build(load_recipe(RECIPE, overrides(sizes, steps + 1)))
+    Policy.end_ids = property(lambda _: (-1,))  # type: ignore[assignment, method-assign]
     ends: list[float] = []
     totals: list[float] = []
 
@@ -101,7 +104,10 @@ def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], 
         ends.append(time.process_time())
         totals.append(values["tokens/total"])
 
-    trainer.run(Hooks(record, lambda *_: None, lambda *_: None), StopRequest())
+    try:
+        trainer.run(Hooks(record, lambda *_: None, lambda *_: None), StopRequest())
+    finally:
+        Policy.end_ids = kept  # type: ignore[method-assign]
     parameters = sum(p.numel() for p in trainer.policy.model.parameters())
     return np.diff(ends).tolist(), totals[-1] / len(totals), parameters
 

@@ -2,8 +2,8 @@
 
 Same policy, task, held-out questions and evaluator, which asks before training and after every rollout from the 640th
 completion on, and whose time is not counted. The clock is that of the training steps alone: processor seconds and wall
-seconds of one thread. Sides run in alternation, each run in a process of its own. A run that is not there after
-`--completions` is censored, one that fell below a third of where it began is broken off; both are said.
+seconds of one thread, or of `--threads`. Sides run in alternation, each run in a process of its own. A run that is not
+there after `--completions` is censored, one that fell below a third of where it began is broken off; both are said.
 
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/time_to_accuracy.py --peer trl                     # three seeds with the settings below
@@ -173,7 +173,8 @@ def measure(arguments: argparse.Namespace, *cell: Any) -> dict[str, Any]:
         command = [sys.executable, __file__, "--child", json.dumps(cell), "--report", report.name]
         command += ["--accuracy", str(arguments.accuracy), "--completions", str(arguments.completions)]
         command += ["--runs", str(arguments.runs)] if arguments.runs else []
-        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        quiet["OMP_NUM_THREADS"] = str(arguments.threads)
         subprocess.run(command, check=True, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL)
         found: dict[str, Any] = json.loads(Path(report.name).read_text())
     shown = (found[key] for key in ("side", "setting", "seed", "fate", "accuracy", "completions", "steps"))
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2))
     parser.add_argument("--accuracy", type=float, default=0.9)
     parser.add_argument("--completions", type=int, default=2560, help="most completions of a run")
+    parser.add_argument("--threads", type=int, default=1, help="of each run; with more, wall seconds are what counts")
     parser.add_argument("--tune", action="store_true", help="all settings of the grids instead of those chosen")
     parser.add_argument("--runs", type=Path, help="go on to the last completion and keep the peer's folders here")
     parser.add_argument("--out", type=Path, help="write all runs as one JSON document")

@@ -19,6 +19,7 @@ from typing import Any
 
 from cvxrl.comparison.options import parse_seeds
 from cvxrl.recipe.load import load_recipe
+from cvxrl.recipe.objective import CispoSpec, GrpoSpec, GspoSpec
 from cvxrl.recipe.schema import Recipe
 
 RECIPES = {"grpo": "math_grpo", "lco": "math_lco_kld"}
@@ -30,7 +31,27 @@ SHARED = (
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "seed"),
     *("gradient_checkpointing", "bf16", "disable_dropout"),  # TRL's defaults of the first two cost time here
 )
+# TRL's words for a recipe's.
+REDUCTIONS = {"token-mean": "dapo", "sequence-mean": "grpo", "constant": "dr_grpo"}
+SCALES = {"group": "group", "group-centered": "none", "batch": "batch"}
 Row = dict[str, float]
+
+
+def loss_settings(recipe: Recipe) -> dict[str, Any]:
+    """What a GRPOConfig says of a recipe's advantage, objective and reduction.
+
+    Raises:
+        KeyError: TRL has no such thing.
+    """
+    objective = recipe.objective
+    shared = {"scale_rewards": SCALES[recipe.advantage.kind], "beta": 0.0}
+    if isinstance(objective, CispoSpec):  # TRL clips at this itself, not at 1 + this
+        return {**shared, "loss_type": "cispo", "epsilon_high": objective.ratio_max}
+    if not isinstance(objective, GrpoSpec | GspoSpec):
+        raise KeyError(objective.kind)
+    level = "sequence" if isinstance(objective, GspoSpec) else "token"
+    clip = {"epsilon": objective.clip_low, "epsilon_high": objective.clip_high, "importance_sampling_level": level}
+    return {**shared, **clip, "loss_type": REDUCTIONS[recipe.reduction]}
 
 
 def judge(recipe: Recipe, tokenizer: Any, due: Callable[[int], bool], stop: Callable[[Row], bool]) -> Any:
@@ -107,8 +128,7 @@ def train(
     loop = LCOTrainer
     if method == "grpo":
         shared = {name: getattr(args, name) for name in SHARED}
-        clip = {"epsilon": recipe.objective.clip_low, "epsilon_high": recipe.objective.clip_high}
-        loop, args = GRPOTrainer, GRPOConfig(**settings, **shared, **clip, beta=0.0)
+        loop, args = GRPOTrainer, GRPOConfig(**settings, **shared, **loss_settings(recipe))
     callbacks = [judge(recipe, tokenizer, due, stop)]
     model = AutoModelForCausalLM.from_pretrained(path)
     trainer = loop(model, reward, args, prompts, processing_class=tokenizer, callbacks=callbacks)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from forked import Forked
+from known_policies import probe_once, read_once
 
 from cvxrl.cli import main
 from cvxrl.runs import provenance
@@ -34,6 +35,9 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
+    """The same holds for what the first policy, and each process that is forked here, would import."""
+    if "cvxrl.engine.session" in sys.modules:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM  # noqa: F401
     gc.freeze()
     gc.enable()
 
@@ -62,7 +66,20 @@ def nothing_twice() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(provenance, "_git", cache(provenance._git))
+        if "cvxrl.policy.load" in sys.modules:
+            read_once(patch)
         yield
+
+
+# Tests of what is found out about a policy, of one that is split over processes, of recorded numbers, of whole pages.
+PROBING = ("policy", "rollout", "ranks", "trajectories", "tests")
+
+
+@pytest.fixture(autouse=True)
+def probed_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short ways that serve a known policy are found once, but where that is what is tested."""
+    if "cvxrl.rollout.choice" in sys.modules and request.path.parent.name not in PROBING:
+        probe_once(monkeypatch)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import lru_cache
 
 from cvxrl.recipe.objective import (
     AwrSpec,
@@ -70,6 +71,7 @@ def log_softmax(z: Row) -> Row:
     return [x - log_sum for x in z]
 
 
+@lru_cache(maxsize=64)  # a bisection asks for the same odds again and again
 def sigmoid(x: Decimal) -> Decimal:
     return 1 / (1 + (-x).exp()) if x >= 0 else x.exp() / (1 + x.exp())
 
@@ -277,10 +279,13 @@ def _sampled_tilt(
     return _shaped(tilt, odds, spec)
 
 
+_margin = lru_cache(exact)
+
+
 def _shaped(tilt: Decimal, odds: Decimal, spec: LcoKldSpec | LcoMseSpec | LcoLchSpec) -> Decimal:
     if spec.tilt == "exponential" or tilt == 0:
         return tilt
-    p, margin = sigmoid(odds), exact(spec.linear_margin)
+    p, margin = sigmoid(odds), _margin(spec.linear_margin)
     q = min(max(p + tilt * sigmoid(-odds), min(p, margin)), max(p, 1 - margin))
     return D(0) if q == p else (q / (1 - q)).ln() - odds
 

@@ -9,6 +9,7 @@ from helpers import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 
 from time_to_accuracy import CHOSEN, GRIDS, is_due, ratios, recipe_of, summarize
+from trl_runs import loss_settings
 
 
 def rows(*accuracies: float) -> list[dict[str, float]]:
@@ -50,3 +51,17 @@ def test_a_setting_is_a_recipe_and_overrides() -> None:
 def test_both_sides_were_tuned_over_as_many_settings() -> None:
     assert {len(set(grid)) for grid in GRIDS.values()} == {20}
     assert all(CHOSEN[side] in grid for side, grid in GRIDS.items())
+
+
+def test_the_peer_is_told_the_same_loss() -> None:
+    def told(setting: str) -> dict[str, Any]:
+        return loss_settings(recipe_of(setting, 0, 2560))
+
+    plain = {"loss_type": "dapo", "scale_rewards": "group", "importance_sampling_level": "token", "beta": 0.0}
+    assert told("math_grpo objective.clip_high=0.4") == {**plain, "epsilon": 0.2, "epsilon_high": 0.4}
+    assert told("math_dr_grpo")["loss_type"] == "dr_grpo" and told("math_dr_grpo")["scale_rewards"] == "none"
+    assert told("math_gspo")["loss_type"] == "grpo" and told("math_gspo")["importance_sampling_level"] == "sequence"
+    assert told("math_cispo") == {"loss_type": "cispo", "scale_rewards": "group", "epsilon_high": 5.0, "beta": 0.0}
+    for without in ("math_dro", "math_rloo", "math_lco_kld"):
+        with pytest.raises(KeyError):
+            told(without)

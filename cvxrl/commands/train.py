@@ -15,7 +15,7 @@ from cvxrl.commands import DIVERGED, DONE, INTERRUPTED, command_to_go_on
 from cvxrl.commands.completion import recipe_keys, recipe_names
 from cvxrl.commands.dry_run import Bandwidth, Flops, Machine, Memory, Ranks, print_plan
 from cvxrl.commands.help import Command, section
-from cvxrl.errors import UserError
+from cvxrl.errors import Mistakes, UserError
 from cvxrl.imports import loading_libraries
 from cvxrl.ranks import RankLostError, is_main, this_rank
 
@@ -93,9 +93,12 @@ def train(
     from cvxrl.recipe.load import load_recipe
     from cvxrl.runs.entry import entry_of
 
-    entry = entry_of(resume, overwrite)
-    machine = Machine.of(ranks, device_memory, device_flops, device_bandwidth)
-    resolved = load_recipe(recipe, set_ or [], seed)
+    mistakes = Mistakes()
+    entry = mistakes.attempt(entry_of, resume, overwrite)
+    machine = mistakes.attempt(Machine.of, ranks, device_memory, device_flops, device_bandwidth)
+    resolved = mistakes.attempt(load_recipe, recipe, set_ or [], seed)
+    if entry is None or machine is None or resolved is None:
+        raise UserError(*mistakes.problems)
     if dry_run:
         print_plan(resolved, machine, as_json)
         return

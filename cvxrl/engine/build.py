@@ -11,6 +11,7 @@ from cvxrl.engine.demonstrations import DemonstrationCollector
 from cvxrl.engine.readers import Reader
 from cvxrl.engine.world import SingleProcess, World
 from cvxrl.errors import Mistakes, Problem, UserError
+from cvxrl.evaluation.held_out import HeldOut
 from cvxrl.objectives.callable import find_objective
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
@@ -109,7 +110,7 @@ def build_generator(recipe: Recipe, policy: Policy, world: World | None = None) 
         world: the processes that sample; this one alone by default.
 
     Raises:
-        UserError: the engine that the recipe names cannot serve this policy.
+        UserError: the server that the recipe names cannot serve this policy; of decoding here, `require_sampling`.
     """
     engine = recipe.rollout.engine
     if isinstance(engine, VllmSpec):
@@ -119,8 +120,30 @@ def build_generator(recipe: Recipe, policy: Policy, world: World | None = None) 
         bf16, tolerance = train.precision == "bf16", train.ratio_tolerance
         lower, ranks = not isinstance(recipe.rollout.mismatch, StopMismatch), world or SingleProcess()
         return open_generator(engine, policy, ranks, bf16=bf16, ratio_tolerance=tolerance, lower=lower)
-    require_engine(policy, engine)
     return LocalGenerator(policy, engine, recipe.rollout.batch)
+
+
+def require_sampling(generator: Generator) -> None:
+    """Refuse to decode here by an engine that cannot serve the policy.
+
+    To be asked once the prompts are encoded: decoders are tried at the lengths that are known then.
+
+    Raises:
+        UserError: there is no such way.
+    """
+    if isinstance(generator, LocalGenerator):
+        require_engine(generator.policy, generator.engine)
+
+
+def build_held_out(
+    recipe: Recipe, policy: Policy, generator: Generator, task: Task, grader: Grader, world: World
+) -> HeldOut | None:
+    """Held-out questions, encoded, if the recipe asks any.
+
+    Raises:
+        UserError: see `HeldOut.prepare`.
+    """
+    return HeldOut.prepare(recipe, policy, generator, task, grader, world) if recipe.eval.every else None
 
 
 def build_collector(

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from cvxrl.engine.beside import beside
 from cvxrl.engine.collectors import Collector, Experience
 from cvxrl.engine.divergence import blame
 from cvxrl.engine.loss import Loss
@@ -28,6 +27,7 @@ from cvxrl.engine.world import World, share
 from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.objectives.linear import LinearHead, LowRank
 from cvxrl.recipe.schema import Recipe
+from cvxrl.rollout.beside import beside
 
 # What a checkpoint holds of the queues: one mapping per process.
 Waiting = list[dict[str, Any]]

@@ -98,7 +98,8 @@ class Loss:
         if sequences.advantages is None or not off_policy:
             return sequences
         if "old_logits" not in self.recipe.objective.needs:
-            return replace(sequences, old_logprobs=self.reader.log_probs(sequences))
+            told = sequences.sampled_logprobs if self.recipe.rollout.old_logprobs == "sampler" else None
+            return replace(sequences, old_logprobs=self.reader.log_probs(sequences) if told is None else told)
         if self.reader.head is None:
             return with_old_logits(sequences, self.reader.logits(sequences))
         with self.policy.whole():
@@ -136,7 +137,8 @@ class Loss:
             step: all sequences of this process, weighed.
             hear: told, pass by pass, what the policy said.
         """
-        return self._run(*self.split(step), hear)
+        moving, still = self.split(step)
+        return self._run(moving, still if self.recipe.logging.idle_groups else still.select([]), hear)
 
     @torch.no_grad()
     def value(self, passes: Iterable[Sequences]) -> float:
@@ -150,7 +152,7 @@ class Loss:
 
     def _run(self, moving: Sequences, still: Sequences, hear: Hear | None = None) -> dict[str, float]:
         """Pass over all sequences, with a backward pass for those that move the policy."""
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[str, float] = defaultdict(float, loss=0.0)
         counts = torch.tensor([sum(moving.lengths) + sum(still.lengths)])
         num_tokens = int(self.world.sum(counts))
         limit, coupling = self.reader.limit, self.recipe.objective.coupling

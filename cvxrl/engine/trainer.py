@@ -14,10 +14,12 @@ from cvxrl.engine.build import (
     build_collector,
     build_critic,
     build_generator,
+    build_held_out,
     build_reference,
     check_functions,
     check_placement,
     place,
+    require_sampling,
 )
 from cvxrl.engine.collectors import Collector
 from cvxrl.engine.credit import Critic
@@ -119,9 +121,8 @@ class Trainer:
             aside = world if second is None else world.beside()
             collector = build_collector(recipe, sampler, generator, task, grader, judge, aside)
             mistakes.attempt(collector.check)
-            held_out = None
-            if recipe.eval.every:
-                held_out = mistakes.attempt(HeldOut.prepare, recipe, policy, generator, task, grader, world)
+            held_out = mistakes.attempt(build_held_out, recipe, policy, generator, task, grader, world)
+            mistakes.attempt(require_sampling, generator)
             if mistakes.problems:
                 raise UserError(*mistakes.problems)
             loss = Loss(recipe, policy, critic, build_reference(recipe, sampler), world)

@@ -139,7 +139,8 @@ def _sampling(count: _Counter, placed: Placed) -> float:
 def _reading(count: _Counter, placed: Placed, steps: int) -> float:
     recipe, chunked = count.recipe, count.recipe.train.loss == "chunked"
     trunks, heads = 0.0, 0.0
-    if recipe.data == "rollouts" and (steps > 1 or recipe.rollout.lag):
+    own = recipe.rollout.old_logprobs == "trainer"
+    if recipe.data == "rollouts" and own and (steps > 1 or recipe.rollout.lag):
         # Hidden states are enough where later passes project them.
         trunks, heads = 1.0, 0.0 if chunked and "old_logits" in recipe.objective.needs else 1.0
     reference = "reference_logprobs" in recipe.objective.needs or recipe.regularizer.kl_coefficient > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -22,6 +23,7 @@ from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest
 from cvxrl.recipe.schema import Recipe
 from cvxrl.recipe.task import TaskSpec
+from cvxrl.rollout.beside import beside
 from cvxrl.rollout.generator import Episode, Generator, Sampling
 from cvxrl.rollout.randomness import StreamKey
 from cvxrl.runs.provenance import Provenance, collect_provenance
@@ -29,6 +31,15 @@ from cvxrl.tasks import Example, Grader
 from cvxrl.tasks.base import digest as digest_of
 
 Asked = tuple[int, int]  # question, sample
+_NO_DEVICE = torch.device("cpu")  # a grader computes nothing on an accelerator
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Completions that have not been graded yet."""
+
+    asked: Sequence[Asked]
+    episodes: Sequence[Episode]
 
 
 @dataclass
@@ -63,7 +74,7 @@ class Evaluator:
     spelt: Container[Asked] = field(default_factory=frozenset)
 
     def ask(self, asked: Sequence[Asked], note: Callable[[str], None]) -> Iterator[list[Sample]]:
-        """Sample and grade, batch by batch, in the order of ``asked``.
+        """Sample and grade, batch by batch, in the order of ``asked``; one is graded while the next is sampled.
 
         Args:
             asked: (question, sample) of every completion wanted; those of a question adjacent.
@@ -75,25 +86,37 @@ class Evaluator:
         if self.rows is None:
             longest = max(map(len, self.prompts))
             self.rows = rows_that_fit(self.policy, longest, self.sampling.max_new_tokens)
-        start = 0
+        began, start = time.perf_counter(), 0
+        sampled = _Sampled([], [])
         while start < len(asked):
-            batch = asked[start : start + self.rows]
-            try:
-                samples = self._ask(batch)
-            except torch.OutOfMemoryError:
+            graded: list[Sample] = []
+            with beside(partial(self._grade, sampled, graded), _NO_DEVICE):
+                sampled = self._sample(asked[start : start + self.rows])
+            if graded:
+                yield _timed(graded, began)
+                began = time.perf_counter()
+            if not sampled.episodes:
                 self.rows = _fewer(self.rows)
                 note(f"out of memory; going on with {self.rows} completions at a time")
-                continue
-            start += len(batch)
-            yield samples
+            start += len(sampled.episodes)
+        last: list[Sample] = []
+        self._grade(sampled, last)
+        if last:
+            yield _timed(last, began)
 
-    def _ask(self, batch: Sequence[Asked]) -> list[Sample]:
-        began = time.perf_counter()
-        episodes = self._generate(batch)
-        examples = [self.examples[q] for q, _ in batch]
-        samples = judge(self.task, self.policy, self.grader, batch, examples, episodes, self.spelt)
-        seconds = (time.perf_counter() - began) / len(batch)
-        return [sample.model_copy(update={"seconds": seconds}) for sample in samples]
+    def _sample(self, asked: Sequence[Asked]) -> _Sampled:
+        """Completions; none of them where memory ran out."""
+        try:
+            return _Sampled(asked, self._generate(asked))
+        except torch.OutOfMemoryError:
+            return _Sampled(asked, [])
+
+    def _grade(self, sampled: _Sampled, graded: list[Sample]) -> None:
+        """Append completions with their verdicts."""
+        if sampled.episodes:
+            examples = [self.examples[q] for q, _ in sampled.asked]
+            parts = self.task, self.policy, self.grader, sampled.asked, examples, sampled.episodes, self.spelt
+            graded += judge(*parts)
 
     def _generate(self, batch: Sequence[Asked]) -> list[Episode]:
         questions = [(q, [s for _, s in same]) for q, same in groupby(batch, key=itemgetter(0))]
@@ -159,6 +182,12 @@ def provenance_of(policy: Policy) -> Provenance:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     # The number of threads decides how sums are split, and with it their last bits.
     return collect_provenance(name, torch.get_num_threads())
+
+
+def _timed(samples: Sequence[Sample], began: float) -> list[Sample]:
+    """The same, each with its share of the time since then."""
+    seconds = (time.perf_counter() - began) / len(samples)
+    return [sample.model_copy(update={"seconds": seconds}) for sample in samples]
 
 
 def _fewer(rows: int) -> int:

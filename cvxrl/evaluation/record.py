@@ -103,7 +103,7 @@ class Sample(_Strict):
         truncated: the reply reached the length limit.
         strict: verdict of the strict grader.
         tokens: length of the reply.
-        seconds: its share of the time that its batch took.
+        seconds: its share of the time between the batch before being done, graded, and its own.
         token_texts: what each of its tokens adds to the reply, where that was kept; special ones by their names.
         token_logprobs: log-probability of each under the distribution that it was drawn from, likewise.
     """

@@ -36,7 +36,7 @@ class Checked:
         vocabulary: what probes are made of.
         ways: those that agree.
         shortest, longest: tokens of the shortest prefix and the longest sequence of the run that were looked at.
-        decoders: for `rollout`, which remembers here what it samples through.
+        decoders: for `rollout`, which remembers here what it samples through, and for which lengths that was tried.
     """
 
     model: PreTrainedModel
@@ -87,7 +87,6 @@ class Checked:
                 raise self._too_long(probe, shortest, longest)
             self.ways = compare_ways(self.model, probe, theirs, self.ways)
         self.shortest, self.longest = shortest, longest
-        self.decoders.clear()
 
     def _too_long(self, probe: Probe, shortest: int, longest: int) -> UserError:
         """The refusal, with the longest sequence that would do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.adapter import has_adapter, merged_weights
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SHOWN = 5
+# Models of which a first copy was found whole; names and shapes are those of the later ones.
+_found_whole: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def save_weights(model: PreTrainedModel, directory: Path) -> None:
@@ -26,6 +29,12 @@ def save_weights(model: PreTrainedModel, directory: Path) -> None:
         UserError: transformers would not find every tensor of the model in what it wrote, and make it up at random.
     """
     model.save_pretrained(directory, state_dict=merged_weights(model) if has_adapter(model) else None)
+    if model not in _found_whole:
+        _require_whole(model, directory)
+        _found_whole.add(model)
+
+
+def _require_whole(model: PreTrainedModel, directory: Path) -> None:
     # Names and shapes alone: no second model takes memory. For "meta" transformers needs the package accelerate.
     _, found = type(model).from_pretrained(directory, device_map="meta", output_loading_info=True)
     lost = sorted({*found["missing_keys"], *found["unexpected_keys"], *(key for key, *_ in found["mismatched_keys"])})

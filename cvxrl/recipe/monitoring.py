@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from cvxrl.recipe.base import NEUTRAL, FunctionName, Section
+from cvxrl.recipe.base import ADDED, NEUTRAL, FunctionName, Section
 
 _ACTION = "`warn` says so once and goes on; `stop` ends the run as diverged, which `compare` counts."
 
@@ -148,6 +148,12 @@ class LoggingSpec(Section):
         32,
         description="Sequences of each step on which KL(policy that sampled || policy after it) is estimated; 0 is "
         "never. That estimate is what `guards.kl` reads.",
+    )
+    idle_groups: Annotated[bool, ADDED] = Field(
+        True,
+        description="Whether groups that have no gradient, since all their rewards are alike, get a forward pass for "
+        "`policy/entropy` and what comes with the loss. Without it those are means over the other groups; training is "
+        "the same.",
     )
     gradients: Annotated[NonNegativeInt, NEUTRAL] = Field(
         0,

@@ -50,6 +50,12 @@ class RolloutSpec(Section):
         "training starts from. Targets, ratios, advantages and a critic's values are those of the policy that "
         "sampled. So many rollouts are kept waiting, in memory and in checkpoints.",
     )
+    old_logprobs: Annotated[Literal["trainer", "sampler"], ADDED] = Field(
+        "trainer",
+        description="Where a rollout is used for several optimizer steps, or later: whose log-probabilities of the "
+        "policy that sampled are in the ratio. `trainer`: its own, from a forward pass over the rollout. `sampler`: "
+        "those that came with the tokens, without that pass; what the two differ by is in the ratio then.",
+    )
     mismatch: Annotated[MismatchSpec, ADDED] = Field(
         StopMismatch(),
         description="What happens where the sampler gives tokens other probabilities than the trainer, as a server or "

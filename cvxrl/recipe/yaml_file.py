@@ -58,6 +58,10 @@ class _Dumper(yaml.SafeDumper):
     """Safe dumper that quotes text which either version of YAML would read as something else."""
 
 
+class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """The same by libyaml; characters beyond the 65 536 first ones are spelt out."""
+
+
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -69,7 +73,7 @@ for _tag, _pattern, _first in (
     ),
     ("merge", "<<", ["<"]),
 ):
-    for _class in (_Loader, _FastLoader, _Dumper):
+    for _class in (_Loader, _FastLoader, _Dumper, _FastDumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 for _class in (_Loader, _FastLoader):
     _class.add_constructor("tag:yaml.org,2002:int", _integer)
@@ -89,7 +93,8 @@ def parse_value(text: str) -> Any:
 
 def write_mapping(values: dict[str, Any]) -> str:
     """YAML text of a mapping, in its order; `read_mapping` of it gives the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.dump(values, Dumper=_FastDumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def write_value(value: Any) -> str:

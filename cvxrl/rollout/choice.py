@@ -69,18 +69,34 @@ def decoder_for(policy: Policy, engine: LocalEngine) -> Decoder:
 
 
 def choose(policy: Policy, engine: LocalEngine) -> Choice:
-    """As `decoder_for`; what was found is remembered until longer sequences are looked at.
+    """As `decoder_for`; what was found is remembered, and tried again where longer sequences have been looked at.
 
     Raises:
         UserError: see `require_engine`.
     """
     can_be_plain = policy.ways.packed and is_untouched(policy.model)
-    known = policy.checked.decoders
+    known, lengths = policy.checked.decoders, (policy.checked.shortest, policy.checked.longest)
     key = f"{engine}{'' if can_be_plain else ', not plain'}"
-    if key not in known:
-        known[key] = _first_that_agrees(policy, engine, can_be_plain)
-    choice: Choice = known[key]
+    before, tried_at = known.get(key, (None, None))
+    if tried_at != lengths:
+        if before is None or not _agrees_at(policy, before, _run_lengths(policy)):
+            before = _first_that_agrees(policy, engine, can_be_plain)
+        known[key] = before, lengths
+    choice: Choice = before
     return choice
+
+
+def _run_lengths(policy: Policy) -> tuple[int, int, int]:
+    """Lengths of prompts that end where the run's longest sequence and its shortest prompt do."""
+    checked = policy.checked
+    furthest = max(1, checked.longest - _STEPS)
+    return furthest, min(checked.shortest or furthest, furthest), furthest
+
+
+def _agrees_at(policy: Policy, choice: Choice, lengths: tuple[int, int, int]) -> bool:
+    """Whether a decoder that served shorter sequences serves these too."""
+    with undisturbed(policy.model):
+        return _Trial.of(policy, lengths).passes(policy, choice)
 
 
 def _first_that_agrees(policy: Policy, engine: LocalEngine, can_be_plain: bool) -> Choice:
@@ -89,11 +105,7 @@ def _first_that_agrees(policy: Policy, engine: LocalEngine, can_be_plain: bool) 
         candidates.insert(0, _STATIC if engine == "static" else _PLAIN)
     if engine == "static":
         candidates = candidates[:1]
-    checked = policy.checked
-    lengths = [_PROMPTS]
-    if checked.shortest is not None:
-        furthest = max(1, checked.longest - _STEPS)
-        lengths.append((furthest, min(checked.shortest, furthest), furthest))
+    lengths = [_PROMPTS] if policy.checked.shortest is None else [_PROMPTS, _run_lengths(policy)]
     with undisturbed(policy.model):
         trials = [_Trial.of(policy, prompts) for prompts in lengths]
         for choice in candidates:

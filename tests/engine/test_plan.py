@@ -339,6 +339,11 @@ def test_one_column_that_fits_is_enough(cvxrl: Any) -> None:
 def test_mistakes_in_what_is_planned_for_are_told_together(cvxrl: Any) -> None:
     done = cvxrl("train", NAME, "--dry-run", "--ranks", "0,x", "--device-memory", "80 apples", "--device-flops", "-1")
     assert done.code == 2 and done.err.count("error:") == 3
+    done = cvxrl(
+        *("train", NAME, "--dry-run", "--device-memory", "huge", "--set", "optim.lrr=1", "--resume", "--overwrite")
+    )
+    assert done.code == 2 and done.err.count("error:") == 3
+    assert all(word in done.err for word in ("--device-memory", "optim.lrr", "--overwrite"))
     crowded = cvxrl("train", "math_grpo", "--dry-run", "--ranks", "64")
     assert crowded.code == 2 and "64 ranks, but a step has 16 prompts" in crowded.err
 

@@ -117,3 +117,35 @@ def test_a_target_pulls_a_policy_back_that_has_moved(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Sequences, "moved", False)
     wrong = stepped(recipe, [sequences])[1]
     assert float((wrong - moved).norm()) > 0.01 * float(moved.norm())
+
+
+@pytest.mark.parametrize("idle", [[1], [0, 1]])
+def test_without_their_forward_pass_training_is_the_same_and_means_are_over_the_others(
+    idle: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny("math_grpo", *EXACT, "optim.weight_decay=0.1")
+    sequences = made(recipe, idle)
+    told, gradient, parameters = stepped(recipe, [sequences])
+    passed: list[int] = []
+    weighted = Loss._weighted
+
+    def heard(self: Loss, micro: Sequences) -> object:
+        passed.extend(micro.groups)
+        return weighted(self, micro)
+
+    monkeypatch.setattr(Loss, "_weighted", heard)
+    quiet = recipe.model_copy(update={"logging": recipe.logging.model_copy(update={"idle_groups": False})})
+    found, same_gradient, same_parameters = stepped(quiet, [sequences])
+    assert set(passed) == set(sequences.groups) - set(idle)
+    assert torch.equal(gradient, same_gradient) and torch.equal(parameters, same_parameters)
+    assert found["loss"] == pytest.approx(told["loss"], abs=1e-9)
+    assert found["grad/norm"] == told["grad/norm"]
+    if len(idle) == recipe.rollout.prompts:
+        assert "policy/entropy" not in found
+        return
+    others = sequences.select([i for i, group in enumerate(sequences.groups) if group not in idle])
+    loss = Trainer.build(recipe).updater.loss
+    with torch.no_grad():
+        entropy = loss.losses(loss.weigh(others))[2]["policy/entropy"]
+    assert found["policy/entropy"] == pytest.approx(float(entropy.mean()), rel=1e-5)
+    assert found["policy/entropy"] != pytest.approx(told["policy/entropy"], rel=1e-5)

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from helpers import SilentSink, quick_if, tiny
 
 from cvxrl.engine.session import run_training
 from cvxrl.engine.trainer import Trainer
-from cvxrl.errors import UserError
-from cvxrl.evaluation import memory
+from cvxrl.errors import Problem, UserError
+from cvxrl.evaluation import evaluator, memory
 from cvxrl.evaluation.evaluator import Asked, Evaluator
 from cvxrl.evaluation.export import export_samples
 from cvxrl.evaluation.folder import EvalDir, read_record, read_samples
@@ -127,8 +128,10 @@ def test_a_shared_stream_would_let_evaluation_change_training(tmp_path: Path, mo
 
 def test_batches_are_filled_across_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[list[Asked]] = []
-    original = Evaluator._ask
-    monkeypatch.setattr(Evaluator, "_ask", lambda self, batch: batches.append(list(batch)) or original(self, batch))
+    original = Evaluator._generate
+    monkeypatch.setattr(
+        Evaluator, "_generate", lambda self, batch: batches.append(list(batch)) or original(self, batch)
+    )
     run(tmp_path / "out", 4, questions=3)
     assert batches == [[(0, 0), (0, 1), (0, 2), (1, 0)], [(1, 1), (1, 2), (2, 0), (2, 1)], [(2, 2)]]
 
@@ -153,7 +156,7 @@ def test_out_of_memory_halves_the_batch(
     whole: tuple[Path, EvalRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = exam(tmp_path / "out", batch=16)
-    original, tried = Evaluator._ask, []
+    original, tried = Evaluator._generate, []
 
     def ask(self: Evaluator, batch: list[Asked]) -> Any:
         tried.append(len(batch))
@@ -161,11 +164,52 @@ def test_out_of_memory_halves_the_batch(
             raise torch.OutOfMemoryError("too much")
         return original(self, batch)
 
-    monkeypatch.setattr(Evaluator, "_ask", ask)
+    monkeypatch.setattr(Evaluator, "_generate", ask)
     progress = Silent()
     record = asked.run(progress, lambda: False)
     assert record is not None and record.results == whole[1].results and record.rows == 4
     assert tried[:3] == [16, 8, 4] and len(progress.notes) == 2
+
+
+def test_a_batch_is_graded_while_the_next_one_is_sampled(
+    whole: tuple[Path, EvalRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grader waits until the next batch is being sampled: in turn, it would wait for ever."""
+    sampling = [threading.Event() for _ in range(6)]
+    generate, judge, graded = Evaluator._generate, evaluator.judge, itertools.count(1)
+
+    def generated(self: Evaluator, batch: list[Asked]) -> Any:
+        sampling[min(3 * q + s for q, s in batch) // 4].set()
+        return generate(self, batch)
+
+    def judged(*arguments: Any) -> Any:
+        number = next(graded)
+        assert number == 5 or sampling[number].wait(30)
+        return judge(*arguments)
+
+    monkeypatch.setattr(Evaluator, "_generate", generated)
+    monkeypatch.setattr(evaluator, "judge", judged)
+    asked = exam(tmp_path / "out", batch=4)
+    record = asked.run(Silent(), lambda: False)
+    assert record is not None and record.questions == whole[1].questions and next(graded) == 6
+    assert completions(tmp_path / "out") == completions(whole[0])
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_what_a_grader_refuses_ends_the_evaluation_and_what_was_graded_is_kept(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, graded = evaluator.judge, itertools.count(1)
+
+    def judged(*arguments: Any) -> Any:
+        if next(graded) == at:
+            raise UserError(Problem("no more", "task.reward"))
+        return judge(*arguments)
+
+    monkeypatch.setattr(evaluator, "judge", judged)
+    with pytest.raises(UserError, match="no more"):
+        exam(tmp_path / "out", batch=4).run(Silent(), lambda: False)
+    assert len(completions(tmp_path / "out")) == 4 * (at - 1)
 
 
 def test_a_completion_that_fits_nowhere_is_the_user_s_to_shorten(
@@ -174,7 +218,7 @@ def test_a_completion_that_fits_nowhere_is_the_user_s_to_shorten(
     def ask(self: Evaluator, batch: list[Asked]) -> Any:
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(Evaluator, "_ask", ask)
+    monkeypatch.setattr(Evaluator, "_generate", ask)
     with pytest.raises(UserError, match="out of memory") as caught:
         exam(tmp_path / "out").run(Silent(), lambda: False)
     assert caught.value.problems[0].key == "--max-new-tokens"
@@ -200,8 +244,8 @@ def test_an_interrupted_evaluation_resumes_to_the_same_record(whole: tuple[Path,
 def test_resume_adds_samples_and_asks_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = run(tmp_path / "out", samples=2)
     asked: list[Asked] = []
-    original = Evaluator._ask
-    monkeypatch.setattr(Evaluator, "_ask", lambda self, batch: asked.extend(batch) or original(self, batch))
+    original = Evaluator._generate
+    monkeypatch.setattr(Evaluator, "_generate", lambda self, batch: asked.extend(batch) or original(self, batch))
     more = run(tmp_path / "out", samples=3, entry="resume")
     assert asked == [(q, 2) for q in range(6)]
     assert [q.correct[:2] for q in more.questions] == [q.correct for q in few.questions]
