@@ -72,7 +72,7 @@ def test_a_line_search_needs_no_optimizer() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    quick_if(lambda *case: case in (("math_lco_kld", 7), ("math_grpo", 1)), product(NAMES[:2], [1, 7, 16])),
+    quick_if(lambda *case: case == ("math_grpo", 1), product(NAMES[:2], [1, 7, 16])),
 )
 def test_how_a_step_is_split_changes_no_loss(name: str, size: int) -> None:
     whole, step = remembered(tiny(name))

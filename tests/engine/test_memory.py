@@ -145,7 +145,7 @@ QUICK = [CASES[i] for i in (1, 5, 6, 8)]
 @pytest.mark.parametrize(("name", "overrides"), quick_if(lambda *case: case in QUICK, CASES))
 def test_a_chunked_loss_trains_as_full_logits_do(name: str, overrides: tuple[str, ...]) -> None:
     full, parameters, rows = updated(name, *overrides)
-    chunked, found, few = updated(name, *overrides, "train.loss=chunked", "train.chunk_tokens=16")
+    chunked, found, few = updated(name, *overrides, "train.loss=chunked", "train.chunk_tokens=64")
     assert few <= HIDDEN < rows
     assert full.keys() == chunked.keys()
     for key, value in full.items():

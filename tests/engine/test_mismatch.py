@@ -60,7 +60,7 @@ def test_the_weights_are_the_capped_ratios_and_are_logged() -> None:
     torch.testing.assert_close(whole.per_token(torch.device("cpu")), unweighed * torch.cat(corrected.corrections))
 
 
-@pytest.mark.parametrize("name", ["math_lco_kld", "math_gspo"])
+@pytest.mark.parametrize("name", ["math_lco_kld", pytest.param("math_gspo", marks=pytest.mark.slow)])
 def test_the_gradient_is_weighted_whatever_the_passes(name: str) -> None:
     """By micro-batches, in chunks, and by the sum over responses of each one's own gradient times its weight."""
     spec = "rollout.mismatch={kind: correct, cap: null, level: sequence}"

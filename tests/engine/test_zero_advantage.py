@@ -53,7 +53,6 @@ def run_all(self: Loss, step: Sequences) -> tuple[Sequences, Sequences]:
 QUICK = [
     ("math_grpo", "full-logits"),
     ("math_gspo", "chunked"),
-    ("math_lco_kld", "full-logits"),
     ("math_lco_mse", "chunked"),
 ]
 
@@ -89,7 +88,7 @@ def test_a_step_without_any_advantage_still_is_one(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("name", "changes"),
     quick_if(
-        lambda name, changes: name in ("math_grpo", "math_awr", "math_ppo"),
+        lambda name, changes: name in ("math_awr", "math_ppo") or changes == ["regularizer.kl_coefficient=0.1"],
         [
             ("math_awr", []),
             ("math_lco_kld", ["objective.support={kind: top-k-fill}"]),

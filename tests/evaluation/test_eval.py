@@ -434,7 +434,7 @@ def test_every_shipped_task_is_tested() -> None:
     assert set(shipped_tasks()) == {*ROWS, "arithmetic", "carrying-sums"}
 
 
-@pytest.mark.parametrize("name", quick_if(("math500", "minerva").__contains__, ROWS))
+@pytest.mark.parametrize("name", quick_if("math500".__eq__, ROWS))
 def test_a_shipped_task_reads_a_local_copy_and_grades(name: str, tmp_path: Path) -> None:
     file = tmp_path / "copy.jsonl"
     file.write_text("".join(json.dumps({k: f"{v}" for k, v in ROWS[name].items()}) + "\n" for _ in range(2)))

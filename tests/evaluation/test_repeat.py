@@ -58,7 +58,7 @@ def evaluate(ckpt: Path, out: Path, **options: Any) -> EvalRecord:
     return record
 
 
-@pytest.mark.parametrize("case", quick_if(("batches of the recipe under autocast", "greedy").__contains__, CASES))
+@pytest.mark.parametrize("case", quick_if("batches of the recipe under autocast".__eq__, CASES))
 def test_eval_repeats_what_training_logged(case: str, tmp_path: Path) -> None:
     run_dir = trained(tmp_path, CASES[case][0], *CASES[case][1])
     logged = {r["step"]: r for r in read_records(run_dir.metrics)}

@@ -78,7 +78,19 @@ def objective(document: dict[str, Any], label: str, snapshot: int = -1) -> dict[
 
 
 def test_the_inspected_step_is_the_one_that_training_took(run: Path, cvxrl: Any, tmp_path: Path) -> None:
-    done = cvxrl("inspect-grads", run, "--step", "1", "--parts", "gradients", "--json", "--out", tmp_path)
+    done = cvxrl(
+        "inspect-grads",
+        run,
+        "--step",
+        "1",
+        "--parts",
+        "gradients",
+        "--objectives",
+        "lco-kld",
+        "--json",
+        "--out",
+        tmp_path,
+    )
     assert done.code == 0, done.err
     document = json.loads(done.out)
     trained = metrics(run)[2]
@@ -158,6 +170,8 @@ def test_numbers_repeat_from_the_frozen_rollouts_and_nothing_in_the_run_changes(
         *QUICK,
         "--objectives",
         "lco-kld,grpo",
+        "--samples",
+        "2",
         "--json",
         "--out",
         tmp_path,
@@ -196,7 +210,7 @@ def test_rollouts_are_read_and_not_sampled_again(run: Path, cvxrl: Any, tmp_path
 
 def test_every_checkpoint_and_its_files(run: Path, cvxrl: Any, tmp_path: Path) -> None:
     files = ("--plot", tmp_path / "p.png", "--html", tmp_path / "p.html", "--out", tmp_path)
-    quick = ("--lanczos", "2", "--probes", "2")
+    quick = ("--lanczos", "2", "--probes", "2", "--samples", "2")
     done = cvxrl("inspect-grads", run, "--all-steps", "--objectives", "lco-kld", *quick, *files)
     assert done.code == 0, done.err
     assert "Over training" in done.out and "One optimizer step" in done.out

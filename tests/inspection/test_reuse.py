@@ -145,7 +145,7 @@ def test_the_command_shows_reuse_and_direction(run: Path, cvxrl: Any, tmp_path: 
     )
     asked = (
         "--prompts",
-        "4",
+        "2",
         "--updates",
         "3",
         "--inner-minibatches",

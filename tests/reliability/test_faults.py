@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, SMALL_POLICY
+from helpers import ROOT, SMALL_POLICY, quick_if
 from safetensors.torch import load_file, save_file
 
 from cvxrl.comparison.sources import read_run
@@ -53,7 +53,7 @@ def goes_on(server: ForkServer, whole: Path, out: Path) -> None:
     [
         pytest.param({"fsync_at": 1, "errno": errno.ENOSPC}, marks=pytest.mark.slow),  # recipe.yaml
         {"fsync_at": 9, "errno": errno.EIO},  # within a checkpoint
-        {"file_size": 200_000},  # the weights do not fit
+        pytest.param({"file_size": 200_000}, marks=pytest.mark.slow),  # the weights do not fit
     ],
 )
 def test_a_write_that_fails(fault: dict[str, int], fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", MENDED)
+@pytest.mark.parametrize("case", quick_if("torn weights".__ne__, MENDED))
 def test_what_is_mended(case: str, fork_server: ForkServer, whole: Whole, interrupted: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(interrupted, USUAL.folder(tmp_path)))
     MENDED[case](folder)

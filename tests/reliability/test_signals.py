@@ -44,7 +44,8 @@ def test_a_second_signal_stops_at_once(fork_server: ForkServer, whole: Whole, tm
     assert_same_run(whole.folder, folder)
 
 
-@pytest.mark.parametrize("fsync", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fsync", [1, 4])
 def test_a_second_signal_within_a_checkpoint(fsync: int, fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
     """The first is after step 3; the second comes while its checkpoint is written."""
     fault = {"signal_after": [3], "signal_at_fsync": fsync}

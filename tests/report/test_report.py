@@ -44,7 +44,7 @@ def drawn(axis: Axes, label: str) -> list[float]:
     "records",
     [
         [START, *({"step": float(i), **STEP} for i in range(1, 30))],
-        [START],
+        pytest.param([START], marks=pytest.mark.slow),
         [{"step": 0.0}],
         pytest.param([START, {"step": 1.0, **STEP}], marks=pytest.mark.slow),
         pytest.param(
