@@ -16,6 +16,7 @@ from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
 from cvxrl.policy import saved
 from cvxrl.policy.adapter import adapted_layers, add_adapter, load_adapter, save_adapter, without_adapter
+from cvxrl.policy.adapter_check import require_used
 from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.merge import merge_saved
@@ -65,6 +66,7 @@ def check_adapter(kind: str, folder: Path, **lora: Any) -> None:
     digest, before = hash_weights(base), logits(base)
     spec = LoraSpec.model_validate({"rank": 4, **lora})
     add_adapter(model, spec, 0)
+    require_used(model, IDS[0].tolist())  # as a policy that is loaded: what is passed by would merge to something else
     assert adapted_layers(model)
     save_weights(model, folder / "fresh")
     exported = type(model).from_pretrained(folder / "fresh").eval()
