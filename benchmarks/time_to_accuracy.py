@@ -6,8 +6,8 @@ seconds of one thread, or of `--threads`. Sides run in alternation, each run in 
 there after `--completions` is censored, one that fell below a third of where it began is broken off; both are said.
 
     pip install -c constraints.txt -e ".[bench]"
-    python benchmarks/time_to_accuracy.py --peer trl                     # three seeds with the settings below
-    python benchmarks/time_to_accuracy.py --peer trl --tune --seeds 100  # every setting of both grids, to choose them
+    python benchmarks/time_to_accuracy.py --peer trl                     # three seeds with the settings chosen
+    python benchmarks/time_to_accuracy.py --peer trl --tune second --seeds 101  # a whole grid, to choose from
     python benchmarks/time_to_accuracy.py --peer trl --runs trl_runs     # to the end; TRL's folders, for `compare`
 """
 
@@ -25,48 +25,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accuracy_settings import CHOSEN, GRIDS
 from trl_runs import train as train_in_trl
 
 from cvxrl.comparison.options import parse_seeds
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.schema import Recipe
 
-# A setting: a recipe and overrides of it. Those that both sides were tuned over, and as many of each side's own: TRL's
-# loop samples no prompts anew and has another schedule than a recipe's.
-WIDE = "rollout.prompts=32 rollout.samples=4"
-BOTH = (
-    *("math_grpo train.minibatches=4 optim.lr=2e-4", "math_grpo train.minibatches=8 optim.lr=2e-4"),
-    *("math_grpo train.minibatches=8 optim.lr=3e-4", "math_grpo train.minibatches=4 optim.lr=2e-4 rollout.prompts=8"),
-    "math_grpo train.minibatches=4 optim.lr=3e-4 optim.betas=[0.9,0.95]",
-    "math_grpo train.minibatches=8 optim.lr=2e-4 rollout.prompts=32",
-    "math_grpo train.minibatches=8 optim.lr=2e-4 objective.clip_high=0.4",
-    *(f"math_grpo train.minibatches=4 optim.lr={rate} {WIDE}" for rate in ("2e-4", "2.5e-4", "3e-4")),
-    f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE}",
-    f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE} objective.clip_high=0.4",
-    "math_grpo train.minibatches=4 optim.lr=2e-4 rollout.prompts=64 rollout.samples=2",
-)
-GRIDS = {
-    "cvxrl": (
-        *BOTH,
-        *(f"math_dapo train.minibatches=4 optim.lr=2e-4{more}" for more in ("", " rollout.prompts=8", f" {WIDE}")),
-        "math_lco_kld train.minibatches=8 optim.lr=2e-4",
-        "math_grpo train.minibatches=8 optim.lr=2e-4 optim.schedule=cosine train.steps=10",
-        "math_grpo train.minibatches=8 optim.lr=3e-4 optim.schedule=cosine train.steps=8",
-        "math_grpo train.minibatches=4 optim.lr=3e-4 optim.schedule=cosine train.steps=12",
-    ),
-    "trl": (
-        *BOTH,
-        "math_grpo train.minibatches=4 optim.lr=2e-4 objective.clip_high=0.28",
-        *(f"math_grpo train.minibatches=4 optim.lr=3e-4 {WIDE} objective.clip_high={high}" for high in (0.28, 0.4)),
-        f"math_grpo train.minibatches=8 optim.lr=1.5e-4 {WIDE} objective.clip_high=0.4",
-        f"math_grpo train.minibatches=4 optim.lr=1.5e-4 {WIDE}",
-        *(f"math_grpo train.minibatches=2 optim.lr={rate} {WIDE}" for rate in ("3e-4", "4e-4")),
-    ),
-}
-CHOSEN = {
-    "cvxrl": f"math_grpo train.minibatches=4 optim.lr=2e-4 {WIDE}",
-    "trl": f"math_grpo train.minibatches=8 optim.lr=2e-4 {WIDE} objective.clip_high=0.4",
-}
 FELL = 1 / 3
 FIRST = 640  # completions after which the questions are asked for the first time since training began
 Row = dict[str, float]
@@ -205,7 +170,7 @@ def main() -> None:
     parser.add_argument("--accuracy", type=float, default=0.9)
     parser.add_argument("--completions", type=int, default=2560, help="most completions of a run")
     parser.add_argument("--threads", type=int, default=1, help="of each run; with more, wall seconds are what counts")
-    parser.add_argument("--tune", action="store_true", help="all settings of the grids instead of those chosen")
+    parser.add_argument("--tune", choices=GRIDS, help="all settings of a grid instead of those chosen")
     parser.add_argument("--runs", type=Path, help="go on to the last completion and keep the peer's folders here")
     parser.add_argument("--out", type=Path, help="write all runs as one JSON document")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -214,7 +179,7 @@ def main() -> None:
     if arguments.child:
         child(arguments)
         return
-    grids = GRIDS if arguments.tune else {side: (setting,) for side, setting in CHOSEN.items()}
+    grids = GRIDS[arguments.tune] if arguments.tune else {side: (setting,) for side, setting in CHOSEN.items()}
     runs = []
     for number, seed in enumerate(arguments.seeds):
         for cells in zip(*([(side, s, seed) for s in grids[side]] for side in ("cvxrl", arguments.peer)), strict=True):

@@ -8,7 +8,8 @@ from helpers import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 
-from time_to_accuracy import CHOSEN, GRIDS, is_due, ratios, recipe_of, summarize
+from accuracy_settings import CHOSEN, GRIDS
+from time_to_accuracy import is_due, ratios, recipe_of, summarize
 from trl_runs import loss_settings
 
 
@@ -48,9 +49,15 @@ def test_a_setting_is_a_recipe_and_overrides() -> None:
     assert recipe_of("math_dapo train.steps=3", 0, 2560).train.steps == 3
 
 
-def test_both_sides_were_tuned_over_as_many_settings() -> None:
-    assert {len(set(grid)) for grid in GRIDS.values()} == {20}
-    assert all(CHOSEN[side] in grid for side, grid in GRIDS.items())
+@pytest.mark.parametrize(("grid", "count"), [("first", 20), ("second", 32)])
+def test_both_sides_were_tuned_over_as_many_settings(grid: str, count: int) -> None:
+    assert {len(set(settings)) for settings in GRIDS[grid].values()} == {count}
+    for settings in GRIDS[grid].values():
+        assert len({recipe_of(setting, 0, 2560).model_dump_json() for setting in settings}) == count
+
+
+def test_those_chosen_are_settings_of_a_grid() -> None:
+    assert all(any(CHOSEN[side] in grid[side] for grid in GRIDS.values()) for side in ("cvxrl", "trl"))
 
 
 def test_the_peer_is_told_the_same_loss() -> None:
