@@ -54,6 +54,7 @@ FUNCTION = '''def bounded(batch: TokenBatch, spec: BoundedSpec) -> ObjectiveOutp
 
 '''
 RECIPE = """# Policy gradient with bounded advantages.
+# Reduction: `token-mean`, as that of math_reinforce.
 # Expect: what math_reinforce does, more slowly.
 extends: math_base.yaml
 name: math_bounded

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from forked import Forked
 from helpers import ROOT
 
@@ -23,12 +24,20 @@ from cvxrl.imports import loading_libraries
 
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "docs" / "compare.md", ROOT / "docs" / "inspect.md", ROOT / "docs" / "inspect_runs.md")
-# Needs a network, packages that the tests do not install, or what is in the checkout alone.
-ELSEWHERE = re.compile(r"^(pip |cvxrl .*(smollm2|Qwen/|docs/study/))", re.MULTILINE)
+# Needs a network, packages that the tests do not install, runs of another program, or what is in the checkout alone.
+ELSEWHERE = re.compile(r"^(pip |cvxrl .*(smollm2|Qwen/|docs/study/|trl_runs/|my_policy ))", re.MULTILINE)
 SMALL = """rollout: {prompts: 4, samples: 2, max_new_tokens: 12}
 eval: {every: 50, prompts: 4, samples: 1}
 logging: {kl_sequences: 2}
 """
+# Of the runs of a study.
+SMALL_PLAN = {
+    "train.steps": 4,
+    "rollout.prompts": 4,
+    "rollout.samples": 2,
+    "rollout.max_new_tokens": 12,
+    "eval.prompts": 4,
+}
 # Of a run whose command does not say; those that are looked into need the steps that are looked at.
 STEPS = {"README.md": 12, "compare.md": 12, "inspect.md": 40, "inspect_runs.md": 40}
 FAILING = "#!/bin/sh\nexit 2\n"
@@ -66,8 +75,8 @@ def commands(text: str) -> list[list[str]]:
     return [words[1:] for words in lines]
 
 
-def source(text: str, folder: Path, stub: str) -> subprocess.Popen[str]:
-    """A shell that reads the commands as one at a terminal would, and then says that it is still there."""
+def source(text: str, folder: Path, stub: str) -> subprocess.Popen[bytes]:
+    """A shell that reads the commands as one at a terminal would, and then says, in `said`, that it is still there."""
     tool = folder / "bin" / "cvxrl"
     tool.parent.mkdir()
     tool.write_text(stub)
@@ -75,10 +84,11 @@ def source(text: str, folder: Path, stub: str) -> subprocess.Popen[str]:
     (folder / "script.sh").write_text(text)
     environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
     line = ["bash", "-c", "source script.sh; echo the shell is open"]
-    return subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    with (folder / "said").open("wb") as out:  # a pipe that nobody reads fills up
+        return subprocess.Popen(line, cwd=folder, env=environment, stdout=out)
 
 
-def serve(server: socket.socket, shell: subprocess.Popen[str], folder: Path) -> list[tuple[int, list[str], str]]:
+def serve(server: socket.socket, shell: subprocess.Popen[bytes], folder: Path) -> list[tuple[int, list[str], str]]:
     """Run what the shell asks for until it ends; exit code, words and complaints of each command."""
     ended = []
     server.settimeout(0.2)
@@ -89,9 +99,8 @@ def serve(server: socket.socket, shell: subprocess.Popen[str], folder: Path) -> 
             continue
         with asking, (folder / "out").open("wb+") as out, (folder / "err").open("wb+") as err:
             words = json.loads(asking.makefile().readline())
-            if "--vary" in words:  # two values of a sweep are enough
-                at = words.index("--vary") + 1
-                words[at] = ",".join(words[at].split(",")[:2])
+            for at in (at for at, word in enumerate(words) if at and words[at - 1] == "--vary"):
+                words[at] = ",".join(words[at].split(",")[:2])  # two values of a sweep are enough
             command = [sys.executable, "-m", "cvxrl", *words]
             code = Forked(command, stdout=out, stderr=err, env=dict(os.environ)).wait()
             said, complained = ((folder / name).read_text(errors="replace") for name in ("out", "err"))
@@ -102,7 +111,8 @@ def serve(server: socket.socket, shell: subprocess.Popen[str], folder: Path) -> 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_that_fails_leaves_the_reader_s_shell_open(page: Path, tmp_path: Path) -> None:
-    said, _ = source(script(page), tmp_path, FAILING).communicate()
+    source(script(page), tmp_path, FAILING).wait()
+    said = (tmp_path / "said").read_text()
     assert said.endswith("the shell is open\n"), said
 
 
@@ -143,9 +153,12 @@ def test_the_commands_work_one_after_the_other(page: Path, tmp_path: Path, monke
     starting = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
     monkeypatch.setattr("cvxrl.comparison.train.subprocess", starting)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "plans").mkdir(parents=True)
     for file in [*(ROOT / "recipes").glob("math_*.yaml"), *(ROOT / "recipes").glob("reuse_*.yaml")]:
         (tmp_path / "recipes" / file.name).write_text(f"extends: {file}\n{SMALL}train: {{steps: {STEPS[page.name]}}}\n")
+    plan = yaml.safe_load((ROOT / "recipes" / "plans" / "small.yaml").read_text())
+    plan["set"] |= SMALL_PLAN
+    (tmp_path / "recipes" / "plans" / "small.yaml").write_text(yaml.safe_dump(plan))
     first = "cvxrl train recipes/math_grpo.yaml\n" if page == README else ""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "server"))
@@ -155,4 +168,5 @@ def test_the_commands_work_one_after_the_other(page: Path, tmp_path: Path, monke
         )
         ended = serve(server, shell, tmp_path)
     wrong = [each for each in ended if each[0] and not (each[0] == 3 and "--require" in each[1])]
-    assert ended and not wrong, wrong
+    assert ended and not wrong, "\n".join(f"{code}: {shlex.join(words)}\n{why}" for code, words, why in wrong)
+    assert (tmp_path / "said").read_text().endswith("the shell is open\n")

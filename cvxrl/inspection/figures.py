@@ -193,12 +193,13 @@ def _bands(axis: Axes, checkpoint: CheckpointMetrics) -> None:
 
 def _layers(axis: Axes, checkpoint: CheckpointMetrics) -> None:
     """Gradient norm by layer."""
-    for index, o in enumerate(checkpoint.objectives):
-        if o.gradients is None:
-            continue
+    measured = [(index, o.label, o.gradients) for index, o in enumerate(checkpoint.objectives) if o.gradients]
+    # Where every answer of a prompt got one reward nothing has a gradient, and a log axis has no zero.
+    log = any(norm > 0 for *_, gradients in measured for norm in gradients.by_layer.values())
+    for index, label, gradients in measured:
         colour, dash, marker = method_style(index)
-        names = list(o.gradients.by_layer)
-        values = with_gaps([v if v > 0 else None for v in o.gradients.by_layer.values()])
+        names = list(gradients.by_layer)
+        values = with_gaps([v if v > 0 or not log else None for v in gradients.by_layer.values()])
         axis.plot(
             range(len(names)),
             values,
@@ -206,12 +207,13 @@ def _layers(axis: Axes, checkpoint: CheckpointMetrics) -> None:
             linestyle=dash,
             marker=marker,
             markersize=marker_size(index),
-            label=o.label,
+            label=label,
         )
         axis.set_xticks(
             range(len(names))[:: max(1, len(names) // 8)], names[:: max(1, len(names) // 8)], fontsize="small"
         )
-    axis.set_yscale("log")
+    if log:
+        axis.set_yscale("log")
     axis.set_xlabel("layer")
     axis.set_ylabel("gradient norm", fontsize="small")
 

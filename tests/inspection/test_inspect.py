@@ -20,20 +20,22 @@ from cvxrl.engine.credit import with_group_advantages
 from cvxrl.engine.session import run_training
 from cvxrl.gradients.gram import Gram, mean_pairwise_cosine
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, load_checkpoint
+from cvxrl.inspection.figures import side_by_side
 from cvxrl.inspection.findings import findings, headline
 from cvxrl.inspection.measure_gradients import measure_bands, measure_gradients, split_gradient
 from cvxrl.inspection.measure_logits import summarize
 from cvxrl.inspection.measure_update import effective_share, take_steps
-from cvxrl.inspection.metrics import LogitMetrics
+from cvxrl.inspection.metrics import GradientMetrics, LogitMetrics
 from cvxrl.inspection.objectives import select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.page import all_figures
 from cvxrl.inspection.plan import make_plan
-from cvxrl.inspection.record import InspectRecord, ObjectiveMetrics, read_record
+from cvxrl.inspection.record import CheckpointMetrics, InspectRecord, ObjectiveMetrics, read_record
 from cvxrl.inspection.step_metrics import SharpnessMetrics, UpdateMetrics
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
 from cvxrl.objectives.lco import lco_kld
 from cvxrl.objectives.registry import OBJECTIVES
+from cvxrl.report.figure import to_svg
 from cvxrl.runs.directory import RunDir
 from cvxrl.tasks import load_grader, load_task
 
@@ -476,6 +478,18 @@ def test_a_panel_without_data_takes_no_room(run: Path, cvxrl: Any, tmp_path: Pat
     assert plot.read_bytes().startswith(b"%PDF")
     (shown,) = all_figures(read_record(tmp_path / "INSPECT.json"))
     assert len(shown.figure.axes) == 1
+
+
+@pytest.mark.parametrize(("norms", "scale"), [((0.0, 0.0), "linear"), ((0.0, 2.0), "log")])
+def test_gradients_that_are_all_zero_are_drawn(norms: tuple[float, ...], scale: str) -> None:
+    """Of a policy that gets every answer right."""
+    by_layer = {str(layer): norm for layer, norm in enumerate(norms)}
+    gradients = GradientMetrics.model_construct(by_layer=by_layer, bands=[])
+    measured = ObjectiveMetrics.model_construct(label="grpo", gradients=gradients)
+    sizes = dict.fromkeys(("step", "prompts", "samples", "tokens"), 1)
+    snapshot = CheckpointMetrics.model_construct(**sizes, displaced_kl=None, objectives=[measured])
+    shown = side_by_side(InspectRecord.model_construct(recipe="math_grpo", snapshots=[snapshot]))
+    assert to_svg(shown.figure) and [axis.get_yscale() for axis in shown.figure.axes] == [scale]
 
 
 def test_effective_share_by_hand() -> None:

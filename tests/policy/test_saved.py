@@ -14,7 +14,9 @@ from torch import Tensor
 from cvxrl.engine import bookkeeping
 from cvxrl.engine.session import run_training
 from cvxrl.errors import UserError
+from cvxrl.policy import saved
 from cvxrl.policy.adapter import adapted_layers, add_adapter, load_adapter, save_adapter, without_adapter
+from cvxrl.policy.adapter_check import require_used
 from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.merge import merge_saved
@@ -64,6 +66,7 @@ def check_adapter(kind: str, folder: Path, **lora: Any) -> None:
     digest, before = hash_weights(base), logits(base)
     spec = LoraSpec.model_validate({"rank": 4, **lora})
     add_adapter(model, spec, 0)
+    require_used(model, IDS[0].tolist())  # as a policy that is loaded: what is passed by would merge to something else
     assert adapted_layers(model)
     save_weights(model, folder / "fresh")
     exported = type(model).from_pretrained(folder / "fresh").eval()
@@ -190,3 +193,12 @@ def test_what_could_not_be_merged_is_refused_before_training(tmp_path: Path) -> 
         add_adapter(tiny_family("phimoe"), LoraSpec(rank=2, targets=("q_proj", "router")), 0)
     with pytest.raises(UserError, match=r"model.lora.targets.*no layer `up_proj`"):
         add_adapter(tiny_family("qwen3_moe"), LoraSpec(rank=2, targets=("q_proj", "up_proj")), 0)
+
+
+def test_the_first_copy_of_a_model_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(saved, "_require_whole", lambda _, folder: looked.append(folder.name))
+    one, other = tiny_family("gpt2"), tiny_family("gpt2")
+    for model, name in ((one, "a"), (one, "b"), (other, "c")):
+        saved.save_weights(model, tmp_path / name)
+    assert looked == ["a", "c"]

@@ -17,7 +17,7 @@ from cvxrl.tasks import Example, Grader, load_grader, load_task
 
 # Long enough: what takes the square of it would take an hour.
 LONG = 2**18
-# A reply may take this long here. The limits of the graders below are 1 s; the rest is for a busy machine.
+# A reply may take this long here. The limits of the graders below are 1 to 3 s; the rest is for a busy machine.
 PATIENCE_S = 60.0
 REPLIES: dict[str, str] = {
     "nothing": "",
@@ -64,11 +64,19 @@ EXTRACTIONS: list[dict[str, Any]] = [
 ]
 CARELESS = {"kind": "callable", "function": "reliability.hostile:careless", "timeout_s": 1.0, "memory_mb": 512}
 EXACT = {"kind": "exact"}
-MATHEMATICS = {"kind": "math-verify", "timeout_s": 1.0, "memory_mb": 512}
+# On a busy machine, its usual work takes a second.
+MATHEMATICS = {"kind": "math-verify", "timeout_s": 3.0, "memory_mb": 512}
+# Nothing but hostile replies would end a run by default, which tests/tasks hold.
+ALL_HOSTILE = {"max_error_share": 1.0}
 
 
 def make(reward: dict[str, Any], extraction: dict[str, Any], source: dict[str, Any] | None = None) -> Grader:
-    task = {"source": source or {"kind": "arithmetic"}, "reward": reward, "extract": extraction}
+    task = {
+        "source": source or {"kind": "arithmetic"},
+        "reward": reward,
+        "extract": extraction,
+        "grading": ALL_HOSTILE,
+    }
     return load_grader(TypeAdapter(TaskSpec).validate_python(task))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cvxrl.engine.trainer import Trainer
 from cvxrl.policy.model import Policy
+from cvxrl.rollout import choice
 from cvxrl.rollout.generator import Episode, Generator, Sampling
 from cvxrl.rollout.local_generator import LocalGenerator
 from cvxrl.rollout.randomness import StreamKey, completion_keys, generator_for
@@ -147,3 +148,25 @@ def test_training_needs_no_more_than_the_protocol() -> None:
     rounds, prompts, samples = 2, recipe.rollout.prompts, recipe.rollout.samples
     assert {key.purpose for key in asked} == {"sampling"} and {key.position[0] for key in asked} == {1, 2}
     assert len(set(asked)) == 2 * rounds * prompts * samples, "no two completions share a stream"
+
+
+def test_a_decoder_is_tried_again_where_sequences_are_longer_and_left_where_it_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy, tried, passes = (
+        Trainer.build(tiny("math_grpo", "rollout.max_new_tokens=8")).policy,
+        [],
+        choice._Trial.passes,
+    )
+
+    def watched(self: choice._Trial, policy: Policy, way: choice.Choice) -> bool:
+        tried.append(longest := max(map(len, self.probe.prompts)))
+        return passes(self, policy, way) and not (way is choice._PLAIN and longest > 40)
+
+    monkeypatch.setattr(choice._Trial, "passes", watched)
+    assert choice.choose(policy, "auto") is choice._PLAIN and not tried, "it was when the trainer was built"
+    policy.checked.cover(4, 36)
+    assert [choice.choose(policy, "auto") for _ in range(2)] == [choice._PLAIN] * 2
+    assert tried == [33], "at the new length alone, and once"
+    policy.checked.cover(4, 50)
+    assert choice.choose(policy, "auto") is choice._OWN

@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from helpers import ROOT
+
 # On a machine with two busy cores the imports of vLLM's processes alone take a minute or two each.
 _STARTUP = 900
 ENVIRONMENT = os.environ.get("CVXRL_VLLM_ENV", "")
@@ -44,8 +46,9 @@ class LiveServer:
         command = [str(PYTHON), "-m", "cvxrl.serve", self._policy, "--port", str(self.port)]
         # Nothing is compiled, and one process fewer is started: what is tested is the same.
         command += ["--enforce-eager", "--distributed-executor-backend", "uni", "--memory", "0.1", *self._options]
-        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+        # This checkout, whichever one the environment was made of.
+        environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd="/", start_new_session=True
