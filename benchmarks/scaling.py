@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,32 @@ def without_attention() -> Iterator[None]:
         functional.scaled_dot_product_attention, forward._mask = kept
 
 
+@contextmanager
+def without_end() -> Iterator[None]:
+    """No token ends a completion inside the block: all run to their limit."""
+    from cvxrl.policy.model import Policy
+    from cvxrl.rollout.local_generator import LocalGenerator
+
+    ends, generate = Policy.end_ids, LocalGenerator.generate
+
+    def generated(self: LocalGenerator, prompts: Any, keys: Any, sampling: Any) -> Any:
+        return generate(self, prompts, keys, replace(sampling, stop_ids=()))
+
+    Policy.end_ids = property(lambda _: (-1,))  # type: ignore[assignment, method-assign]
+    LocalGenerator.generate = generated  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Policy.end_ids, LocalGenerator.generate = ends, generate  # type: ignore[method-assign]
+
+
 def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], float, int]:
     """Processor seconds of each step after the first, sampled tokens per step, and parameters."""
     from cvxrl.engine.trainer import Hooks, Trainer
-    from cvxrl.policy.model import Policy
     from cvxrl.recipe.load import load_recipe
     from cvxrl.report.stop import StopRequest
 
-    kept = Policy.end_ids
     trainer = Trainer.build(load_recipe(RECIPE, overrides(sizes, steps + 1)))
-    Policy.end_ids = property(lambda _: (-1,))  # type: ignore[assignment, method-assign]
     ends: list[float] = []
     totals: list[float] = []
 
@@ -104,10 +121,8 @@ def seconds_and_tokens(sizes: dict[str, int], steps: int) -> tuple[list[float], 
         ends.append(time.process_time())
         totals.append(values["tokens/total"])
 
-    try:
+    with without_end():
         trainer.run(Hooks(record, lambda *_: None, lambda *_: None), StopRequest())
-    finally:
-        Policy.end_ids = kept  # type: ignore[method-assign]
     parameters = sum(p.numel() for p in trainer.policy.model.parameters())
     return np.diff(ends).tolist(), totals[-1] / len(totals), parameters
 
