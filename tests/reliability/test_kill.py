@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, quick_if
+from helpers import ROOT, cut, quick_if
 
+from cvxrl.recipe.load import load_recipe
 from cvxrl.runs.jsonl import read_records
 from reliability.harness import (
     KILLED,
@@ -32,6 +33,9 @@ from reliability.harness import (
     unfinish,
 )
 
+# Recipes of more optimizer steps per rollout than so small a one has sequences; and those without a rollout to repeat.
+MANY_STEPS = ("authors_grpo", "authors_lco_kld", "authors_ppo", "reuse_tpo")
+NOT_HERE = ("math_base", "smoke", "smollm2_lco_kld", "base_sft", "old_base_sft")
 # Everything that carries state between steps: optimizer, schedule, critic, verifier, reference, bf16.
 CASES = {
     "schedule": USUAL,
@@ -43,11 +47,16 @@ CASES = {
     "resampling": Case("math_dapo", MANY),
     "adapter": Case("math_lora", (*MANY, "model.lora.dropout=0.1", "regularizer.kl_coefficient=0.1")),
     **{
-        path.stem: Case(path.stem, SAVED)
+        path.stem: Case(path.stem, (*SAVED, *(["train.minibatches=2"] if path.stem in MANY_STEPS else [])))
         for path in sorted((ROOT / "recipes").glob("*.yaml"))
-        if path.stem not in ("math_base", "smoke", "smollm2_lco_kld", "base_sft")
+        if path.stem not in NOT_HERE
     },
 }
+
+
+def test_every_case_is_a_recipe() -> None:
+    for case in CASES.values():
+        assert load_recipe(case.recipe, cut(case.recipe, *case.overrides), 0).train.steps == 4
 
 
 def test_random_kills(fork_server: ForkServer, whole: Whole, tmp_path: Path) -> None:
