@@ -41,6 +41,10 @@ class UserError(Exception):
         self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
         super().__init__("\n".join(str(p) for p in self.problems))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[Problem, ...]]:
+        """From one process to another with its problems, not with their text alone."""
+        return type(self), self.problems
+
 
 def suggest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Beginning of a remedy: "did you mean `x`? " for the known word nearest to ``given``, or nothing.

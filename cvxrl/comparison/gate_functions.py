@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from cvxrl.comparison.headroom import Headroom, ratio_of, ratio_range
-from cvxrl.comparison.pair import difference_of, improvement, improvement_range
+from cvxrl.comparison.pair import difference_of, improvement, improvement_range, is_of_survivors
 from cvxrl.comparison.summary import GroupSummary
 from cvxrl.stats.bootstrap import Interval
 from cvxrl.stats.proportion import exact_p
@@ -37,7 +37,7 @@ OF_ONE: Mapping[str, Callable[[GroupSummary], float | None]] = {
 OF_TWO: Mapping[str, Callable[[GroupSummary, GroupSummary], float | None]] = {
     "P": improvement,
     "diff": lambda a, b: found.estimate if (found := difference_of(a, b)) else None,
-    "p": lambda a, b: found.p_value if (found := difference_of(a, b)) else None,
+    "p": lambda a, b: found.p_value if (found := difference_of(a, b)) and not is_of_survivors(a, b) else None,
     "fisher": lambda a, b: exact_p(a.failures, len(a.rows), b.failures, len(b.rows)) if a.rows and b.rows else None,
 }
 # Of one method over all values of the varied key.
@@ -52,8 +52,10 @@ INTERVAL_OF_ONE: Mapping[str, Callable[[GroupSummary], Interval | None]] = {
     "failed": lambda s: s.failure_interval,
 }
 INTERVAL_OF_TWO: Mapping[str, Callable[[GroupSummary, GroupSummary, float], Interval | None]] = {
-    "P": improvement_range,
-    "diff": lambda a, b, confidence: found.interval(confidence) if (found := difference_of(a, b)) else None,
+    "P": lambda a, b, confidence: None if is_of_survivors(a, b) else improvement_range(a, b, confidence),
+    "diff": lambda a, b, confidence: (
+        found.interval(confidence) if (found := difference_of(a, b)) and not is_of_survivors(a, b) else None
+    ),
 }
 # Of one method over all values of the varied key, or of two.
 ROOM = "headroom"

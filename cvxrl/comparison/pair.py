@@ -86,6 +86,11 @@ def improvement_range(one: GroupSummary, other: GroupSummary, confidence: float)
     return improvement_interval(one.score_N, other.score_N, confidence)
 
 
+def is_of_survivors(one: GroupSummary, other: GroupSummary) -> bool:
+    """Whether runs of either have no score: those that have one did not break, and prove nothing of the method."""
+    return one.run > len(one.scores) or other.run > len(other.scores)
+
+
 def _measure(one: GroupSummary, base: GroupSummary, options: Options, tested: int, together: float) -> Pair:
     empty = Pair(one.label, base.label, len(one.scores), len(base.scores))
     found = difference_of(one, base)
@@ -122,8 +127,7 @@ def _verdict(
     """What the interval says, where every run that was begun is in it."""
     if one.unfinished or base.unfinished:
         return "unfinished"
-    survivors_only = options.diverged_as == "omit" and (one.run > len(one.scores) or base.run > len(base.scores))
-    if survivors_only or interval is None:
+    if is_of_survivors(one, base) or interval is None:
         return "no verdict"
     if interval.low <= 0 <= interval.high:
         return "not resolved"

@@ -13,9 +13,10 @@ from cvxrl.comparison.foreign.formats import FOREIGN, ForeignLogs, hold_together
 from cvxrl.comparison.foreign.inside import file_of
 from cvxrl.comparison.foreign.label import Label, Stated
 from cvxrl.comparison.foreign.log import ForeignRun
+from cvxrl.comparison.readers import processes_for, read_all
 from cvxrl.comparison.run import LoggedRun, Run
 from cvxrl.comparison.run_directory import RunDirectories
-from cvxrl.errors import Mistakes, Problem, suggest
+from cvxrl.errors import Mistakes, Problem, UserError, suggest
 from cvxrl.recipe.shipped import named_recipe
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
@@ -41,8 +42,9 @@ class Source(Protocol):
         ...
 
 
+_OURS = RunDirectories()
 # Each path belongs to the first that owns it. A source of other logs is a module of its own and an entry here.
-SOURCES: list[Source] = [RunDirectories(), *FOREIGN]
+SOURCES: list[Source] = [_OURS, *FOREIGN]
 
 
 @dataclass
@@ -129,7 +131,11 @@ def read_runs(paths: Iterable[Path], stated: Stated | None = None) -> tuple[list
         stated: what the user says of foreign ones.
     """
     mistakes = Mistakes()
-    found = [mistakes.attempt(read_run, path, stated) for path in paths]
+    paths = list(paths)
+    ours = [path for path in paths if _owner(path) is _OURS]
+    # Other programs' logs are rows in memory, which take as long to pass on as to read.
+    outcomes = dict(zip(ours, read_all(_OURS.read, ours, processes_for(ours)), strict=True))
+    found = [mistakes.attempt(_run, path, stated, outcomes.get(path)) for path in paths]
     runs = hold_together(run for run in found if run is not None)
     foreign = [run for run in runs if isinstance(run, ForeignRun)]
     for theirs in (stated.aliases if stated is not None else {}).values():
@@ -146,11 +152,17 @@ def read_run(path: Path, stated: Stated | None = None) -> Run:
     Raises:
         UserError: it is damaged, or there is none; one problem per file.
     """
-    owner = _owner(path) or RunDirectories()
+    owner = _owner(path) or _OURS
     if isinstance(owner, ForeignLogs):
         return owner.read(path, stated)
     run, label = owner.read(path), stated.labels.get(path.absolute()) if stated is not None else None
     return run if label is None or not isinstance(run, LoggedRun) else replace(run, **vars(label))
+
+
+def _run(path: Path, stated: Stated | None, outcome: Run | UserError | None) -> Run:
+    if isinstance(outcome, UserError):
+        raise outcome
+    return read_run(path, stated) if outcome is None else outcome
 
 
 def _owner(path: Path) -> Source | None:

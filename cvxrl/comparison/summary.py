@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,8 @@ def _intervals(
     found = {}
     for name, (_, stretched) in ends.items():
         wide = Interval(min(stretched.low, point[name] - least), max(stretched.high, point[name] + least))
-        if wide.low < wide.high:  # tied scores of unknown error say nothing about how far they would spread
+        # Tied scores of unknown error say nothing about how far they would spread, nor does the rounding of their mean.
+        if not isclose(wide.low, wide.high, rel_tol=1e-12):
             found[name] = wide.within(*options.bounds)
     return found
 

@@ -8,6 +8,7 @@ from cvxrl.comparison.group import Group
 from cvxrl.comparison.options import FEW_SEEDS, Options, is_quality
 from cvxrl.comparison.pair import FEWEST
 from cvxrl.comparison.run import Run, broke_off
+from cvxrl.comparison.score import curve
 from cvxrl.comparison.summary import GroupSummary
 from cvxrl.errors import Problem
 
@@ -66,13 +67,16 @@ def _about_doubts(groups: Sequence[Group]) -> list[str]:
 
 
 def _about_diverged(groups: Sequence[Group], options: Options) -> list[str]:
-    count = sum(broke_off(run) for g in groups for run in g.runs)
+    ended = [run for g in groups for run in g.runs if broke_off(run)]
+    count = len(ended)
     if not count:
         return []
     if options.diverged_as == "omit":
         return [f"{count} diverged or failed runs are left out of the scores, so there is no verdict on their methods"]
     if options.diverged_as == "last" or not is_quality(options.metric):
-        return [f"{count} diverged or failed runs count with their last value of {options.metric}"]
+        gone = sum(not len(curve(run, options.metric, options).value_T) for run in ended)
+        lost = f"; {gone} of them have none, so there is no verdict on their methods" if gone else ""
+        return [f"{count} diverged or failed runs count with their last value of {options.metric}{lost}"]
     return [f"{count} diverged or failed runs count as {options.diverged_as:g} (--diverged-as)"]
 
 

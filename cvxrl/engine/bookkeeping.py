@@ -27,6 +27,7 @@ from cvxrl.runs.jsonl import (
     keep_lines,
     last_contiguous_step,
     read_what_is_whole,
+    replace_last,
     sync_records,
     write_lines,
 )
@@ -47,12 +48,16 @@ class Session:
     accuracies: dict[int, float] = field(default_factory=dict)
 
     def record(self, record: Record) -> None:
-        """Append to metrics.jsonl, show, and ask the guards.
+        """Append to metrics.jsonl, in the place of what was unfinished of the same step, show, and ask the guards.
 
         Raises:
             GuardStop: a guard of the recipe ends the run.
         """
-        append_record(self.run_dir.metrics, record)
+        unfinished = self.trainer.unfinished
+        if unfinished is not None and unfinished["step"] == record["step"]:
+            replace_last(self.run_dir.metrics, record)
+        else:
+            append_record(self.run_dir.metrics, record)
         self.accuracies |= accuracies([record])
         self.sink.step(record)
         for fired in self.guards.see(finite(record)):
@@ -140,7 +145,8 @@ class Session:
             self.sink.event(f"the evaluation of step {end} was of the end of a shorter run and is left out")
             for file in (run_dir.evaluation(end), run_dir.samples(end)):
                 file.unlink(missing_ok=True)
-        write_lines(run_dir.metrics, records)
+        unfinished = self.trainer.unfinished
+        write_lines(run_dir.metrics, records if unfinished is None else [*records, unfinished])
         keep_lines(run_dir.updates, self.trainer.position.step)
         return recovery.lost
 

@@ -28,6 +28,7 @@ from cvxrl.objectives.batch import DenseAdvantages
 from cvxrl.objectives.linear import LinearHead, LowRank
 from cvxrl.recipe.schema import Recipe
 from cvxrl.rollout.beside import beside
+from cvxrl.rollout.generator import SamplerLost
 
 # What a checkpoint holds of the queues: one mapping per process.
 Waiting = list[dict[str, Any]]
@@ -86,7 +87,7 @@ class LaggedCollector:
         """With `rollout.ahead`, step ``step`` in the block, and beside it the rollout that comes last into the queue.
 
         Raises:
-            UserError: as `collect` does; where the block ends.
+            UserError: as `collect` does; where the block ends, so that a `SamplerLost` leaves no whole step.
         """
         spec = self.recipe.rollout
         if not spec.ahead:
@@ -94,8 +95,12 @@ class LaggedCollector:
             return
         newest = step + spec.lag
         self._fill(newest - 1)
-        with beside(lambda: self._fill(newest), self.loss.policy.device):
-            yield
+        try:
+            with beside(lambda: self._fill(newest), self.loss.policy.device):
+                yield
+        except SamplerLost as lost:
+            lost.amid_step = True
+            raise
 
     def _fill(self, last: int) -> None:
         while self.newest < last:

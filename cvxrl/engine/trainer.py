@@ -172,13 +172,13 @@ class Trainer:
         Raises:
             DivergedError: a loss, gradient or parameter is not finite.
             UserError: sampler, trainer and the model's own forward pass disagree (`engine.self_check`); or the sampler
-                is lost (`SamplerLost`): a checkpoint has been taken, if there was a step and all processes know of it.
+                is lost (`SamplerLost`): a checkpoint has been taken, if the last step is whole and all processes know.
         """
         try:
             return self._run(hooks, stop)
         except SamplerLost as lost:
-            # The policy is that of the last whole step, whose record is written.
-            if self.position.step and (lost.everywhere or self.world.size == 1):
+            # The record of the last whole step is written.
+            if self.position.step and lost.leaves_whole(self.world.size):
                 hooks.checkpoint(self.position, self._waiting())
             raise
 

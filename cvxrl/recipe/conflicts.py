@@ -54,6 +54,7 @@ def conflicts(recipe: Recipe) -> Iterator[str]:
             f"logging.idle_groups: step.kind: {recipe.step.kind} compares what the whole step does before and after "
             "it; leave it out"
         )
+    yield from _guards(recipe)
     dropped = recipe.model.dropout or (recipe.model.lora is not None and recipe.model.lora.dropout > 0)
     if isinstance(recipe.step, TrustRegionStep) and recipe.step.sequences is not None and dropped:
         yield (
@@ -122,6 +123,17 @@ def _old_logprobs(recipe: Recipe) -> Iterator[str]:
             f"rollout.mismatch: `{rollout.mismatch.kind}` compares with the trainer's own log-probabilities, which "
             "rollout.old_logprobs: sampler does without; set that to trainer, or leave mismatch out"
         )
+
+
+def _guards(recipe: Recipe) -> Iterator[str]:
+    """Guards of what is not logged, or not where it matters."""
+    if recipe.guards.entropy is not None and not recipe.logging.idle_groups:
+        yield (
+            "logging.idle_groups: guards.entropy reads the entropy of all groups, and a policy that collapses has "
+            "none but idle ones; set it to true, or leave the guard out"
+        )
+    if recipe.guards.kl is not None and not recipe.logging.kl_sequences:
+        yield "guards.kl: reads what logging.kl_sequences: 0 leaves out; set that to 1 or more, or leave the guard out"
 
 
 def _credit(recipe: Recipe) -> Iterator[str]:

@@ -93,8 +93,10 @@ def parse_value(text: str) -> Any:
 
 def write_mapping(values: dict[str, Any]) -> str:
     """YAML text of a mapping, in its order; `read_mapping` of it gives the same values."""
-    text: str = yaml.dump(values, Dumper=_FastDumper, sort_keys=False, allow_unicode=True, width=100)
-    return text
+    try:
+        return _block(values, _FastDumper)
+    except UnicodeEncodeError:  # half of a surrogate pair, which libyaml cannot spell out
+        return _block(values, _Dumper)
 
 
 def write_value(value: Any) -> str:
@@ -171,3 +173,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _block(values: dict[str, Any], dumper: type[yaml.SafeDumper]) -> str:
+    text: str = yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text

@@ -53,13 +53,19 @@ class Episode:
 
 
 class SamplerLost(UserError):
-    """What makes completions is gone or cannot be trusted; the policy is that of the last whole step.
+    """What makes completions is gone or cannot be trusted.
 
     Attributes:
         everywhere: whether it is raised in all processes, so that they can save together.
+        amid_step: whether the policy has moved since the last whole step, of which there is nothing left to save.
     """
 
     everywhere = False
+    amid_step = False
+
+    def leaves_whole(self, processes: int) -> bool:
+        """Whether ``processes`` processes can save the last whole step."""
+        return not self.amid_step and (self.everywhere or processes == 1)
 
 
 class Generator(Protocol):

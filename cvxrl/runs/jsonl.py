@@ -75,6 +75,15 @@ def append_record(path: Path, record: Mapping[str, float]) -> None:
     append_lines(path, [record])
 
 
+def replace_last(path: Path, record: Mapping[str, float]) -> None:
+    """Put a record in the place of the last one of a metrics.jsonl, which is whole before and after.
+
+    Raises:
+        StorageError: see `write_lines`.
+    """
+    write_lines(path, [*read_records(path)[:-1], record])
+
+
 def sync_records(path: Path) -> None:
     """Force the records to the disk: a checkpoint must never outlive the lines that lead to it."""
     with storage_errors(path), path.open("a", encoding="utf-8") as stream:

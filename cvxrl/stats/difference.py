@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
 from cvxrl.stats.bootstrap import Interval
 
+# Scores that differ by less than this share of themselves are tied; a variance that cancels to less of its parts is 0.
+_ROUNDING = 1e-12
 # Below this many seeds Welch's degrees of freedom are themselves guesses: 3 against 20 would err in 8% instead of 5%.
 _FEW = 5
 
@@ -74,8 +77,10 @@ def mean_difference(
         raise ValueError(f"needs two seeds of each, got {n} and {k}")
     shared = sorted(x.keys() & y.keys())
     one, other = np.array(list(x.values())), np.array(list(y.values()))
-    of_x, of_y = float(one.var(ddof=1)) / n, float(other.var(ddof=1)) / k
+    of_x, of_y = _variance(one) / n, _variance(other) / k
     variance = of_x + of_y - 2 * len(shared) * _correlation(x, y, shared) * sqrt(of_x * of_y / (n * k))
+    if variance <= _ROUNDING * (of_x + of_y):
+        variance = 0.0
     least = x_error**2 / n + y_error**2 / k
     freedom = _freedom(of_x, of_y, n, k, len(shared))
     return MeanDifference(float(one.mean() - other.mean()), sqrt(max(variance, least)), freedom, len(shared))
@@ -104,6 +109,11 @@ def needed_seeds(found: MeanDifference, seeds: int, confidence: float, power: fl
     one_seed = found.error * sqrt(seeds)  # standard error with a single seed each
     wanted = (float(ndtri((1 + confidence) / 2)) + float(ndtri(power))) ** 2 * (one_seed / largest) ** 2
     return max(seeds + 1, int(np.ceil(wanted)))
+
+
+def _variance(score_N: NDArray[np.float64]) -> float:
+    """Variance between seeds, exactly 0 where they are tied: the mean of equal numbers may be another number."""
+    return 0.0 if np.ptp(score_N) <= _ROUNDING * np.abs(score_N).max() else float(score_N.var(ddof=1))
 
 
 def _correlation(x: Mapping[int, float], y: Mapping[int, float], shared: list[int]) -> float:

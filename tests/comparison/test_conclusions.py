@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,26 @@ def test_two_survivors_of_five_are_never_better() -> None:
         assert not judge(parse_gate("collapsed(new) == 0"), c).met
         left_out = compare(*base, *survivors, diverged_as="omit")
         assert left_out.pairs[0].verdict == "no verdict" and "left out" in pairs_table(left_out).rows[0][-1]
+
+
+def test_runs_that_broke_before_their_first_value_are_not_passed_over() -> None:
+    """With `last` they have none to count with; who is left is no sample of the method, as with `omit`."""
+    base, alive = method("base", [0.5, 0.52, 0.48, 0.5, 0.51]), method("new", [0.95, 0.96, 0.97])
+    gone = [run("new", seed, (), status="diverged") for seed in (3, 4)]
+    c = compare(*base, *alive, *gone, diverged_as="last")
+    assert c.pairs[0].verdict == "no verdict"
+    assert any("2 of them have none, so there is no verdict" in warning for warning in c.warnings)
+    for gate in ("low(diff(new, base)) > 0", "p(new, base) < 0.05", "low(P(new > base)) > 0.5"):
+        assert not judge(parse_gate(gate), c).met, gate
+        assert judge(parse_gate(gate), compare(*base, *alive)).met, gate
+    assert judge(parse_gate("diff(new, base) > 0"), c).met, "a number that claims nothing beyond these runs"
+
+
+def test_tied_scores_of_unknown_error_are_no_proof() -> None:
+    for low, high in ((0.1, 0.3), (0.125, 0.375)):  # whose means are rounded, and are not
+        runs = [*method("base", [low] * 3), *method("new", [high] * 3)]
+        c = compare(*(replace(run, recipe=None) for run in runs))
+        assert c.pairs[0].verdict == "no verdict" and not c.summary("new").intervals
 
 
 def test_unfinished_runs_block_verdicts_and_gates_until_they_are_given_up() -> None:

@@ -19,6 +19,7 @@ from cvxrl.engine.trainer import Trainer
 from cvxrl.engine.update import Updater
 from cvxrl.errors import Problem, UserError
 from cvxrl.recipe.digest import digest
+from cvxrl.rollout.generator import SamplerLost
 from cvxrl.runs.directory import RunDir
 from cvxrl.runs.jsonl import read_records
 
@@ -165,6 +166,34 @@ def test_an_error_of_the_sampler_is_the_run_s(tmp_path: Path, monkeypatch: pytes
     (run_dir,) = tmp_path.glob("*/*")
     assert len(read_records(RunDir(run_dir).metrics)) == 2, "step 0 and step 1, which was over"
     assert not beside_each_other()
+
+
+@pytest.mark.parametrize("lag", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_sampler_lost_beside_an_update_leaves_no_half_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    """The policy has learned from a rollout that is gone, so the run goes on from the checkpoint before."""
+    ahead = (f"rollout.lag={lag}", "rollout.ahead=true", "train.steps=4")
+    _, whole = run(tmp_path / "whole", *ahead)
+    collect = RolloutCollector.collect
+
+    def fails(self: Any, step: int) -> Any:
+        if step == lag + 3:
+            raise SamplerLost(Problem("the sampler is gone", "rollout.engine", remedy="start it again"))
+        return collect(self, step)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RolloutCollector, "collect", fails)
+        for folder, changes in (("none", ()), ("every", ("checkpoint.every=1",))):
+            with pytest.raises(SamplerLost):
+                run(tmp_path / folder, *ahead, *changes)
+    assert [path.name for path in tmp_path.glob("*/*/*/checkpoints/step-000002")] == ["step-000002"]
+    assert not list(tmp_path.glob("*/*/*/checkpoints/step-000003")) and not list(
+        tmp_path.glob("none/*/*/checkpoints/*")
+    )
+    assert run(tmp_path / "every", *ahead, "checkpoint.every=1", entry="resume")[1] == whole
+    with pytest.raises(UserError, match="nothing to go on from"):
+        run(tmp_path / "none", *ahead, entry="resume")
 
 
 def test_it_needs_a_lag_and_is_no_other_experiment() -> None:

@@ -12,6 +12,7 @@ from helpers import SilentSink, tiny
 from cvxrl.engine.divergence import DivergedError
 from cvxrl.engine.guards import Firing, Guards
 from cvxrl.engine.session import run_training
+from cvxrl.errors import UserError
 from cvxrl.recipe.monitoring import GuardsSpec
 from cvxrl.runs.directory import RunDir
 
@@ -93,3 +94,17 @@ def test_a_diverged_step_leaves_its_batch_and_names_the_last_good_checkpoint(
     assert [line["sequence"] for line in batch] == divergence["sequences"] == list(range(16))
     assert set(divergence["prompts"]) == {line["id"] for line in batch}
     assert not run_dir.policy.exists()
+
+
+@pytest.mark.parametrize(
+    ("guard", "logging", "key"),
+    [
+        ("guards.entropy={below: 0.1}", "logging.idle_groups=false", "logging.idle_groups: guards.entropy"),
+        ("guards.kl={above: 0.1}", "logging.kl_sequences=0", "guards.kl: reads what"),
+    ],
+)
+def test_a_guard_of_what_is_not_logged_is_refused(guard: str, logging: str, key: str) -> None:
+    with pytest.raises(UserError) as raised:
+        tiny("math_grpo", guard, logging)
+    assert len(raised.value.problems) == 1 and key in str(raised.value)
+    tiny("math_grpo", guard), tiny("math_grpo", logging)

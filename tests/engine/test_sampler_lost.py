@@ -16,6 +16,7 @@ from helpers import SilentSink, quick_if, tiny
 from cvxrl.cli import app
 from cvxrl.engine.session import TrainResult, run_training
 from cvxrl.errors import UserError
+from cvxrl.evaluation.held_out import HeldOut
 from cvxrl.policy.load import load_policy
 from cvxrl.policy.model import Policy
 from cvxrl.recipe.digest import digest
@@ -113,6 +114,26 @@ def test_a_run_that_loses_its_server_is_gone_on_with_on_another(
     assert train(at(another), tmp_path, "resume").status == "finished"
     another.kill()
     assert_same(numbers(tmp_path), whole)
+
+
+def test_a_step_keeps_its_record_until_its_evaluation_is_made(
+    tmp_path: Path, whole: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run is interrupted again while it is made."""
+    evaluate, reasons = HeldOut.evaluate, [SamplerLost("gone"), KeyboardInterrupt()]
+
+    def fails(self: HeldOut, step: int) -> Any:
+        if step == 2 and reasons:
+            raise reasons.pop(0)
+        return evaluate(self, step)
+
+    monkeypatch.setattr(HeldOut, "evaluate", fails)
+    with pytest.raises(SamplerLost):
+        train(recipe(), tmp_path)
+    assert train(recipe(), tmp_path, "resume").status == "interrupted"
+    assert [r["step"] for r in numbers(tmp_path)] == [0, 1, 2]
+    assert train(recipe(), tmp_path, "resume").status == "finished"
+    assert numbers(tmp_path) == whole
 
 
 def test_a_run_begins_only_with_a_server_that_fits(server: FakeVllm, tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_mapping(file) == values
 
 
+def test_half_of_a_surrogate_pair_is_written_and_read_back(tmp_path: Path) -> None:
+    values = {"x": "\ud83d", "y": "\U0001f600"}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(write_mapping(values), encoding="utf-8")
+    assert read_mapping(file) == values
+
+
 def _bomb() -> str:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]

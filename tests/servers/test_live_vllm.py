@@ -1,4 +1,7 @@
-"""A real vLLM server: what a stand-in without weights of its own cannot show. Minutes; needs CVXRL_VLLM_ENV."""
+"""A real vLLM server: what a stand-in without weights of its own cannot show. Minutes; needs CVXRL_VLLM_ENV.
+
+With the policy that ships: vLLM on a CPU has no attention for heads as narrow as those of the small one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SilentSink, tiny, without_times
+from helpers import SHIPPED_POLICY, SilentSink, tiny, without_times
 from ranks.launched import Launched
 
 from cvxrl.engine.session import run_training
@@ -46,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def fresh() -> Policy:
-    return load_policy(tiny("math_grpo").model, torch.device("cpu"))
+    return load_policy(tiny("math_grpo", SHIPPED_POLICY).model, torch.device("cpu"))
 
 
 def opened(server: LiveServer, policy: Policy, **fields: Any) -> VllmGenerator:
@@ -136,7 +139,7 @@ def test_another_model_is_refused(server: LiveServer) -> None:
 
 def at(server: LiveServer, *changes: str) -> Recipe:
     engine = f"rollout.engine={{kind: vllm, url: '{server.url}', timeout: 600}}"
-    return tiny("math_grpo", "train.steps=4", "eval.every=2", "eval.prompts=16", engine, *changes)
+    return tiny("math_grpo", SHIPPED_POLICY, "train.steps=4", "eval.every=2", "eval.prompts=16", engine, *changes)
 
 
 def test_a_server_that_is_killed_and_restarted_in_a_run(server: LiveServer, tmp_path: Path) -> None:
@@ -163,7 +166,9 @@ def test_two_ranks_share_a_server(server: LiveServer, tmp_path: Path) -> None:
     engine = f"rollout.engine={{kind: vllm, url: '{server.url}', timeout: 600}}"
     found = []
     for ranks in (1, 2):
-        run = Launched(tmp_path / str(ranks), engine, "placement.timeout=600", "eval.every=3", ranks=ranks)
+        run = Launched(
+            tmp_path / str(ranks), SHIPPED_POLICY, engine, "placement.timeout=600", "eval.every=3", ranks=ranks
+        )
         assert run.end() == 0, run.said.read_text()
         found.append([without_times(record) for record in read_records(run.metrics)])
     assert sum("sync/ratio_deviation" in record for record in found[1]) >= 3
@@ -184,7 +189,7 @@ from helpers import SilentSink, tiny
 from cvxrl.engine.session import run_training
 from cvxrl.runs.directory import RunDir
 from pathlib import Path
-recipe = tiny("math_grpo", "rollout.engine={{kind: vllm, mode: colocated, memory: 0.1}}")
+recipe = tiny("math_grpo", {SHIPPED_POLICY!r}, "rollout.engine={{kind: vllm, mode: colocated, memory: 0.1}}")
 sink = SilentSink()
 result = run_training(recipe, RunDir.of(Path({str(tmp_path)!r}), recipe), sink, "new")
 print("DONE", result.status, max(r["sync/ratio_deviation"] for r in sink.records if "sync/ratio_deviation" in r))

@@ -177,6 +177,20 @@ def test_tied_scores_have_the_error_of_their_evaluation_or_none() -> None:
         mean_difference(seeds(1), seeds(1, 2))
 
 
+@pytest.mark.parametrize("n", [2, 3, 6, 7, 10])
+def test_rounding_is_no_spread(n: int) -> None:
+    """The mean of three times 0.1 is not 0.1, and 0.4 - 0.3 is not 0.3 - 0.2."""
+    for a in np.arange(1, 100) / 100:
+        found = mean_difference(seeds(*[a] * n), seeds(*[0.2] * n))
+        assert found.interval(0.95) is None and found.p_value is None
+        measured = mean_difference(seeds(*[a] * n), seeds(*[0.2] * n), 0.02, 0.02)
+        assert measured.error == pytest.approx(0.02 * (2 / n) ** 0.5)
+    drawn = np.random.default_rng(n).integers(0, 900, n) / 1000
+    x, y = seeds(*drawn), seeds(*np.round(drawn + 0.1, 3))
+    assert mean_difference(x, y).p_value is None
+    assert (mean_difference(x, y | {1: y[1] + 1e-4}).p_value or 1) < 0.01, "a difference that varies a little"
+
+
 SEEDS = [(5, 5, 5), (5, 5, 0), (3, 10, 3), (5, 20, 5), (4, 4, 2)]
 
 
