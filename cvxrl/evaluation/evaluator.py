@@ -6,10 +6,10 @@ Training and `cvxrl eval` both go through it, so that the one repeats the number
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 
 import torch
@@ -73,12 +73,21 @@ class Evaluator:
     rows: int | None = None
     spelt: Container[Asked] = field(default_factory=frozenset)
 
-    def ask(self, asked: Sequence[Asked], note: Callable[[str], None]) -> Iterator[list[Sample]]:
+    def ask(
+        self, asked: Sequence[Asked], note: Callable[[str], None], until: Callable[[], bool] = lambda: False
+    ) -> Iterator[list[Sample]]:
         """Sample and grade, batch by batch, in the order of ``asked``; one is graded while the next is sampled.
+
+        A grader that is bound to its thread grades in turn. Where the sampling ends early, what was sampled is graded
+        and given out first.
 
         Args:
             asked: (question, sample) of every completion wanted; those of a question adjacent.
             note: told where memory runs out.
+            until: asked before every batch whether to sample no more.
+
+        Yields:
+            After every batch that was sampled, what was graded meanwhile, at first nothing; then the last.
 
         Raises:
             UserError: not even one completion fits into memory.
@@ -86,42 +95,75 @@ class Evaluator:
         if self.rows is None:
             longest = max(map(len, self.prompts))
             self.rows = rows_that_fit(self.policy, longest, self.sampling.max_new_tokens)
-        began, start = time.perf_counter(), 0
-        sampled = _Sampled([], [])
-        while start < len(asked):
-            graded: list[Sample] = []
-            with beside(partial(self._grade, sampled, graded), _NO_DEVICE):
-                sampled = self._sample(asked[start : start + self.rows])
+        began = time.perf_counter()
+        sampled = self._batches(asked, self.rows, note, until)
+        for graded in _overlapped(self._grade, sampled) if self.grader.any_thread else map(self._grade, sampled):
+            yield _timed(graded, began)
             if graded:
-                yield _timed(graded, began)
                 began = time.perf_counter()
-            if not sampled.episodes:
-                self.rows = _fewer(self.rows)
-                note(f"out of memory; going on with {self.rows} completions at a time")
-            start += len(sampled.episodes)
-        last: list[Sample] = []
-        self._grade(sampled, last)
-        if last:
-            yield _timed(last, began)
 
-    def _sample(self, asked: Sequence[Asked]) -> _Sampled:
-        """Completions; none of them where memory ran out."""
+    def _batches(
+        self, asked: Sequence[Asked], rows: int, note: Callable[[str], None], until: Callable[[], bool]
+    ) -> Iterator[_Sampled]:
+        start = 0
+        while start < len(asked) and not until():
+            sampled = self._sample(asked[start : start + rows])
+            if sampled is None:
+                self.rows = rows = _fewer(rows)
+                note(f"out of memory; going on with {rows} completions at a time")
+                continue
+            start += len(sampled.episodes)
+            yield sampled
+
+    def _sample(self, asked: Sequence[Asked]) -> _Sampled | None:
+        """Completions, or None where memory ran out."""
         try:
             return _Sampled(asked, self._generate(asked))
-        except torch.OutOfMemoryError:
-            return _Sampled(asked, [])
+        except torch.OutOfMemoryError:  # not handled here: it holds on to the memory that is to be freed
+            return None
 
-    def _grade(self, sampled: _Sampled, graded: list[Sample]) -> None:
-        """Append completions with their verdicts."""
-        if sampled.episodes:
-            examples = [self.examples[q] for q, _ in sampled.asked]
-            parts = self.task, self.policy, self.grader, sampled.asked, examples, sampled.episodes, self.spelt
-            graded += judge(*parts)
+    def _grade(self, sampled: _Sampled) -> list[Sample]:
+        """Completions with their verdicts, their times not yet known."""
+        examples = [self.examples[q] for q, _ in sampled.asked]
+        parts = self.task, self.policy, self.grader, sampled.asked, examples, sampled.episodes, self.spelt
+        return judge(*parts)
 
     def _generate(self, batch: Sequence[Asked]) -> list[Episode]:
         questions = [(q, [s for _, s in same]) for q, same in groupby(batch, key=itemgetter(0))]
         keys = [[StreamKey(self.seed, "evaluation", (q, s)) for s in samples] for q, samples in questions]
         return self.generator.generate([self.prompts[q] for q, _ in questions], keys, self.sampling)
+
+
+def _overlapped(grade: Callable[[_Sampled], list[Sample]], batches: Iterator[_Sampled]) -> Iterator[list[Sample]]:
+    """As `map`, one batch graded in a second thread while the next is sampled: one behind, at first with nothing.
+
+    An error of the sampling is raised when the batch before is graded and given out. Ctrl-C, which nobody waits for,
+    ends the grading too; what is graded by then is given out first all the same.
+    """
+    waiting: list[_Sampled] = []  # one batch, or before the first none
+    while True:
+        graded: list[Sample] = []
+        following: list[_Sampled] = []
+        lost: BaseException | None = None
+        try:
+            with beside(partial(_extend, graded, grade, waiting), _NO_DEVICE):
+                try:
+                    following = list(islice(batches, 1))
+                except Exception as error:
+                    lost = error
+        except KeyboardInterrupt as error:
+            lost = error
+        yield graded
+        if lost is not None:
+            raise lost
+        if not following:
+            return
+        waiting = following
+
+
+def _extend(graded: list[Sample], grade: Callable[[_Sampled], list[Sample]], batches: Iterable[_Sampled]) -> None:
+    for batch in batches:
+        graded += grade(batch)
 
 
 def group(samples: Sequence[Sample]) -> list[QuestionRecord]:
@@ -186,7 +228,7 @@ def provenance_of(policy: Policy) -> Provenance:
 
 def _timed(samples: Sequence[Sample], began: float) -> list[Sample]:
     """The same, each with its share of the time since then."""
-    seconds = (time.perf_counter() - began) / len(samples)
+    seconds = (time.perf_counter() - began) / max(1, len(samples))
     return [sample.model_copy(update={"seconds": seconds}) for sample in samples]
 
 

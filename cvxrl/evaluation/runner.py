@@ -1,4 +1,4 @@
-"""An evaluation by the command line: every answer is kept as it comes, so that an interruption loses none."""
+"""An evaluation by the command line: every batch is kept as it is graded; ending early loses none that is sampled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Event
 
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.evaluation.card import Card
@@ -100,7 +101,7 @@ class Exam:
 
         Args:
             progress: told after every batch.
-            stop: asked after every batch.
+            stop: asked after every batch; what is sampled by then is graded and kept.
 
         Returns:
             The record, or None if stopped; what has been asked is kept.
@@ -118,15 +119,19 @@ class Exam:
             self.evaluator.grader.attend(progress.note, folder.path / "grader.log" if askers.is_main else None)
             progress.start(self.plan.task.name, sampling.questions * sampling.samples, len(done))
             try:
-                for fresh in ask_together(askers, self.evaluator, asked, progress.note):
-                    if askers.is_main:
-                        folder.append(fresh)
-                    done += fresh
-                    progress.advance(len(fresh), sum(s.correct for s in fresh))
-                    if len(done) < sampling.questions * sampling.samples and any(askers.gather(stop())):
-                        return None
+                stopping = Event()
+                for fresh in ask_together(askers, self.evaluator, asked, progress.note, stopping.is_set):
+                    if fresh:
+                        if askers.is_main:
+                            folder.append(fresh)
+                        done += fresh
+                        progress.advance(len(fresh), sum(s.correct for s in fresh))
+                    if any(askers.gather(stop())):
+                        stopping.set()
             except UserError as error:
                 raise renamed(error, _OPTIONS) from None
+            if len(done) < sampling.questions * sampling.samples:
+                return None
             record = self._record(done)
             if askers.is_main:
                 write_json(folder.record, record.model_dump(mode="json"))

@@ -47,7 +47,11 @@ class Alone:
 
 
 def ask_together(
-    askers: Askers, evaluator: Evaluator, asked: Sequence[Asked], note: Callable[[str], None]
+    askers: Askers,
+    evaluator: Evaluator,
+    asked: Sequence[Asked],
+    note: Callable[[str], None],
+    until: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[Sample]]:
     """As `Evaluator.ask`, each process asking its share; every batch of all of them is yielded in all of them.
 
@@ -56,10 +60,11 @@ def ask_together(
         evaluator: asks; the same policy in each.
         asked: everything that is to be asked, the same in each.
         note: told where memory runs out.
+        until: asked before every batch whether to sample no more.
     """
     count = len(asked)
     mine = asked[askers.rank * count // askers.size : (askers.rank + 1) * count // askers.size]
-    batches = evaluator.ask(mine, note)
+    batches = evaluator.ask(mine, note, until)
     while True:
         told = askers.gather(next(batches, None))
         if all(batch is None for batch in told):

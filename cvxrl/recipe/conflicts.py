@@ -10,6 +10,7 @@ from cvxrl.recipe.lco import LcoKldSpec, LcoSpec
 from cvxrl.recipe.mismatch import CorrectMismatch, StopMismatch
 from cvxrl.recipe.objective import CallableObjective
 from cvxrl.recipe.reading import AUTHORS_CODE
+from cvxrl.recipe.reward import CallableReward
 from cvxrl.recipe.step import FixedStep, TrustRegionStep, unsearchable
 from cvxrl.recipe.task import DatasetSource
 
@@ -71,6 +72,11 @@ def _sampling(recipe: Recipe) -> Iterator[str]:
         yield (
             "rollout.ahead: without a lag each rollout needs the weights of the updates before it; set rollout.lag to "
             "1 or more, or rollout.ahead to false"
+        )
+    if rollout.ahead and isinstance(recipe.task.reward, CallableReward) and not recipe.task.reward.isolated:
+        yield (
+            "rollout.ahead: replies would be graded in a second thread, and with task.reward.isolated: false the "
+            "function may need the one that imported it; set rollout.ahead to false, or task.reward.isolated to true"
         )
     yield from _old_logprobs(recipe)
     mismatch = rollout.mismatch

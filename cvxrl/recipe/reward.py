@@ -91,7 +91,8 @@ class CallableReward(Section):
     isolated: bool = Field(
         True,
         description="Call it in a process of its own, under the two limits below. `false` calls it in the run's own "
-        "process without limits, for a function that needs what the run holds.",
+        "process without limits, for a function that needs what the run holds: in the thread that imported it, in turn "
+        "with sampling, and not with `rollout.ahead`.",
     )
     timeout_s: PositiveFloat = Field(10.0, description="Seconds that one reply may take; a late one is an error.")
     memory_mb: PositiveInt = Field(4096, description="MiB that the process may take beyond what importing took.")

@@ -52,9 +52,18 @@ class _Job(threading.Thread):
     def __init__(self, job: Callable[[], None], context: AbstractContextManager[None]) -> None:
         super().__init__(name="beside", daemon=True)
         self._job, self._context, self._threads = job, context, torch.get_num_threads()
+        self._began, self._lock, self._over = threading.Event(), threading.Lock(), False
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        try:
+            self._began.set()
+            self._attempt()
+            self._end()
+        except KeyboardInterrupt:  # it came before the job or after it
+            self._end()
+
+    def _attempt(self) -> None:
         try:
             torch.set_num_threads(self._threads)  # a new thread's own number, on which the bits of sums depend
             with self._context:
@@ -62,7 +71,22 @@ class _Job(threading.Thread):
         except BaseException as error:
             self.error = error
 
+    def _end(self) -> None:
+        with self._lock:
+            self._over = True
+            self._set_exception(None)  # an interrupt that is still on its way
+
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in it, as Ctrl-C does in the main thread."""
+        """Raise KeyboardInterrupt in it, as Ctrl-C does in the main thread; call it once.
+
+        It arrives inside `run` or not at all: outside, `threading` would print a traceback, and a thread that is over
+        may have left its ident to another.
+        """
+        self._began.wait()
+        with self._lock:
+            if not self._over:
+                self._set_exception(ctypes.py_object(KeyboardInterrupt))
+
+    def _set_exception(self, kind: ctypes.py_object[type[BaseException]] | None) -> None:
         assert self.ident is not None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(KeyboardInterrupt))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), kind)

@@ -38,6 +38,8 @@ class CallableGrader(GraderBase):
         self._spec = spec
         self._process = Sandbox("cvxrl.tasks.judges:user_function", options, spec.timeout_s, spec.memory_mb, _KEY)
         super().__init__(task, f"`{spec.function}`", self._process)
+        # Called in this process, a function may need the thread that imported it: an alarm, a context of a library.
+        self.any_thread = spec.isolated
         self._judge: Judge | None = None
         if spec.isolated:
             self._process.start()

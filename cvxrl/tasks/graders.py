@@ -39,7 +39,13 @@ class Grade:
 
 
 class Grader(Protocol):
-    """Grades replies; may hold a process, so close it."""
+    """Grades replies; may hold a process, so close it.
+
+    Attributes:
+        any_thread: whether another thread than the one that made it may ask for grades.
+    """
+
+    any_thread: bool
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         """Grade `completions[i]` as a reply to `examples[i]`; one grade each, in order.
@@ -132,6 +138,7 @@ class GraderBase(ABC):
         self._extractor = Extractor(task.extract)
         self._watch = ErrorWatch(task.grading, what)
         self._sandbox = sandbox
+        self.any_thread = True  # text alone, or a process that takes jobs from any thread
 
     def grade(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         """Grade `completions[i]` as a reply to `examples[i]`; one grade each, in order.

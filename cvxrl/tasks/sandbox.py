@@ -27,6 +27,8 @@ from cvxrl.errors import Problem, UserError
 
 # Loading the libraries, not grading; a slow disk must not look like a slow formula.
 _START_S: Final = 120.0
+# Between two looks whether the thread that waits is to end.
+_GLANCE_S: Final = 0.1
 # Imported, not run as `__main__`: the judges must raise the very NotGradable that the process catches.
 _START: Final = "from cvxrl.tasks.worker import main; main()"
 _LOST: Final = ("timeout", "crash", "memory")
@@ -145,7 +147,11 @@ class Sandbox:
     def _judge(self, line: str) -> JobResult:
         self.start()
         assert self._worker is not None
-        answer = self._worker.ask(line, self._timeout_s)
+        try:
+            answer = self._worker.ask(line, self._timeout_s)
+        except BaseException:
+            self.close()  # the reply that nobody waited for would be taken for that to the next job
+            raise
         if answer.error in _LOST:
             self.close()
         return answer
@@ -186,12 +192,19 @@ class _Worker:
         try:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
-            reply = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            reply = self._reply(deadline)
         except queue.Empty:
             return JobResult(error="timeout")
         except OSError:
             return JobResult(error="crash")
         return JobResult(error="crash") if reply is None else JobResult(json.loads(reply))
+
+    def _reply(self, deadline: float) -> bytes | None:
+        """The next line, waited for in short pieces: what another thread raises in this one arrives between two."""
+        while (left := deadline - time.monotonic()) > _GLANCE_S:
+            with contextlib.suppress(queue.Empty):
+                return self._lines.get(timeout=_GLANCE_S)
+        return self._lines.get(timeout=max(0.0, left))
 
 
 def _not_started(settings: dict[str, Any], error: str | None, said: str, key: str) -> Problem:

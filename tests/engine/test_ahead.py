@@ -201,5 +201,12 @@ def test_it_needs_a_lag_and_is_no_other_experiment() -> None:
         tiny("math_grpo", "rollout.ahead=true")
     with pytest.raises(UserError, match=r"rollout\.ahead.*learns from demonstrations"):
         tiny("base_sft", "rollout.ahead=true")
+    with pytest.raises(UserError, match=r"(?s)rollout\.ahead.*second thread.*set rollout\.ahead to false"):
+        tiny(
+            "math_grpo",
+            "rollout.lag=1",
+            "rollout.ahead=true",
+            "task.reward={kind: callable, function: a:b, isolated: false}",
+        )
     one, other = (tiny("math_grpo", "rollout.lag=1", f"rollout.ahead={value}") for value in ("true", "false"))
     assert digest(one) == digest(other)

@@ -155,6 +155,8 @@ def test_eval_decodes_as_many_at_a_time_as_training_did(run_dir: RunDir, tmp_pat
 
 def test_texts_that_utf_8_cannot_hold_are_stored(tmp_path: Path) -> None:
     class Right:
+        any_thread = True
+
         def grade(self, completions: Any, examples: Any) -> list[Grade]:
             return [Grade(correct=True, reward=1.0, extracted="\udc00", error=None) for _ in completions]
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 from cvxrl.errors import UserError
 from cvxrl.recipe.task import TaskSpec
+from cvxrl.rollout.beside import beside
 from cvxrl.tasks import Example, Grade, Grader, load_grader, load_task
 from cvxrl.tasks.extraction import last_integer, last_number
 from cvxrl.tasks.passages import last_boxed, last_group, last_tag
@@ -286,6 +288,18 @@ def test_a_judge_loads_no_library_of_ours_and_closing_ends_its_process(sandbox: 
     assert sandbox.run([{"do": "libraries"}])[0].score == 0.0
 
 
+def test_an_interrupt_ends_the_wait_at_once_and_its_reply_is_nobody_s(sandbox: Sandbox) -> None:
+    """The process still answers the job that nobody waits for; the next job is another process's."""
+    first = sandbox.run([{"do": "fine"}])[0].score
+    sandbox._timeout_s = 5.0
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), beside(lambda: [*sandbox.run([{"do": "sleep"}])], torch.device("cpu")):
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 1.0
+    assert sandbox.run([{"do": "fine", "n": 1}])[0].score not in (None, first)
+
+
 def test_a_forgotten_sandbox_takes_its_process_along() -> None:
     made = Sandbox("cvxrl.tasks.judges:math_verify", {}, timeout_s=5, memory_mb=512)
     pytest.importorskip("math_verify")
@@ -367,6 +381,14 @@ def test_a_function_s_number_is_the_reward() -> None:
     assert one(half, "so 5", "4") == Grade(0.0, False, "5")
     assert one(mine("share", kwargs={"scale": 0.5}), "so 4", "4") == Grade(0.5, False, "4")
     assert one(mine("truth"), "so 4", "4") == Grade(1.0, True, "4")
+
+
+@pytest.mark.usefixtures("module")
+def test_a_function_in_this_process_may_need_its_thread() -> None:
+    assert not mine("truth", isolated=False).any_thread
+    assert (
+        grader({"kind": "exact"}).any_thread and grader({"kind": "callable", "function": "my_rewards:truth"}).any_thread
+    )
 
 
 @pytest.mark.usefixtures("module")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from cvxrl.rollout.vllm.http import Unanswered
 
 _T = TypeVar("_T")
+_GLANCE_S = 0.1  # between two looks whether the thread that waits is to end
 
 
 class Beside(Generic[_T]):
@@ -36,7 +38,10 @@ class Beside(Generic[_T]):
         Raises:
             Unanswered: it is not done after that many seconds more.
         """
-        self._thread.join(seconds)
+        deadline = time.monotonic() + seconds
+        # In short pieces: what another thread raises in this one arrives between two of them.
+        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            self._thread.join(min(left, _GLANCE_S))
         if self._error is not None:
             raise self._error
         if not self._outcome:
