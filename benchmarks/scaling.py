@@ -36,7 +36,7 @@ VARIED: dict[str, tuple[str, list[int]]] = {
     "length": ("length", [8, 32, 64, 128, 256, 512]),
     "length, no attention": ("length", [8, 32, 64, 128, 256, 512]),
     "vocabulary": ("vocab", [256, 4096, 8192, 16384, 32768, 65536]),
-    "parameters": ("hidden", [128, 192, 256, 384, 512]),
+    "parameters": ("hidden", [32, 128, 192, 256, 384, 512]),
 }
 SAMPLES = 8
 CONTEXT = 1024
@@ -190,9 +190,19 @@ def memory(prompts: int, budget: list[str]) -> float:
 
 
 def _short(number: float) -> str:
-    """A size in three figures: 984k, 14.2M."""
-    scaled, unit = (number / 1e6, "M") if number >= 999_500 else (number / 1e3, "k")
+    """A size in three figures: 512, 984k, 14.2M."""
+    scaled, unit = (number, "")
+    if number >= 1000:
+        scaled, unit = (number / 1e6, "M") if number >= 999_500 else (number / 1e3, "k")
     return f"{scaled:.3g}{unit}"
+
+
+def _apart(sizes: Sequence[float]) -> list[float]:
+    """Sizes whose labels do not touch on an axis of logarithms: the largest, and those far enough below another."""
+    least, kept = 0.15 * np.log(max(sizes) / min(sizes)), sorted(sizes)[-1:]
+    for size in sorted(sizes)[-2::-1]:
+        kept += [size] if np.log(kept[-1] / size) >= least else []
+    return kept
 
 
 def draw(report: dict[str, Any], file: Path) -> None:
@@ -208,7 +218,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
     labels = {
         "completions": "tokens per step (more completions)",
         "length": "tokens per step (longer completions)",
-        "length, no attention": "tokens per step (longer completions, no attention)",
+        "length, no attention": "tokens per step (longer, no attention)",
         "vocabulary": "vocabulary",
         "parameters": "parameters",
     }
@@ -219,7 +229,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
         axis.loglog(n, fitted, color="#0072B2", label=f"a + b n^k, k = {row['exponent']:.2f} [{low:.2f}, {high:.2f}]")
         axis.loglog(row["sizes"], row["seconds"], "o", color="#D55E00", label="measured")
         axis.set(xlabel=labels[row["name"]], ylabel="processor seconds per step")
-        axis.set_xticks(row["sizes"], [_short(n) for n in row["sizes"]])
+        axis.set_xticks(_apart(row["sizes"]), [_short(n) for n in _apart(row["sizes"])])
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         for one in (axis.xaxis, axis.yaxis):
