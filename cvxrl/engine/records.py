@@ -207,9 +207,9 @@ def summary_rows(
         ("grad/norm", "gradient norm before clipping", ".3g"),
         ("response/length", "response length (tokens)", ".1f"),
     ):
-        if steps and key in steps[0]:
+        if any(r.get(key) is not None for r in steps):
             ends = (_mean(part, key) for part in (steps[:window], steps[-window:]))
-            first, last = (format(value, form) for value in ends)
+            first, last = ("" if value is None else format(value, form) for value in ends)
             rows.append((name, first, last))
     for key, name in (("reward/grader_errors", "in training"), ("eval/grader_errors", "held-out")):
         shares = [r[key] for r in records if r.get(key) is not None]
@@ -244,9 +244,9 @@ def _accuracy(record: Mapping[str, float]) -> str:
     return with_error(record["eval/accuracy"], record.get("eval/stderr"))
 
 
-def _mean(records: Sequence[Mapping[str, float]], key: str) -> float:
+def _mean(records: Sequence[Mapping[str, float]], key: str) -> float | None:
     values = [r[key] for r in records if r.get(key) is not None]
-    return sum(values) / len(values) if values else float("nan")
+    return sum(values) / len(values) if values else None
 
 
 def write_report(run_dir: RunDir, recipe: Recipe, sinks: Sinks) -> None:

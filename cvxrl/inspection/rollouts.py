@@ -72,7 +72,9 @@ def rollout_key(recipe: Recipe, step: int, model_hash: str, tokenizer_hash: str,
         "questions": task,
         "task": recipe.task.model_dump(mode="json", exclude=recipe.task.not_in_digests),
         # Whose rollouts a training step waits for, and how it weighs them, is no matter of what this policy says.
-        "rollout": without_neutral(recipe.rollout.model_dump(mode="json", exclude={"lag", "mismatch"}), "rollout."),
+        "rollout": without_neutral(
+            recipe.rollout.model_dump(mode="json", exclude={"lag", "mismatch", "old_logprobs"}), "rollout."
+        ),
         "seed": recipe.seed,
         "step": step,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from helpers import tiny
 
 from cvxrl.engine.loss import Loss
 from cvxrl.engine.readers import Reader
+from cvxrl.engine.records import summary_rows
 from cvxrl.engine.sequences import Sequences, token_batch
 from cvxrl.engine.trainer import Trainer
 from cvxrl.errors import UserError
+from cvxrl.inspection.rollouts import rollout_key
+from cvxrl.runs.directory import RunDir
 
 TWICE = ("train.inner_epochs=2", "train.minibatches=1", "logging.kl_sequences=0")
 SAMPLER = "rollout.old_logprobs=sampler"
@@ -96,3 +100,17 @@ def test_where_it_cannot_be_or_does_nothing_it_is_refused(name: str, changes: li
 def test_a_search_needs_the_whole_step() -> None:
     with pytest.raises(UserError, match=r"logging\.idle_groups: step\.kind: trust-region"):
         tiny("math_grpo", "step.kind=trust-region", "logging.idle_groups=false")
+
+
+def test_rollouts_of_a_checkpoint_are_the_same_whoever_tells_old_probabilities() -> None:
+    recipes = (tiny("math_grpo", "train.minibatches=2", *more) for more in ((), (SAMPLER,)))
+    plain, sampler = (rollout_key(recipe, 1, "", "", "") for recipe in recipes)
+    assert plain == sampler
+
+
+def test_the_summary_leaves_out_what_no_step_of_an_end_has(tmp_path: Path) -> None:
+    base = {"reward/mean": 0.5, "tokens/total": 9, "time/total_s": 1.0}
+    records = [{"step": 1, **base}, {"step": 2, **base, "policy/entropy": 0.25}]
+    rows = {row[0]: row[1:] for row in summary_rows(records, RunDir(tmp_path), tiny("math_grpo"), None)}
+    assert rows["entropy (nats)"] == ("", "0.250")
+    assert "loss" not in rows
