@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -18,6 +19,8 @@ from cvxrl.ranks import LAUNCHER
 INTERRUPTED: Final = 130
 LOST: Final = 137  # as a shell has it for a process that was killed
 _SECONDS_TO_STOP = 10**7
+# Signals of a process that is lost, not of one that is asked to end.
+_LOST_BY: Final = tuple(-one for one in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL))
 _USAGE = """usage: python -m cvxrl.launch [OPTIONS OF TORCHRUN] COMMAND ...
 
   python -m cvxrl.launch --nproc-per-node 8 train math_grpo
@@ -48,9 +51,10 @@ def launch(arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         code = exit_code(codes.values())
-        # Where the ranks ended by themselves, torchrun may have killed one that had told why and was about to leave.
-        if code == LOST and codes.get(0, 0) < 0:
-            print("error: rank 0 was killed; go on with --resume", file=sys.stderr)
+        # Nobody has told why where rank 0 is gone, or took the signal that torchrun ends it with for a Ctrl-C.
+        if code == LOST and (codes.get(0, 0) < 0 or INTERRUPTED in codes.values()):
+            lost = min((rank for rank, ended in codes.items() if ended < 0), default=0)
+            print(f"error: rank {lost} was killed; go on with --resume", file=sys.stderr)
         return code
     except SignalException:
         return INTERRUPTED
@@ -60,10 +64,16 @@ def launch(arguments: Sequence[str]) -> int:
 def exit_code(codes: Iterable[int]) -> int:
     """One exit code for the processes that failed: they agree on it, but those that a signal ended.
 
+    When a rank is lost, torchrun ends the others by SIGTERM. One that it reaches on its way out, with the loss not told
+    yet, leaves as if interrupted, which it is not.
+
     Args:
         codes: of each; a negative one is the signal.
     """
+    codes = list(codes)
     own = [code for code in codes if code > 0]
+    if any(code in _LOST_BY for code in codes):
+        own = [code for code in own if code != INTERRUPTED]
     return own[0] if own else LOST
 
 

@@ -99,6 +99,13 @@ def test_the_exit_code_is_that_on_which_the_ranks_agree(codes: list[int]) -> Non
     assert exit_code([-9]) == exit_code([-9, LOST]) == LOST
 
 
+@pytest.mark.parametrize("codes", [[-9, 130], [130, -9], [-11, 130, 130], [-6, 130]])
+def test_ranks_that_the_launcher_ended_for_a_lost_one_were_not_interrupted(codes: list[int]) -> None:
+    assert exit_code(codes) == LOST
+    assert exit_code([130, 130]) == exit_code([130, -15]) == 130, "Ctrl-C"
+    assert exit_code([*codes, 4]) == 4, "why it ended"
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_the_launcher_saves_and_ends(tmp_path: Path) -> None:
     run = Launched(tmp_path, "train.steps=500", "checkpoint.every=0")
