@@ -181,14 +181,15 @@ def load_checkpoint(
     recipe = plan.recipe
     device = pick_device(plan.options.device)
     policy = load_policy(source.model, device, recipe.seed)
-    if source.state is not None and recipe.model.lora is not None:
-        policy.load_trained(source.state)
+    adapter = source.adapter or source.state
+    if adapter is not None and recipe.model.lora is not None:
+        policy.load_trained(adapter)
     _require_finite(policy, source)
     policy.model.eval()
     critic = _critic(plan, policy)
     state = None if source.state is None else read_trainer_state(source.state, device)
     if critic is not None and state is not None:
-        critic.load_state_dict(state["critic"])
+        _load_critic(critic, state, source)
     notes = list(source.notes)
     if source.stored is not None:
         digest, folder = hash_weights(policy.model), plan.folder / source.name
@@ -223,6 +224,14 @@ def _require_finite(policy: Policy, source: Checkpoint) -> None:
         what = f"the policy's weights are not finite: {error}"
         remedy = "look at an earlier step with --step" if source.step else "give another checkpoint"
         raise UserError(Problem(what, "PATH", str(source.model.path), remedy)) from None
+
+
+def _load_critic(critic: Critic, state: dict[str, Any], source: Checkpoint) -> None:
+    if not state["critic"]:
+        what = "the run trained no critic, whose values the recipe's advantages are made of"
+        remedy = "name a recipe without one, e.g. math_grpo"
+        raise UserError(Problem(what, "--recipe", str(source.state), remedy))
+    critic.load_state_dict(state["critic"])
 
 
 def _critic(plan: InspectionPlan, policy: Policy) -> Critic | None:

@@ -126,6 +126,18 @@ def yardstick(objectives: Sequence[NamedObjective], recipe: Recipe) -> LcoKldSpe
     return target_of(next((spec for spec in specs if isinstance(spec, LcoSpec)), None))
 
 
+def without_target(objectives: Sequence[NamedObjective], target: LcoKldSpec) -> list[Problem]:
+    """Objectives that a target cannot be held against: a drift-free one is made of one advantage per response."""
+    if target.shift != "drift-free":
+        return []
+    labels = ", ".join(o.label for o in objectives if o.recipe.advantage.credit == "values")
+    what = (
+        f"the target is drift-free, made of the advantages of all samples of a prompt, and {labels} has one per token"
+    )
+    remedy = "leave one of the two out, or leave logits and reuse out of --parts"
+    return [Problem(what, _OPTION, remedy=remedy)] if labels else []
+
+
 def _named(name: str, recipe: Recipe) -> NamedObjective:
     if name.endswith((".yaml", ".yml")) or named_recipe(name) is not None:
         other = load_recipe(name)

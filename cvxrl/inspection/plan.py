@@ -16,11 +16,20 @@ from cvxrl.inspection.foreign.checkpoint import find_foreign
 from cvxrl.inspection.foreign.choice import describe_choice
 from cvxrl.inspection.foreign.completions import OPTION as COMPLETIONS
 from cvxrl.inspection.foreign.plan import plan_foreign, stored_for_policy, with_shape
-from cvxrl.inspection.objectives import NamedObjective, select_objectives, unnamed_own, yardstick
-from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_steps
+from cvxrl.inspection.objectives import (
+    NamedObjective,
+    own_label,
+    select_objectives,
+    unnamed_own,
+    without_target,
+    yardstick,
+)
+from cvxrl.inspection.options import PARTS, InspectOptions, Part, check_parts, check_steps
+from cvxrl.inspection.resized import resized, size_problems
 from cvxrl.inspection.size import Size
 from cvxrl.inspection.sources import Checkpoint, Checkpoints
 from cvxrl.inspection.walk import Walk, plan_walk
+from cvxrl.policy.locate import is_adapter
 from cvxrl.recipe.advantage import GaeAdvantage
 from cvxrl.recipe.lco import LcoKldSpec
 from cvxrl.recipe.load import load_recipe
@@ -96,22 +105,29 @@ def make_plan(options: InspectOptions) -> InspectionPlan:
     found = mistakes.attempt(_find, options, steps)
     if found is None:
         raise UserError(*mistakes.problems)
-    recipe = _resized(found.recipe, options)
-    has_values = _has_values(found)
-    objectives = mistakes.attempt(select_objectives, options.objectives, recipe, has_values) or []
+    recipe, has_values, also = resized(found.recipe, options), _has_values(found), _also(options)
+    shown = {*also, *(parts or PARTS)}
+    drifts = options.drift > 0 and "logits" in shown
+    own = drifts or options.objectives is None or own_label(recipe) in options.objectives
+    problems = size_problems(found.recipe, options) if own else []
+    mistakes.problems += problems
+    # What is too small for the run's own objective is not told once more for each of the others.
+    base = found.recipe if problems else recipe
+    objectives = mistakes.attempt(select_objectives, options.objectives, base, has_values) or []
     count = options.minibatches or _largest_divisor(recipe.rollout.prompts)
     mistakes.problems += _too_few(options, parts, recipe, count)
-    also = _also(options)
-    drifts = options.drift > 0 and "logits" in (*also, *(parts or ("logits",)))
     unnamed = unnamed_own(objectives, recipe, has_values) if drifts and objectives else None
     asked = "reuse" in (*also, *(parts or ()))
     walk = mistakes.attempt(plan_walk, options, asked, found.recipe, recipe, objectives)
+    target = yardstick(objectives, recipe)
+    if {"logits", "reuse"} & shown:
+        mistakes.problems += without_target(objectives, target)
     size = mistakes.attempt(Size.of, recipe)
     if size is not None and not options.yes:
         mistakes.problems += size.problems()
     if mistakes.problems or size is None:
         raise UserError(*mistakes.problems)
-    target, folder = yardstick(objectives, recipe), options.out or found.folder
+    folder = options.out or found.folder
     return InspectionPlan(
         options, recipe, found.chosen, objectives, target, parts, also, walk, count, folder, size, unnamed
     )
@@ -130,26 +146,6 @@ def _impossible(options: InspectOptions) -> list[Problem]:
     if options.objectives is not None and not options.objectives:
         problems.append(Problem("names no objective", "--objectives", remedy="for example lco-kld,grpo"))
     return problems
-
-
-def _resized(recipe: Recipe, options: InspectOptions) -> Recipe:
-    """The recipe with the asked number of prompts and samples, and logits to look at.
-
-    It takes as many optimizer steps per rollout, which its schedule counts, but each of the whole of it: one of another
-    size need not be divisible.
-    """
-    rollout = recipe.rollout.model_copy(
-        update={
-            "prompts": options.prompts or recipe.rollout.prompts,
-            "samples": options.samples or recipe.rollout.samples,
-            "rounds": 1,
-        }
-    )
-    steps = recipe.train.inner_epochs * recipe.train.minibatches
-    train = recipe.train.model_copy(
-        update={"inner_epochs": steps, "minibatches": 1, "loss": "full-logits", "chunk_tokens": None}
-    )
-    return recipe.model_copy(update={"rollout": rollout, "train": train})
 
 
 def _has_values(found: Checkpoints) -> bool:
@@ -260,9 +256,23 @@ def _checkpoints(run: Path, recipe: Recipe, target: Target) -> dict[int, Checkpo
         model = recipe.model if recipe.model.lora is not None else _model(recipe, path)
         found[step_of(path)] = Checkpoint(step_of(path), model, path)
     last = _last_step(directory)
-    if (directory.policy / "config.json").is_file() and last is not None and last not in found:
-        found[last] = Checkpoint(last, _model(recipe, directory.policy), None)
+    final = None if last is None or last in found else _final(directory, recipe, last)
+    if last is not None and final is not None:
+        found[last] = final
     return dict(sorted(found.items()))
+
+
+def _final(directory: RunDir, recipe: Recipe, step: int) -> Checkpoint | None:
+    """The policy that a run ended with, without the state of its optimizer.
+
+    Of a run of adapters it is the adapter: the exported policy has it merged, and would be measured as one whose every
+    weight is trained.
+    """
+    if recipe.model.lora is not None:
+        known = is_adapter(directory.adapter)
+        return Checkpoint(step, recipe.model, None, adapter=directory.adapter) if known else None
+    known = (directory.policy / "config.json").is_file()
+    return Checkpoint(step, _model(recipe, directory.policy), None) if known else None
 
 
 def _model(recipe: Recipe, path: Path) -> ModelSpec:

@@ -23,6 +23,7 @@ class Checkpoint:
         stored: completions to measure on; None samples them.
         rate: learning rate of the next optimizer step, where the recipe's is not known to be it.
         notes: what is known of these, and what is not, a sentence each.
+        adapter: the trained adapter where there is no such checkpoint, or None.
     """
 
     step: int | None
@@ -32,6 +33,7 @@ class Checkpoint:
     stored: StoredCompletions | None = None
     rate: float | None = None
     notes: tuple[str, ...] = ()
+    adapter: Path | None = None
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from cvxrl.engine.credit import with_group_advantages
 from cvxrl.engine.session import run_training
+from cvxrl.errors import UserError
 from cvxrl.gradients.gram import Gram, mean_pairwise_cosine
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, load_checkpoint
 from cvxrl.inspection.figures import side_by_side
@@ -516,6 +517,14 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "missing recipe file": (["RUN", "--objectives", "none.yaml"], ["none.yaml"]),
     "too few prompts": (["RUN", "--prompts", "3"], ["--prompts", "noise scale", "multiple of 4"]),
     "minibatches that do not divide": (["RUN", "--minibatches", "3"], ["--minibatches", "does not divide"]),
+    "fewer samples than the run's own objective compares": (
+        ["RUN", "--samples", "1", "--parts", "update"],
+        ["--samples: ", "`group` compares the samples of a prompt", "ask for more"],
+    ),
+    "a critic that the run never trained": (
+        ["RUN", "--recipe", "math_ppo", "--objectives", "ppo", "--parts", "update", "--prompts", "1"],
+        ["--recipe: the run trained no critic", "math_grpo"],
+    ),
     "unknown part": (["RUN", "--parts", "logit,gradients"], ["--parts", "did you mean `logits`"]),
     "no picture": (["RUN", "--plot", "figure.doc"], ["--plot", ".png"]),
     "recipe without rollouts": (["RUN", "--recipe", f"{ROOT}/recipes/base_sft.yaml"], ["--recipe", "demonstrations"]),
@@ -533,6 +542,30 @@ def test_bad_input(name: str, run: Path, cvxrl: Any, tmp_path: Path) -> None:
     assert all(text in done.err for text in expected), done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "inspect").exists()
+
+
+def test_a_drift_free_target_is_not_held_against_advantages_per_token(runs: Path) -> None:
+    ppo, objectives = str(runs / "math_ppo" / "seed-0"), ("ppo", "math_lco_kld")
+    for parts in (None, ("logits",), ("reuse", "update")):
+        with pytest.raises(UserError, match=r"the target is drift-free.* and ppo has one per token"):
+            make_plan(InspectOptions(ppo, steps=(1,), objectives=objectives, parts=parts, updates=2))
+    assert make_plan(InspectOptions(ppo, steps=(1,), objectives=objectives, parts=("update",))).objectives
+    assert make_plan(InspectOptions(ppo, steps=(1,), objectives=("grpo", "math_lco_kld"))).objectives
+
+
+def test_the_end_of_a_run_of_adapters_is_its_adapter(run: Path, tmp_path: Path) -> None:
+    copied = RunDir(tmp_path / "run")
+    shutil.copytree(run, copied.path)
+    shutil.rmtree(copied.checkpoints)
+    options = InspectOptions(str(copied.path), sets=("model.lora={}",))
+    assert [c.step for c in make_plan(options).checkpoints] == [0]  # merged, it is another policy than was trained
+    copied.adapter.mkdir()
+    (copied.adapter / "adapter_config.json").write_text("{}")
+    (copied.adapter / "adapter_model.safetensors").write_bytes(b"")
+    (found,) = make_plan(options).checkpoints
+    assert (found.step, found.adapter, found.state) == (3, copied.adapter, None) and found.model.lora is not None
+    (whole,) = make_plan(InspectOptions(str(copied.path))).checkpoints
+    assert (whole.step, whole.adapter, whole.model.path) == (3, None, str(copied.policy))
 
 
 def test_all_mistakes_are_told_at_once(run: Path, cvxrl: Any) -> None:
