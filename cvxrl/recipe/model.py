@@ -24,8 +24,10 @@ class LoraSpec(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the inputs of A that is dropped while training. Sampling, evaluation and the "
-        "probabilities before an update drop nothing; how a step is split into micro-batches then matters.",
+        description="Share of the inputs of A that is dropped while training. Sampling and evaluation drop "
+        "nothing, nor do the probabilities before an update where a rollout pays for several optimizer steps; where it "
+        "pays for one, the pass that is trained on tells them too, and drops. How a step is split into micro-batches "
+        "then matters.",
     )
     targets: Literal["all-linear"] | tuple[ModuleName, ...] = Field(
         "all-linear",
