@@ -19,6 +19,7 @@ from cvxrl.commands.inspect_grads import InspectCommand, inspect_grads
 from cvxrl.commands.train import TrainCommand, train
 from cvxrl.errors import Problem, UserError
 from cvxrl.ranks import RankLostError, this_rank
+from cvxrl.report.stream import complain
 
 app = typer.Typer(
     name="cvxrl",
@@ -75,12 +76,12 @@ def _run(agreed: AbstractContextManager[None]) -> None:
             app()
     except UserError as error:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            complain(f"error: {problem}")
         sys.exit(USER_ERROR)
     except RankLostError as error:
         # The launcher ends what it finds running; this process says why, and leaves with the code that says it too.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        typer.echo(f"error: {error}; go on with: {command_to_go_on('--resume')}", err=True)
+        complain(f"error: {error}; go on with: {command_to_go_on('--resume')}")
         sys.exit(LOST)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

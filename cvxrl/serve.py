@@ -21,6 +21,7 @@ from cvxrl.policy.locate import is_adapter, locate
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.shipped import named_recipe
+from cvxrl.report.stream import complain
 from cvxrl.rollout.vllm.versions import for_cpu, require_vllm
 
 # vLLM's own default splits the prompts of a step into parts, which requests with seeds do not survive.
@@ -110,7 +111,7 @@ def main() -> None:
         app(prog_name="python -m cvxrl.serve")
     except UserError as error:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            complain(f"error: {problem}")
         sys.exit(USER_ERROR)
 
 
