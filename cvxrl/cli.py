@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cvxrl import __version__
-from cvxrl.commands import INTERRUPTED, LOST, USER_ERROR, command_to_go_on
+from cvxrl.commands import INTERRUPTED, LOST, USER_ERROR, command_to_go_on, complain
 from cvxrl.commands.compare import CompareCommand, compare
 from cvxrl.commands.eval import EvalCommand, evaluate
 from cvxrl.commands.help import SETTINGS, Group
@@ -19,7 +19,6 @@ from cvxrl.commands.inspect_grads import InspectCommand, inspect_grads
 from cvxrl.commands.train import TrainCommand, train
 from cvxrl.errors import Problem, UserError
 from cvxrl.ranks import RankLostError, this_rank
-from cvxrl.report.stream import complain
 
 app = typer.Typer(
     name="cvxrl",

@@ -14,14 +14,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from cvxrl.commands import USER_ERROR
+from cvxrl.commands import USER_ERROR, complain
 from cvxrl.commands.help import SETTINGS
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import is_adapter, locate
 from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.model import ModelSpec
 from cvxrl.recipe.shipped import named_recipe
-from cvxrl.report.stream import complain
 from cvxrl.rollout.vllm.versions import for_cpu, require_vllm
 
 # vLLM's own default splits the prompts of a step into parts, which requests with seeds do not survive.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
-from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR, complain
 from cvxrl.commands.compare_output import Output, write_outputs
 from cvxrl.commands.completion import recipe_names
 from cvxrl.commands.help import Command
@@ -20,7 +20,7 @@ from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.foreign.label import parse_alias, parse_label
 from cvxrl.comparison.options import Options, check_varied, split_vary
 from cvxrl.errors import Problem, UserError
-from cvxrl.report.stream import complain, write_out
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.comparison.gate import Gate, Verdict

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
-from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands import INTERRUPTED, command_to_go_on, complain
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
 from cvxrl.imports import loading_libraries
 from cvxrl.ranks import is_main
-from cvxrl.report.stream import complain, write_out
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord

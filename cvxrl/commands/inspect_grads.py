@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
-from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands import INTERRUPTED, command_to_go_on, complain
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.imports import loading_libraries
 from cvxrl.inspection.options import InspectOptions, InspectOutput
-from cvxrl.report.stream import complain, write_out
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.inspection.plan import InspectionPlan

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR, complain
 from cvxrl.commands.study_options import StudyOptions
 from cvxrl.commands.study_output import Shown, report, show, show_choices, take
 from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.options import Options
 from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import print_report
-from cvxrl.report.stream import complain
 from cvxrl.study import cells as of
 from cvxrl.study.cells import Cell
 from cvxrl.study.choices import Choice, choose, read_choices, write_choices

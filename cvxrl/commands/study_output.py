@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET
+from cvxrl.commands import GATE_NOT_MET, complain
 from cvxrl.comparison.tex import to_tex
 from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import Table, print_report
-from cvxrl.report.stream import complain, write_out
+from cvxrl.report.stream import write_out
 from cvxrl.runs.files import json_line, write_bytes
 from cvxrl.study.choices import Choice, read_choices
 from cvxrl.study.collected import Collected, Finder, choose_from, collect, missing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from typing import TextIO
 
@@ -18,11 +17,6 @@ def write_out(text: str, stream: TextIO) -> None:
         stream.flush()
     except BrokenPipeError:
         _let_go(stream.fileno())
-
-
-def complain(text: str) -> None:
-    """A line on stderr, under the same rule."""
-    write_out(f"{text}\n", sys.stderr)
 
 
 def _let_go(broken: int) -> None:
