@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from cvxrl.errors import UserError
 from cvxrl.evaluation.folder import read_record
 from cvxrl.evaluation.record import Estimate, EvalRecord
 from cvxrl.policy.locate import PACKAGE_PREFIX
-from cvxrl.recipe.digest import digest
+from cvxrl.recipe.digest import digest, digests_as_written
 from cvxrl.recipe.load import dump
 from cvxrl.recipe.schema import Recipe, optimizer_steps
 from cvxrl.report.document import Table, to_markdown
@@ -79,16 +79,19 @@ def model_card(run: RunDir, recipe: Recipe) -> str:
 
 
 def evaluations(run: RunDir, recipe: Recipe) -> Iterator[tuple[str, EvalRecord]]:
-    """What is stored of the final policy: the run's own last evaluation, then those of `cvxrl eval`, by task."""
-    files = [(f"{recipe.task.source.kind} (held out)", run.evaluation(recipe.train.steps))]
-    files += [(file.parent.name, file) for file in sorted(run.path.glob("evals/*/EVAL.json"))]
-    for name, file in files:
-        if not file.is_file():
-            continue
-        with contextlib.suppress(UserError):  # a damaged one is told by the command that reads it
-            record = read_record(file)
-            if file.parent.name == "evals" or (record.step is None and not _of_checkpoint(record)):
-                yield name, record
+    """What is stored of the final policy: the run's own last evaluation, then those of `cvxrl eval`, by task.
+
+    A run that was made longer keeps the evaluations of the policy that it had before, under its former recipe.
+    """
+    last = _read(run.evaluation(recipe.train.steps))
+    if last is not None:
+        yield f"{recipe.task.source.kind} (held out)", last
+    recipes = {digest(recipe), *(digests_as_written(run.recipe) if run.recipe.is_file() else ())}
+    weights = last.checkpoint.sha256 if last is not None and last.checkpoint is not None else None
+    for file in sorted(run.path.glob("evals/*/EVAL.json")):
+        record = _read(file)
+        if record is not None and _is_final(record, recipes, weights):
+            yield file.parent.name, record
 
 
 _USE = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -98,9 +101,22 @@ tokenizer = AutoTokenizer.from_pretrained("<this repository>")
 """
 
 
-def _of_checkpoint(record: EvalRecord) -> bool:
-    """Whether it is of an earlier step than the last."""
-    return record.checkpoint is not None and "checkpoints/step-" in record.checkpoint.policy
+def _read(file: Path) -> EvalRecord | None:
+    """None without a file, and for a damaged one, which the command that reads it tells."""
+    with contextlib.suppress(UserError):
+        return read_record(file) if file.is_file() else None
+    return None
+
+
+def _is_final(record: EvalRecord, recipes: Container[str | None], weights: str | None) -> bool:
+    """Whether the final policy answered: one exported under the run's recipe, or any with the same weights.
+
+    Equal digests of weights prove it; unequal ones prove nothing, since another data type and version 0.1 give others.
+    """
+    policy = record.checkpoint
+    if policy is None or record.step is not None or "checkpoints/step-" in policy.policy:
+        return False
+    return policy.recipe in recipes or policy.sha256 == weights
 
 
 def _origin(recipe: Recipe) -> str:

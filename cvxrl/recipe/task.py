@@ -151,15 +151,17 @@ class DatasetSource(Section):
     def _one_kind_of_place(self) -> Self:
         wrong = []
         if self.eval_path is not None and self.eval_split is not None:
-            wrong.append("give only one of `eval_path` and `eval_split`")
+            wrong.append("`eval_path` and `eval_split` both name the held-out rows; give only one of them")
         if self.is_file and (self.config_name or self.revision or self.eval_split):
-            wrong.append("`config_name`, `revision` and `eval_split` belong to Hub data sets, but `path` is a file")
+            wrong.append(
+                "`config_name`, `revision` and `eval_split` are of Hub data sets, but `path` is a file; leave them out"
+            )
         if self.eval_path is not None and not is_data_file(self.eval_path):
-            wrong.append(f"`eval_path` must end in one of {', '.join(LOCAL_SUFFIXES)}")
+            wrong.append(f"`eval_path` is no local file of rows; it must end in one of {', '.join(LOCAL_SUFFIXES)}")
         if (self.chosen_field is None) != (self.rejected_field is None):
-            wrong.append("give both `chosen_field` and `rejected_field`, or neither")
+            wrong.append("only one of `chosen_field` and `rejected_field` is named; give both, or neither")
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise ValueError("\n".join(wrong))
         return self
 
 

@@ -78,7 +78,9 @@ def clustered_share_interval(share: float, error: float, clusters: int, trials: 
     t = float(stdtrit(clusters - 1, (1 + confidence) / 2))
     shrink = 1 / (1 + t**2 / alone)
     center, half = (share + t**2 / (2 * alone)) * shrink, t * shrink * sqrt(spread / alone + (t / (2 * alone)) ** 2)
-    return Interval(max(0.0, center - half), min(1.0, center + half))
+    # Rounding must not put the share outside, where one end is the share itself.
+    low, high = min(center - half, share), max(center + half, share)
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def z_of(confidence: float) -> float:

@@ -18,9 +18,12 @@ from cvxrl.recipe.extract import (
 from cvxrl.tasks.passages import last_boxed, last_group, last_tag
 from cvxrl.tasks.sandbox import Sandbox, Saw
 
+_CURRENCY = r"\\?[$\u20ac\u00a3\u00a5\u20b9]"
 # A minus right after a digit, letter or closing bracket is a subtraction, not a sign: `20-3` ends in 3, `=-3` in -3.
+# Before a currency it must not follow another or a dash either: `$3$-$5`, a range, and `in all--$5` end in 5.
+_BEFORE_CURRENCY = r"(?<![\w)\]}%-])(?<![\w)\]}][$\u20ac\u00a3\u00a5\u20b9])(?<![\w)\]}]\\[$\u20ac\u00a3\u00a5\u20b9])"
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])-)?"
+    rf"(?:(?<![\w)\]}}])-|{_BEFORE_CURRENCY}-{_CURRENCY})?"
     r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)"
 )
 _SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\[,;! ]|['\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
@@ -28,7 +31,9 @@ _SPACED = re.compile(r"(?<![0-9.,] )(?<![\w.,])[0-9]{1,3}(?: [0-9]{3})++(?![0-9]
 # A right answer that is one number with what people write around one.
 _GOLD = re.compile(
     r"(?:[A-Za-z]\w*\s*=\s*)?[+$\u20ac\u00a3\u00a5\u20b9\\\s]*"
-    r"(?P<number>-?\s?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|-?\.[0-9]+)"
+    rf"(?P<number>-?\s?(?:{_CURRENCY})?"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?"
+    rf"|-?(?:{_CURRENCY})?\.[0-9]+)"
     r"(?:\s*\\?[%$\u20ac\u00b0]|\s+[A-Za-z][A-Za-z .]*)?\.?"
 )
 
@@ -162,7 +167,7 @@ def _separated(text: str, spaces: bool = False) -> str:
 def _plain(token: str) -> str:
     """Shorten a number as text: replies hold numbers too long for int() and too exact for float()."""
     sign = "-" if token.startswith("-") else ""
-    whole, _, fraction = re.sub(r"[-,$\s]", "", token).partition(".")
+    whole, _, fraction = re.sub(r"[^0-9.]", "", token).partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     size = f"{whole}.{fraction}" if fraction else whole
     return size if size == "0" else sign + size

@@ -194,11 +194,11 @@ class ExactGrader(GraderBase):
     def _grade(
         self, completions: Sequence[str], examples: Sequence[Example], answers: Sequence[Extracted]
     ) -> list[Grade]:
-        """Grade each reply; `error` is `gold` where the answer is not a number but a number is extracted."""
+        """Grade each reply; `error` is `gold` where the right answer is empty, or no number and one is extracted."""
         return [self._one(*each) for each in zip(completions, examples, answers, strict=True)]
 
     def _one(self, completion: str, example: Example, answer: Extracted) -> Grade:
-        gold = canonical(example.answer, self._extraction)
+        gold = canonical(example.answer, self._extraction) or None  # an empty one must not pay for an empty reply
         if same_text(completion, example, answer):
             grade = Grade(self._spec.correct, True, answer.text)
         elif gold is None or answer.error is not None:

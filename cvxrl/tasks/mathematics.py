@@ -77,7 +77,7 @@ def equal(gold: str, reply: str) -> bool:
     if not gold.strip():
         raise NotGradable("gold")
     ours, theirs = standard(gold), standard(reply)
-    if plain(gold) == plain(reply) or plain(ours) == plain(theirs):
+    if gold.strip() == reply.strip() or _same_text(gold, reply) or _same_text(ours, theirs):
         return True
     words = words_of(gold)
     if words is not None:
@@ -95,6 +95,12 @@ def equal(gold: str, reply: str) -> bool:
     if ours_bare is not None and theirs_bare is None:
         return _verify(_readings(ours_bare), replies)
     return theirs_bare is not None and ours_bare is None and _verify(golds, _readings(theirs_bare))
+
+
+def _same_text(gold: str, reply: str) -> bool:
+    """Whether the plain texts are equal; of a lone currency or full stop nothing is left to be equal to."""
+    ours = plain(gold)
+    return ours != "" and ours == plain(reply)
 
 
 def _same_label(gold: str, reply: str) -> bool | None:

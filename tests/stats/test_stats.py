@@ -233,6 +233,9 @@ def test_wilsons_interval_is_the_textbooks_and_has_a_width_where_all_are_right()
     assert (alone.low + alone.high) / 2 == pytest.approx(center, abs=1e-5)
     right = clustered_share_interval(1.0, 0.0, 15, 60, 0.95)
     assert right.high == 1.0 and right.low == pytest.approx(1 / (1 + 2.14479**2 / 15), abs=1e-5)
+    for clusters in range(2, 400):
+        of_all, of_none = (clustered_share_interval(share, 0.0, clusters, clusters, 0.95) for share in (1.0, 0.0))
+        assert of_all.high == 1.0 and of_none.low == 0.0, "the share itself, whatever is rounded on the way"
 
 
 @pytest.mark.parametrize(("questions", "samples", "share"), [(15, 1, 0.98), (15, 4, 0.98), (32, 2, 0.05), (50, 2, 0.5)])

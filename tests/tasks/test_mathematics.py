@@ -13,8 +13,9 @@ from unusual_golds import QUESTIONS, Question
 from cvxrl.errors import UserError
 from cvxrl.recipe.task import TaskSpec
 from cvxrl.tasks import Example, Grader, check_golds, load_grader
-from cvxrl.tasks.mathematics import gold_answer
+from cvxrl.tasks.mathematics import equal, gold_answer
 from cvxrl.tasks.notation import standard, words_of
+from cvxrl.tasks.worker import NotGradable
 
 pytest.importorskip("math_verify")
 
@@ -70,6 +71,13 @@ PAIRS = (
     (r"\begin{cases}x=1\\y=2\end{cases}", "x=1,y=2", True),
     ("18446744073709551617", "18446744073709551616", False),
     (r"100\degree", "100", True),
+    (r"\text{Yes}, \text{No}", r"\text{No}, \text{Yes}", True),
+    ("(Yes, No)", "(No, Yes)", False),
+    ("red and blue", "red or blue", True),
+    ("12,500", "12, 500", True),
+    ("12, 500", "12,500", True),
+    ("12,500", "12500", True),
+    ("12500", "12, 500", False),
 )
 
 
@@ -136,6 +144,14 @@ def test_the_same_text_is_right_whatever_the_parser_makes_of_it(boxed: Grader, w
 )
 def test_answers_are_found_in_whole_replies(whole: Grader, gold: str, reply: str, right: bool) -> None:
     assert whole.grade([reply], [Example("0", "", gold)])[0].correct == right
+
+
+@pytest.mark.parametrize("gold", [".", "$", r"\$", r"\text{}", "$$", "\N{EURO SIGN}"])
+def test_a_right_answer_of_which_nothing_is_left_is_its_own_text_alone(gold: str) -> None:
+    assert equal(gold, gold)
+    for reply in ("", " ", "..", "x"):
+        with pytest.raises(NotGradable, match="gold"):
+            equal(gold, reply)
 
 
 def test_what_a_right_answer_s_text_states() -> None:

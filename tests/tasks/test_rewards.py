@@ -73,6 +73,21 @@ def test_last_integer(text: str, found: str | None) -> None:
         ("-.5", "-0.5"),
         ("-0.0", "0"),
         ("so 3.", "3"),
+        ("The balance is -$5", "-5"),
+        (r"-\$2{,}125.50", "-2125.5"),
+        ("(\N{MINUS SIGN}\N{EURO SIGN}5)", "-5"),
+        ("-$.5", "-0.5"),
+        ("$-5", "-5"),
+        ("$-$5", "-5"),
+        ("- $5", "5"),
+        ("- 5", "5"),
+        ("3-$5", "5"),
+        ("$3-$5", "5"),
+        ("$3$-$5$", "5"),
+        (r"\$3-\$5, or \$3\$-\$5", "5"),
+        ("5%-$3", "3"),
+        ("in all--$5", "5"),
+        ("non-$5", "5"),
     ],
 )
 def test_last_number(text: str, found: str) -> None:
@@ -151,6 +166,10 @@ def test_exact_rewards_are_the_recipe_s() -> None:
         ("72 apples", "72", "last-integer"),
         ("45%", "45", "last-number"),
         ("-$3", "-3", "last-integer"),
+        ("-2125", "it is -$2,125", "last-integer"),
+        (r"-\$2{,}125", r"it is -\$2,125", "last-integer"),
+        ("-\N{EURO SIGN}.50", "-0.5", "last-number"),
+        ("\N{POUND SIGN}-3", "-\N{POUND SIGN}3", "last-number"),
         ("3/2", "3/2", "last-integer"),
     ],
 )
@@ -177,6 +196,17 @@ def test_without_extraction_the_whole_reply_must_be_the_answer() -> None:
     made = grader({"kind": "exact"})
     assert one(made, " 2\n", "2").correct
     assert not one(made, "it is 2", "2").correct
+
+
+@pytest.mark.parametrize("answer", ["", "  "])
+@pytest.mark.parametrize(
+    ("extract", "reply"),
+    [({"kind": "none"}, " "), ({"kind": "tag"}, "<answer></answer>"), ({"kind": "boxed"}, r"\boxed{ }")],
+)
+def test_an_empty_right_answer_is_met_by_no_reply(extract: dict[str, Any], reply: str, answer: str) -> None:
+    made = grader({"kind": "exact"}, extract)
+    assert one(made, reply, answer) == Grade(0.0, False, "", error="gold")
+    assert made.unmatchable([answer]) == ["empty"]
 
 
 # --- math-verify ------------------------------------------------------------------------------------------

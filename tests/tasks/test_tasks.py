@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cvxrl.errors import UserError
 from cvxrl.recipe.base import Section, kind_of, section_classes
+from cvxrl.recipe.load import load_recipe
 from cvxrl.recipe.task import ArithmeticSource, DatasetSource, SourceSpec, TaskSpec
 from cvxrl.rollout.prompts import render
 from cvxrl.tasks import Example, Task, dataset, load_questions, load_task
@@ -405,6 +406,18 @@ def test_a_tokenizer_without_chat_template_is_refused() -> None:
 def test_the_recipe_section_refuses(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(TaskSpec).validate_python(wrong)
+
+
+def test_every_mistake_about_where_rows_are_is_told_with_its_own_remedy() -> None:
+    source = "{kind: dataset, path: x.jsonl, eval_path: y.txt, eval_split: test, chosen_field: good}"
+    with pytest.raises(UserError) as refused:
+        load_recipe("math_grpo", [f"task.source={source}"])
+    assert [(p.message.split()[0], p.remedy) for p in refused.value.problems] == [
+        ("`eval_path`", "give only one of them"),
+        ("`config_name`,", "leave them out"),
+        ("`eval_path`", "it must end in one of .jsonl, .json, .csv, .tsv, .parquet"),
+        ("only", "give both, or neither"),
+    ]
 
 
 def test_neither_the_section_nor_the_tasks_import_torch() -> None:
