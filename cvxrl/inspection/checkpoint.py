@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvxrl.engine.build import build_assigner, build_collector, build_critic, build_generator, build_reference
-from cvxrl.engine.collectors import Collector
+from cvxrl.engine.build import build_assigner, build_critic, build_reference
 from cvxrl.engine.credit import Critic, with_group_advantages
 from cvxrl.engine.divergence import DivergedError, require_finite_parameters
 from cvxrl.engine.loss import Loss, with_old_logits
 from cvxrl.engine.optimizer import build_optimizer
-from cvxrl.engine.records import identify
 from cvxrl.engine.sequences import Sequences
 from cvxrl.engine.state import read_trainer_state
 from cvxrl.engine.update import Updater
@@ -30,15 +26,15 @@ from cvxrl.inspection.foreign.state import credit_notes, gradients_of, likeness_
 from cvxrl.inspection.foreign.tokens import retokenised
 from cvxrl.inspection.objectives import NamedObjective
 from cvxrl.inspection.plan import InspectionPlan
-from cvxrl.inspection.rollouts import FrozenRollouts, freeze, read_rollouts, rollout_file, rollout_key
-from cvxrl.inspection.size import MOST_HOURS
+from cvxrl.inspection.rollouts import FrozenRollouts
+from cvxrl.inspection.sampling import next_rollouts
+from cvxrl.inspection.saved import load_saved, why_not
+from cvxrl.inspection.schedule import schedule_notes
 from cvxrl.inspection.sources import Checkpoint
-from cvxrl.policy.identity import hash_as_held, hash_weights
+from cvxrl.policy.identity import hash_weights
 from cvxrl.policy.load import load_policy, pick_device
 from cvxrl.policy.model import Policy
-from cvxrl.recipe.advantage import RewardAdvantage
 from cvxrl.recipe.schema import Recipe
-from cvxrl.report.format import clock
 from cvxrl.tasks import Grader, Task
 
 
@@ -50,13 +46,15 @@ class MeasuredObjective:
         named: its name and recipe.
         loss: evaluates it.
         sequences: the frozen rollouts with its advantages.
-        saved: optimizer state to step from, where the checkpoint has that of this objective.
+        saved: optimizer state to step from, where the checkpoint has one of this objective's.
+        refused: why a state that the checkpoint has is not stepped from, a sentence.
     """
 
     named: NamedObjective
     loss: Loss
     sequences: Sequences
     saved: dict[str, Any] | None
+    refused: str | None = None
 
     @property
     def label(self) -> str:
@@ -89,10 +87,9 @@ class MeasuredObjective:
 
     def updater(self) -> Updater:
         """Takes steps on the loss with an optimizer of its own: in the saved state, or as new."""
-        modules = [self.loss.policy.model, *([self.loss.critic] if self.loss.critic else [])]
-        optimizer = build_optimizer(modules, self.recipe.optim)
+        optimizer = build_optimizer(self.loss.trained, self.recipe.optim)
         if self.saved is not None:
-            optimizer.load_state_dict(copy.deepcopy(self.saved))
+            load_saved(optimizer, self.saved)
         if self.recipe.train.reset_optimizer:
             optimizer.state.clear()
         return Updater(self.loss, optimizer)
@@ -113,7 +110,8 @@ class LoadedCheckpoint:
         file: where that is kept.
         objectives: the objectives, the run's own first.
         weights_hash: digest of the policy.
-        notes: what is known of a foreign checkpoint, and what is not.
+        notes: what is known of it, and what is not.
+        unnamed: the run's own objective where it is not among them, but its steps are asked for.
     """
 
     source: Checkpoint
@@ -123,6 +121,12 @@ class LoadedCheckpoint:
     objectives: list[MeasuredObjective]
     weights_hash: str
     notes: list[str] = field(default_factory=list)
+    unnamed: MeasuredObjective | None = None
+
+    @property
+    def own(self) -> MeasuredObjective:
+        """The run's own objective, measured or not; the first, where the run's needs what the checkpoint has not."""
+        return self.objectives[0] if self.unnamed is None else self.unnamed
 
     @property
     def trainable(self) -> dict[str, Tensor]:
@@ -142,8 +146,9 @@ class LoadedCheckpoint:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put every trainable tensor back when the block ends, whatever steps were taken in it."""
-        critic = self.objectives[0].loss.critic
-        tensors = [*self.trainable.values(), *(critic.parameters() if critic else ())]
+        # Whichever objectives have a critic, they share it.
+        critics = {id(o.loss.critic): o.loss.critic for o in (self.own, *self.objectives) if o.loss.critic}
+        tensors = [*self.trainable.values(), *(p for critic in critics.values() for p in critic.parameters())]
         kept = [p.detach().clone() for p in tensors]
         try:
             yield
@@ -191,19 +196,24 @@ def load_checkpoint(
         notes += said
     else:
         assert task is not None and grader is not None
-        rollouts, file, digest = _rollouts(plan, source, policy, task, grader, note)
-    named = plan.objectives
+        rollouts, file, digest = next_rollouts(plan, source, policy, task, grader, note)
+    named = plan.stepping
     if source.foreign is not None:
         left = read_optimizer(source.foreign, policy, critic, plan.recipe, own_rate=plan.own_rate)
         state, named = left.state, [left.at_its_rate(one) for one in named]
         notes += left.notes
-    objectives = [_measured(one, plan.recipe, policy, critic, rollouts, state) for one in named]
+    notes += schedule_notes(named[0].recipe, source.step or 0)
+    measured = [_measured(one, plan.recipe, policy, critic, rollouts, state) for one in named]
+    notes += [one.refused for one in measured if one.refused is not None]
     notes += credit_notes(plan.recipe, rollouts)
+    objectives, unnamed = measured[: len(plan.objectives)], measured[len(plan.objectives) :]
+    loaded = LoadedCheckpoint(
+        source, policy, rollouts, file, objectives, digest, notes, unnamed[0] if unnamed else None
+    )
     if source.foreign is not None and left.moments is not None:
-        own = objectives[0]
-        own.loss.backward(own.on_policy)
+        loaded.own.loss.backward(loaded.own.on_policy)
         notes += likeness_notes(left.moments, gradients_of(list(policy.model.named_parameters())))
-    return LoadedCheckpoint(source, policy, rollouts, file, objectives, digest, notes)
+    return loaded
 
 
 def _require_finite(policy: Policy, source: Checkpoint) -> None:
@@ -217,52 +227,10 @@ def _require_finite(policy: Policy, source: Checkpoint) -> None:
 
 def _critic(plan: InspectionPlan, policy: Policy) -> Critic | None:
     """The value head, if any objective's advantages come from one."""
-    for named in plan.objectives:
+    for named in plan.stepping:
         if named.needs_values:
             return build_critic(named.recipe, policy)
     return None
-
-
-def _rollouts(
-    plan: InspectionPlan,
-    source: Checkpoint,
-    policy: Policy,
-    task: Task,
-    grader: Grader,
-    note: Callable[[str], None],
-) -> tuple[FrozenRollouts, Path, str]:
-    """Those of the training step that would come next, from their file if it is there."""
-    recipe = plan.recipe
-    step = (source.step or 0) + 1
-    identity = identify(policy, task)
-    key = rollout_key(recipe, step, identity.model, identity.tokenizer, identity.task)
-    file = rollout_file(plan.folder / source.name, key)
-    if not file.is_file() and recipe.model.lora is not None:
-        # Version 0.1 took the digest of an adapted policy in another way.
-        before = rollout_key(recipe, step, hash_as_held(policy.model), identity.tokenizer, identity.task)
-        if rollout_file(file.parent, before).is_file():
-            key, file = before, rollout_file(file.parent, before)
-    if file.is_file() and not plan.options.fresh:
-        return read_rollouts(file), file, identity.model
-    # Rewards do not depend on advantages, so those of the plainest estimator do here.
-    plain = recipe.model_copy(update={"advantage": RewardAdvantage()})
-
-    def collector(prompts: int) -> Collector:
-        asked = plain.model_copy(update={"rollout": plain.rollout.model_copy(update={"prompts": prompts})})
-        return build_collector(asked, policy, build_generator(asked, policy), task, grader, None, SingleProcess())
-
-    whole = collector(recipe.rollout.prompts)
-    whole.check()
-    began = time.monotonic()
-    collector(1).collect(step)
-    seconds = (time.monotonic() - began) * recipe.rollout.prompts
-    if seconds > 3600 * MOST_HOURS and not plan.options.yes:
-        what = f"{plan.size.text}, which take about {seconds / 3600:,.0f} hours to sample"
-        raise UserError(Problem(what, "--prompts", remedy="lower it, or add --yes"))
-    note(
-        f"sampling {plan.size.completions:,} completions of {source.name}: {clock(seconds)} at most, from one prompt's"
-    )
-    return freeze(whole, step, key, file), file, identity.model
 
 
 def _measured(
@@ -282,4 +250,8 @@ def _measured(
         assigner = build_assigner(recipe, policy, head, SingleProcess())
         sequences = assigner.assign(rollouts.sequences, rollouts.rewards_PG)
     saved = state["optimizer"] if named.own and state is not None else None
-    return MeasuredObjective(named, loss, sequences, saved)
+    why = None if saved is None else why_not(saved, loss.trained, recipe.optim)
+    if why is None:
+        return MeasuredObjective(named, loss, sequences, saved)
+    refused = f"the optimizer state of the checkpoint {why}, so that the step is that of a fresh optimizer"
+    return MeasuredObjective(named, loss, sequences, None, None if recipe.train.reset_optimizer else refused)

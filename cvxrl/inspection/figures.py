@@ -123,8 +123,9 @@ def side_by_side(record: InspectRecord) -> Shown:
     where = "" if checkpoint.step is None else f" after {checkpoint.step} steps"
     moved = ""
     if checkpoint.displaced_kl is not None:
+        own = checkpoint.displaced_by or checkpoint.objectives[0].label
         moved = (
-            f" Hatched: at a policy {record.drift} optimizer steps of {checkpoint.objectives[0].label} further on "
+            f" Hatched: at a policy {record.drift} optimizer steps of {own} further on "
             f"(KL {short(checkpoint.displaced_kl, 2)} nats per token)."
         )
     caption = f"{record.recipe}{where}; {checkpoint.prompts} x {checkpoint.samples} completions.{moved}"

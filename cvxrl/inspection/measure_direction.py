@@ -16,10 +16,10 @@ from cvxrl.engine.step_control import search
 from cvxrl.engine.trial import loss_rounding
 from cvxrl.gradients.curvature import CriticalSharpness, critical_sharpness
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
-from cvxrl.inspection.measure_update import losses_by_prompt, next_index, take_steps
+from cvxrl.inspection.measure_update import losses_by_prompt, take_steps
 from cvxrl.inspection.prompts import interval_of_sum
+from cvxrl.inspection.schedule import next_rate
 from cvxrl.inspection.step_metrics import DirectionMetrics, LineSearchMetrics, SharpnessMetrics
-from cvxrl.recipe.schema import learning_rate, optimizer_steps
 from cvxrl.recipe.step import FixedStep, LineSearchStep
 
 # Of the slope, in forward passes.
@@ -118,9 +118,8 @@ def measure_sharpness(line: StepLine, step: int, passes: int) -> SharpnessMetric
         step: outer steps before it.
         passes: forward passes of the search.
     """
-    recipe = line.objective.recipe
     found = critical_sharpness(line.loss_at, evaluations=passes)
-    rate = learning_rate(recipe.optim, next_index(line.objective, step), optimizer_steps(recipe.train))
+    rate = next_rate(line.objective.recipe, step)
     room = None if math.isinf(found.high) else 2.0 / found.value
     return SharpnessMetrics(
         room=room,

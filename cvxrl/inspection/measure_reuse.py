@@ -21,12 +21,12 @@ from cvxrl.inspection.measure_logits import LogitColumns
 from cvxrl.inspection.measure_update import clipped_share, effective_share, ratio_quantiles
 from cvxrl.inspection.metrics import Range
 from cvxrl.inspection.prompts import Prompts, interval_of_mean, interval_of_sum
+from cvxrl.inspection.schedule import next_index
 from cvxrl.inspection.step_metrics import ReuseMetrics, ReusePoint, ReuseStep
 from cvxrl.inspection.walk import Walk
 from cvxrl.objectives.batch import TokenBatch
 from cvxrl.objectives.statistics import action_log_probs, entropy, per_sequence
 from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.recipe.schema import optimizer_steps
 
 Tick = Callable[[int], None]
 
@@ -81,8 +81,7 @@ def measure_reuse(
 def _updates(objective: MeasuredObjective, frozen: Sequences, walk: Walk, step: int) -> Iterator[dict[str, float]]:
     """What training says of each optimizer step of outer step ``step`` + 1, as it takes them."""
     updater = objective.updater()
-    train = objective.recipe.train
-    index = min(step * train.inner_epochs * train.minibatches, optimizer_steps(train) - walk.updates)
+    index = next_index(objective.recipe, step, walk.updates)
     for count, part in enumerate(islice(_parts(updater, frozen, step, walk.epochs), walk.updates)):
         with training_mode(updater.loss.policy.model, dropout=objective.recipe.model.dropout):
             found = updater.step(part, index + count)

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from cvxrl.engine.sequences import Sequences
+from cvxrl.engine.update import training_mode
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.gradients.parameters import update_ratio
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective
 from cvxrl.inspection.measure_gradients import finite_or_none, weighted_losses
 from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.prompts import Prompts, interval_of_mean, interval_of_sum
+from cvxrl.inspection.schedule import next_index, next_rate
 from cvxrl.inspection.step_metrics import UpdateMetrics
 from cvxrl.objectives.statistics import entropy, per_sequence, probability_ratio
 from cvxrl.recipe.lco import LcoKldSpec
-from cvxrl.recipe.schema import learning_rate, optimizer_steps
 from cvxrl.recipe.step import FixedStep
 
 if TYPE_CHECKING:
@@ -80,12 +81,6 @@ def kl(before: TokenDistributions, after: TokenDistributions) -> Tensor:
     return (before.log_probs_NV.exp() * (before.log_probs_NV - after.log_probs_NV)).sum(dim=-1)
 
 
-def next_index(objective: MeasuredObjective, step: int) -> int:
-    """Index of the optimizer step that follows ``step`` outer steps; past the end, of the last one."""
-    train = objective.recipe.train
-    return min(step * train.inner_epochs * train.minibatches, optimizer_steps(train) - 1)
-
-
 def take_steps(
     objective: MeasuredObjective, sequences: Sequences, count: int, step: int, tick: Callable[[int], None]
 ) -> dict[str, float]:
@@ -93,8 +88,8 @@ def take_steps(
     updater = objective.updater()
     found: dict[str, float] = {}
     for _ in range(count):
-        found = updater.step(sequences, next_index(objective, step))
-        objective.loss.policy.model.eval()
+        with training_mode(objective.loss.policy.model, dropout=objective.recipe.model.dropout):
+            found = updater.step(sequences, next_index(objective.recipe, step))
         tick(len(sequences))
     updater.optimizer.zero_grad(set_to_none=True)
     return found
@@ -144,7 +139,7 @@ def measure_update(
     whole, by_module = update_ratio(change, weights)
     return UpdateMetrics(
         optimizer=objective.optimizer_state,
-        learning_rate=learning_rate(recipe.optim, next_index(objective, step), optimizer_steps(recipe.train)),
+        learning_rate=next_rate(recipe, step),
         update_to_weight=finite_or_none(whole),
         by_module={name: finite_or_none(ratio) for name, ratio in by_module.items()},
         loss_before=float(losses_before.sum()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cvxrl.errors import Problem, UserError, suggest
@@ -73,12 +73,39 @@ def select_objectives(names: Sequence[str] | None, recipe: Recipe, has_values: b
             objective = NamedObjective(own, recipe, True) if name == own else _named(name, recipe)
             if objective.needs_values and not has_values:
                 raise UserError(_no_values(name, recipe))
-            found.append(objective)
+            # The very same thing by another name (a shipped recipe and its file) is measured once.
+            if all((objective.label, objective.recipe) != (other.label, other.recipe) for other in found):
+                found.append(objective)
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(*problems)
-    return sorted(found, key=lambda objective: not objective.own)
+    return _told_apart(sorted(found, key=lambda objective: not objective.own))
+
+
+def _told_apart(objectives: Sequence[NamedObjective]) -> list[NamedObjective]:
+    """Each under a label of its own: the second `mine` becomes `mine (2)`, the run's own objective keeps its label."""
+    found: list[NamedObjective] = []
+    for objective in objectives:
+        labels, label, number = {other.label for other in found}, objective.label, 1
+        while label in labels:
+            number += 1
+            label = f"{objective.label} ({number})"
+        found.append(replace(objective, label=label))
+    return found
+
+
+def unnamed_own(objectives: Sequence[NamedObjective], recipe: Recipe, has_values: bool) -> NamedObjective | None:
+    """The run's own objective where it is not among those to measure; None too where it needs values that are missing.
+
+    Args:
+        objectives: what is measured.
+        recipe: the run's.
+        has_values: whether the checkpoint holds a value head.
+    """
+    own = NamedObjective(f"the run's {own_label(recipe)}", recipe, True)
+    missing = own.needs_values and not has_values
+    return None if missing or any(objective.own for objective in objectives) else own
 
 
 def own_label(recipe: Recipe) -> str:
@@ -89,9 +116,13 @@ def own_label(recipe: Recipe) -> str:
     return PPO if ppo else recipe.objective.kind
 
 
-def yardstick(objectives: Sequence[NamedObjective]) -> LcoKldSpec:
-    """The target that every objective is held against: that of the first LCO objective, else beta 1 on both signs."""
-    specs = [objective.recipe.objective for objective in objectives]
+def yardstick(objectives: Sequence[NamedObjective], recipe: Recipe) -> LcoKldSpec:
+    """The target that every objective is held against.
+
+    It is that of the run's own LCO objective, measured or not, else of the first one that is measured, else beta 1 on
+    both signs.
+    """
+    specs = [recipe.objective, *(objective.recipe.objective for objective in objectives)]
     return target_of(next((spec for spec in specs if isinstance(spec, LcoSpec)), None))
 
 

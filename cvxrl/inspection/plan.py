@@ -16,7 +16,7 @@ from cvxrl.inspection.foreign.checkpoint import find_foreign
 from cvxrl.inspection.foreign.choice import describe_choice
 from cvxrl.inspection.foreign.completions import OPTION as COMPLETIONS
 from cvxrl.inspection.foreign.plan import plan_foreign, stored_for_policy, with_shape
-from cvxrl.inspection.objectives import NamedObjective, select_objectives, yardstick
+from cvxrl.inspection.objectives import NamedObjective, select_objectives, unnamed_own, yardstick
 from cvxrl.inspection.options import InspectOptions, Part, check_parts, check_steps
 from cvxrl.inspection.size import Size
 from cvxrl.inspection.sources import Checkpoint, Checkpoints
@@ -48,6 +48,7 @@ class InspectionPlan:
         parts: what is measured; None leaves it to the model's size.
         also: what is measured besides, whatever the size.
         walk: updates along which a rollout is reused, or None.
+        unnamed: the run's own objective where it is not among the objectives, but `--drift` takes its steps.
         minibatches: equal parts of the rollout.
         folder: where rollouts and results go.
         size: of each checkpoint's rollouts.
@@ -64,6 +65,12 @@ class InspectionPlan:
     minibatches: int
     folder: Path
     size: Size
+    unnamed: NamedObjective | None = None
+
+    @property
+    def stepping(self) -> list[NamedObjective]:
+        """All whose steps are taken: the measured ones, then the run's own where it is not among them."""
+        return [*self.objectives, *([] if self.unnamed is None else [self.unnamed])]
 
     @property
     def own_rate(self) -> bool:
@@ -90,10 +97,13 @@ def make_plan(options: InspectOptions) -> InspectionPlan:
     if found is None:
         raise UserError(*mistakes.problems)
     recipe = _resized(found.recipe, options)
-    objectives = mistakes.attempt(select_objectives, options.objectives, recipe, _has_values(found)) or []
+    has_values = _has_values(found)
+    objectives = mistakes.attempt(select_objectives, options.objectives, recipe, has_values) or []
     count = options.minibatches or _largest_divisor(recipe.rollout.prompts)
     mistakes.problems += _too_few(options, parts, recipe, count)
     also = _also(options)
+    drifts = options.drift > 0 and "logits" in (*also, *(parts or ("logits",)))
+    unnamed = unnamed_own(objectives, recipe, has_values) if drifts and objectives else None
     asked = "reuse" in (*also, *(parts or ()))
     walk = mistakes.attempt(plan_walk, options, asked, found.recipe, recipe, objectives)
     size = mistakes.attempt(Size.of, recipe)
@@ -101,9 +111,9 @@ def make_plan(options: InspectOptions) -> InspectionPlan:
         mistakes.problems += size.problems()
     if mistakes.problems or size is None:
         raise UserError(*mistakes.problems)
-    folder = options.out or found.folder
+    target, folder = yardstick(objectives, recipe), options.out or found.folder
     return InspectionPlan(
-        options, recipe, found.chosen, objectives, yardstick(objectives), parts, also, walk, count, folder, size
+        options, recipe, found.chosen, objectives, target, parts, also, walk, count, folder, size, unnamed
     )
 
 
@@ -123,7 +133,11 @@ def _impossible(options: InspectOptions) -> list[Problem]:
 
 
 def _resized(recipe: Recipe, options: InspectOptions) -> Recipe:
-    """The recipe with the asked number of prompts and samples, one pass over a rollout, and logits to look at."""
+    """The recipe with the asked number of prompts and samples, and logits to look at.
+
+    It takes as many optimizer steps per rollout, which its schedule counts, but each of the whole of it: one of another
+    size need not be divisible.
+    """
     rollout = recipe.rollout.model_copy(
         update={
             "prompts": options.prompts or recipe.rollout.prompts,
@@ -131,8 +145,9 @@ def _resized(recipe: Recipe, options: InspectOptions) -> Recipe:
             "rounds": 1,
         }
     )
+    steps = recipe.train.inner_epochs * recipe.train.minibatches
     train = recipe.train.model_copy(
-        update={"inner_epochs": 1, "minibatches": 1, "loss": "full-logits", "chunk_tokens": None}
+        update={"inner_epochs": steps, "minibatches": 1, "loss": "full-logits", "chunk_tokens": None}
     )
     return recipe.model_copy(update={"rollout": rollout, "train": train})
 

@@ -52,6 +52,7 @@ class CheckpointMetrics(Strict):
         entropy: mean over the response tokens, nats.
         probability: mean probability of the sampled tokens.
         displaced_kl: mean KL(rollout policy || displaced policy), nats per token; None where not displaced.
+        displaced_by: label of the objective whose steps displaced it; records of 0.1 do not say, there it is the first.
         objectives: one entry each, the run's own first.
         cosines: cosine of the gradients of each pair of objectives, [label][label].
     """
@@ -67,6 +68,7 @@ class CheckpointMetrics(Strict):
     entropy: float
     probability: float
     displaced_kl: float | None
+    displaced_by: str | None = None
     objectives: list[ObjectiveMetrics]
     cosines: dict[str, dict[str, float | None]]
 

@@ -138,8 +138,7 @@ def _seconds(loaded: LoadedCheckpoint, units: int) -> float:
 def _measure_checkpoint(
     plan: InspectionPlan, scope: Scope, loaded: LoadedCheckpoint, source: Checkpoint, meter: _Meter
 ) -> CheckpointMetrics:
-    own = loaded.objectives[0]
-    distributions = token_distributions(own)
+    distributions = token_distributions(loaded.objectives[0])
     found = {
         objective.label: ObjectiveMetrics(
             label=objective.label, own=objective.named.own, equation=objective.recipe.equation
@@ -154,7 +153,7 @@ def _measure_checkpoint(
     for objective in loaded.objectives:
         metrics = found[objective.label].model_copy(update={"displaced": displaced.get(objective.label)})
         metrics = _measure_objective(plan, scope, loaded, objective, distributions, metrics, totals, meter)
-        lines = findings(metrics, plan.options.drift, own.label, displaced_kl)
+        lines = findings(metrics, plan.options.drift, loaded.own.label, displaced_kl)
         found[objective.label] = metrics.model_copy(update={"verdict": lines})
     rollouts = loaded.rollouts
     return CheckpointMetrics(
@@ -169,6 +168,7 @@ def _measure_checkpoint(
         entropy=float(distributions.entropy_N.mean()),
         probability=float(distributions.action_N.exp().mean()),
         displaced_kl=displaced_kl,
+        displaced_by=None if displaced_kl is None else loaded.own.label,
         objectives=list(found.values()),
         cosines=measure_cosines(totals, [e.label for e in loaded.objectives] if "gradients" in scope.parts else []),
     )
@@ -257,10 +257,11 @@ def _displaced(
     plan: InspectionPlan, scope: Scope, loaded: LoadedCheckpoint, distributions: TokenDistributions, meter: _Meter
 ) -> tuple[dict[str, LogitMetrics], float]:
     """Every objective in logit space at one policy that has moved on, and how far that policy is."""
-    own = loaded.objectives[0]
+    own = loaded.own
+    taken = loaded.remembered(own)
     rollouts = {objective.label: loaded.remembered(objective) for objective in loaded.objectives}
     with loaded.restored():
-        take_steps(own, rollouts[own.label], plan.options.drift, loaded.source.step or 0, meter.at(STEP))
+        take_steps(own, taken, plan.options.drift, loaded.source.step or 0, meter.at(STEP))
         distance = float(kl(distributions, token_distributions(own)).mean())
         found = {
             objective.label: measure_logits(

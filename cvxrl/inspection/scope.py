@@ -52,6 +52,11 @@ def scope_of(plan: InspectionPlan, loaded: LoadedCheckpoint) -> Scope:
     drawn = max(_EIGENVALUE_TOKENS, _EIGENVALUE_NUMBERS // loaded.policy.model.get_output_embeddings().weight.shape[0])
     if "logits" in parts and drawn < sum(map(len, loaded.rollouts.responses)):
         notes.append(f"eigenvalues in the logits are those of at most {drawn} sampled tokens of each micro-batch")
+    if "logits" in parts and plan.options.drift and not loaded.own.named.own:
+        notes.append(
+            f"the drift is that of {loaded.own.label}: the run's own objective needs the values of a critic, which the "
+            "checkpoint does not have"
+        )
     passes = LINE_PASSES // 3 * 2 if large else LINE_PASSES
     count = plan.minibatches
     if large and plan.options.minibatches is None and count % FEWEST_MINIBATCHES == 0:

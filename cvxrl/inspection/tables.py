@@ -72,7 +72,7 @@ def _logits(checkpoint: CheckpointMetrics, drift: int) -> Table:
     columns = ("<objective", "<at", "convex", "smallest", "away", "clip", "p>0", "p>1", "cosine", "distance")
     moved = ""
     if checkpoint.displaced_kl is not None:
-        own, far = checkpoint.objectives[0].label, short(checkpoint.displaced_kl, 2)
+        own, far = checkpoint.displaced_by or checkpoint.objectives[0].label, short(checkpoint.displaced_kl, 2)
         moved = f" moved: after {drift} steps of {own}, KL {far} per token."
     note = (
         "Shares of the tokens that have a target. convex: the logits Hessian has no negative eigenvalue. smallest: "

@@ -237,7 +237,7 @@ def test_a_rollout_that_serves_several_steps_is_sampled_by_the_policy_before_the
         write_completions(folder / "completions" / f"completions_{step:05d}.parquet", step)
     loaded = load(checkpoint, tmp_path)
     assert said(loaded, "completions_00003.parquet", "sampled by this checkpoint's policy")
-    assert loaded.objectives[0].recipe.train.inner_epochs == 1  # one pass at a time; reuse is a part of its own
+    assert loaded.objectives[0].recipe.train.minibatches == 1  # all of it in each step; reuse is a part of its own
 
 
 def test_rewards_are_weighted_sums_and_gaps_have_no_advantage(tmp_path: Path) -> None:

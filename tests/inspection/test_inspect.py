@@ -26,7 +26,6 @@ from cvxrl.inspection.measure_gradients import measure_bands, measure_gradients,
 from cvxrl.inspection.measure_logits import summarize
 from cvxrl.inspection.measure_update import effective_share, take_steps
 from cvxrl.inspection.metrics import GradientMetrics, LogitMetrics
-from cvxrl.inspection.objectives import select_objectives, yardstick
 from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.page import all_figures
 from cvxrl.inspection.plan import make_plan
@@ -496,14 +495,6 @@ def test_effective_share_by_hand() -> None:
     weights = torch.tensor([1.0, 1.0, 2.0])
     assert effective_share(weights.log()) == pytest.approx(16 / (3 * 6))
     assert effective_share(torch.full((5,), -1000.0)) == pytest.approx(1)
-
-
-def test_the_yardstick_is_the_first_lco_target() -> None:
-    recipe = tiny("math_grpo")
-    assert yardstick(select_objectives(["grpo", "reinforce"], recipe, False)).beta == 1
-    selected = select_objectives(["grpo", str(ROOT / "recipes" / "math_lco_mse.yaml")], recipe, False)
-    assert yardstick(selected).beta == 5
-    assert yardstick(select_objectives(None, tiny("math_lco_kld"), False)).shift == "drift-free"
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

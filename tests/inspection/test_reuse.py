@@ -13,7 +13,9 @@ import torch
 from helpers import SilentSink, tiny
 from torch import Tensor
 
+from cvxrl.engine.credit import Critic
 from cvxrl.engine.session import run_training
+from cvxrl.engine.update import Updater
 from cvxrl.gradients.logit_space import Rules
 from cvxrl.inspection.checkpoint import LoadedCheckpoint, MeasuredObjective, load_checkpoint
 from cvxrl.inspection.findings import findings
@@ -21,10 +23,11 @@ from cvxrl.inspection.measure_direction import SHARES, StepLine, measure_directi
 from cvxrl.inspection.measure_gradients import measure_gradients
 from cvxrl.inspection.measure_logits import measure_logits
 from cvxrl.inspection.measure_reuse import measure_reuse
-from cvxrl.inspection.measure_update import losses_by_prompt, measure_update, token_distributions
+from cvxrl.inspection.measure_update import losses_by_prompt, measure_update, take_steps, token_distributions
 from cvxrl.inspection.options import InspectOptions
 from cvxrl.inspection.plan import InspectionPlan, make_plan
 from cvxrl.inspection.record import ObjectiveMetrics, read_record
+from cvxrl.inspection.schedule import next_index, next_rate
 from cvxrl.inspection.step_metrics import ReuseMetrics
 from cvxrl.inspection.walk import Walk
 from cvxrl.objectives.batch import ObjectiveOutput, TokenBatch
@@ -298,6 +301,63 @@ def test_a_step_that_is_too_long_is_cut_until_it_fits(loaded: LoadedCheckpoint) 
     assert search is not None and 0 < search.share < 1 and search.loss is not None
     assert search.loss <= search.loss_before + 0.1 * search.share * search.slope + 1e-5
     assert search.room is None or search.room > 1
+
+
+# --- the run's own step ---------------------------------------------------------------------------------------------
+
+
+def test_the_next_step_has_the_learning_rate_that_training_takes_next(run: Path, tmp_path: Path) -> None:
+    sets = ("optim.warmup_steps=7",)
+    made = make_plan(InspectOptions(str(run), steps=(1,), objectives=("lco-kld",), sets=sets, out=tmp_path))
+    assert made.walk is not None
+    for named in (*made.objectives, *([made.unnamed] if made.unnamed else [])):
+        again = made.walk.recipe(named.recipe)
+        assert next_index(named.recipe, 1) == next_index(again, 1) == 4
+        assert next_rate(named.recipe, 1) == next_rate(again, 1) == pytest.approx(1e-3 * 5 / 7)
+
+
+def test_the_drift_is_the_run_s_also_where_its_objective_is_not_named(
+    run: Path, plan: InspectionPlan, cvxrl: Any
+) -> None:
+    def moved(objectives: str) -> dict[str, Any]:
+        options = ("--parts", "logits", "--drift", "1", "--set", "train.inner_epochs=1", "--out", plan.folder)
+        done = cvxrl("inspect-grads", run, "--step", "1", "--objectives", objectives, *options, "--json")
+        assert done.code == 0, done.err
+        return dict(json.loads(done.out)["snapshots"][0])
+
+    named, unnamed = moved("grpo,lco-kld"), moved("lco-kld")
+    assert named["displaced_kl"] == unnamed["displaced_kl"] > 0
+    assert (named["displaced_by"], unnamed["displaced_by"]) == ("grpo", "the run's grpo")
+    assert [o["displaced"] for o in unnamed["objectives"]] == [named["objectives"][1]["displaced"]]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_critic_is_put_back_whichever_objective_has_it(loaded: LoadedCheckpoint, place: int) -> None:
+    critic = Critic(2)
+    objectives = list(loaded.objectives)
+    with_critic = replace(objectives[place], loss=replace(objectives[place].loss, critic=critic))
+    objectives[place] = with_critic
+    others = [replace(loaded, objectives=objectives)]
+    others.append(replace(loaded, objectives=loaded.objectives[1 - place :][:1], unnamed=with_critic))
+    before = [p.detach().clone() for p in critic.parameters()]
+    for one in others:
+        with one.restored(), torch.no_grad():
+            for parameter in critic.parameters():
+                parameter += 1
+        assert all(map(torch.equal, before, critic.parameters()))
+
+
+def test_a_step_drops_what_training_drops(loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = loaded.objectives[0]
+    dropping = objective.recipe.model_copy(
+        update={"model": objective.recipe.model.model_copy(update={"dropout": True})}
+    )
+    model, seen = loaded.policy.model, list[bool]()
+    monkeypatch.setattr(Updater, "step", lambda *_: seen.append(model.training) or {})
+    for one in (objective, objective.under(dropping)):
+        take_steps(one, one.on_policy, 2, 1, lambda _: None)
+        assert not model.training
+    assert seen == [False, False, True, True]
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
