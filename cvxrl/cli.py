@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cvxrl import __version__
-from cvxrl.commands import INTERRUPTED, LOST, USER_ERROR, command_to_go_on
+from cvxrl.commands import INTERRUPTED, LOST, USER_ERROR, command_to_go_on, complain
 from cvxrl.commands.compare import CompareCommand, compare
 from cvxrl.commands.eval import EvalCommand, evaluate
 from cvxrl.commands.help import SETTINGS, Group
@@ -75,12 +75,12 @@ def _run(agreed: AbstractContextManager[None]) -> None:
             app()
     except UserError as error:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            complain(f"error: {problem}")
         sys.exit(USER_ERROR)
     except RankLostError as error:
         # The launcher ends what it finds running; this process says why, and leaves with the code that says it too.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        typer.echo(f"error: {error}; go on with: {command_to_go_on('--resume')}", err=True)
+        complain(f"error: {error}; go on with: {command_to_go_on('--resume')}")
         sys.exit(LOST)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cvxrl.commands import USER_ERROR
+from cvxrl.commands import USER_ERROR, complain
 from cvxrl.commands.help import SETTINGS
 from cvxrl.errors import Problem, UserError
 from cvxrl.policy.locate import is_adapter, locate
@@ -110,7 +110,7 @@ def main() -> None:
         app(prog_name="python -m cvxrl.serve")
     except UserError as error:
         for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
+            complain(f"error: {problem}")
         sys.exit(USER_ERROR)
 
 

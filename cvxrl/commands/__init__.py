@@ -6,6 +6,7 @@ import sys
 from typing import Final
 
 from cvxrl.ranks import LAUNCHER, this_rank
+from cvxrl.report.stream import write_out
 
 # Exit codes: what a shell script can act on.
 DONE: Final = 0
@@ -15,6 +16,11 @@ GATE_NOT_MET: Final = 3
 DIVERGED: Final = 4
 INTERRUPTED: Final = 130
 LOST: Final = 137
+
+
+def complain(text: str) -> None:
+    """A line on stderr; one that nobody reads changes no exit code."""
+    write_out(f"{text}\n", sys.stderr)
 
 
 def command_to_go_on(*options: str) -> str:

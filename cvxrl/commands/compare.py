@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
-from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import DONE, GATE_NOT_MET, USER_ERROR, complain
 from cvxrl.commands.compare_output import Output, write_outputs
 from cvxrl.commands.completion import recipe_names
 from cvxrl.commands.help import Command
@@ -20,6 +20,7 @@ from cvxrl.commands.training import Training, train_plan
 from cvxrl.comparison.foreign.label import parse_alias, parse_label
 from cvxrl.comparison.options import Options, check_varied, split_vary
 from cvxrl.errors import Problem, UserError
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.comparison.gate import Gate, Verdict
@@ -143,7 +144,7 @@ def compare(
         from cvxrl.comparison.export import to_document
         from cvxrl.runs.files import json_line
 
-        typer.echo(json_line(to_document(comparison, verdicts)))
+        write_out(json_line(to_document(comparison, verdicts)) + "\n", sys.stdout)
     else:
         from cvxrl.comparison.export import print_comparison
 
@@ -186,14 +187,14 @@ def _compare(given: Given, options: Options, varied: Sequence[Varied], training:
     except UserError as error:
         raise UserError(*found.problems, *error.problems) from None
     for base in bases:
-        typer.echo(f"left out {base}: no method, but what others of the recipes share", err=True)
+        complain(f"left out {base}: no method, but what others of the recipes share")
     runs, unreadable = read_runs(found.runs, stated)
     if plan.jobs:
         for line in plan.describe(training.jobs):
-            typer.echo(line, err=True)
+            complain(line)
         _check(plan, runs, found.problems, options)
     if training.dry_run:
-        typer.echo("trains nothing" if plan.jobs else "nothing is to be trained", err=True)
+        complain("trains nothing" if plan.jobs else "nothing is to be trained")
         raise typer.Exit(DONE)
     if plan.jobs:
         found.problems += train_plan(plan, training)
@@ -209,10 +210,10 @@ def _compare(given: Given, options: Options, varied: Sequence[Varied], training:
 def _leave_unfinished(left: Plan, problems: Sequence[Problem], training: Training) -> NoReturn:
     """The time was over before all runs had been trained: say what is left."""
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        complain(f"error: {problem}")
     for line in left.describe(training.jobs):
-        typer.echo(line, err=True)
-    typer.echo("unfinished, so nothing is compared yet; the same command goes on", err=True)
+        complain(line)
+    complain("unfinished, so nothing is compared yet; the same command goes on")
     raise typer.Exit(USER_ERROR if problems else GATE_NOT_MET)
 
 
@@ -237,13 +238,13 @@ def _judge(comparison: Comparison, gates: Sequence[Gate]) -> list[Verdict]:
 def _leave(comparison: Comparison, verdicts: Sequence[Verdict], written: Sequence[Path]) -> None:
     """Say on stderr what went wrong, what was written and which requirements hold; then exit."""
     for warning in comparison.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     for file in written:
-        typer.echo(f"wrote {file}", err=True)
+        complain(f"wrote {file}")
     for verdict in verdicts:
-        typer.echo(f"require: {verdict}", err=True)
+        complain(f"require: {verdict}")
     for problem in comparison.problems:
-        typer.echo(f"error: {problem}", err=True)
+        complain(f"error: {problem}")
     if comparison.problems:
         raise typer.Exit(USER_ERROR)
     if not all(verdict.met for verdict in verdicts):

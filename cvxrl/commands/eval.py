@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
-from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands import INTERRUPTED, command_to_go_on, complain
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options, writable_file
 from cvxrl.errors import Problem, UserError
 from cvxrl.evaluation.options import Options
 from cvxrl.imports import loading_libraries
 from cvxrl.ranks import is_main
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.evaluation.record import EvalRecord
@@ -123,7 +124,7 @@ def _ask(options: Options, device: str) -> tuple[EvalRecord, Path]:
     finally:
         exam.close()
     if record is None:
-        typer.echo(f"interrupted; what was asked is in {plan.folder.path}; go on with: {go_on}", err=True)
+        complain(f"interrupted; what was asked is in {plan.folder.path}; go on with: {go_on}")
         raise typer.Exit(INTERRUPTED)
     return record, plan.folder.record
 
@@ -139,9 +140,11 @@ def _show(record: EvalRecord, folder: Path, kept: str, export: Path | None, as_j
     if as_json:
         from cvxrl.runs.files import json_line
 
-        typer.echo(json_line(record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}))
+        write_out(
+            json_line(record.model_dump(mode="json", exclude={"questions"}) | {"out": str(folder)}) + "\n", sys.stdout
+        )
         return
     from cvxrl.evaluation.table import print_record
 
     print_record(record, sys.stdout)
-    typer.echo(kept)
+    write_out(f"{kept}\n", sys.stdout)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
-from cvxrl.commands import INTERRUPTED, command_to_go_on
+from cvxrl.commands import INTERRUPTED, command_to_go_on, complain
 from cvxrl.commands.help import Command
 from cvxrl.commands.options import with_options
 from cvxrl.errors import Mistakes, Problem, UserError
 from cvxrl.imports import loading_libraries
 from cvxrl.inspection.options import InspectOptions, InspectOutput
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.inspection.plan import InspectionPlan
@@ -51,7 +52,7 @@ def inspect_grads(options: InspectOptions, output: InspectOutput) -> None:
     if output.as_json:
         from cvxrl.runs.files import json_line
 
-        typer.echo(json_line(record.model_dump(mode="json")))
+        write_out(json_line(record.model_dump(mode="json")) + "\n", sys.stdout)
         return
     from cvxrl.inspection.tables import print_record
 
@@ -72,7 +73,7 @@ def _inspect(plan: InspectionPlan) -> InspectRecord:
             return run_inspection(plan, progress)
     except KeyboardInterrupt:
         kept = f"frozen rollouts that are whole are kept: {plan.folder}"
-        typer.echo(f"interrupted; {kept}; go on with: {command_to_go_on()}", err=True)
+        complain(f"interrupted; {kept}; go on with: {command_to_go_on()}")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -92,7 +93,7 @@ def _write(record: InspectRecord, file: Path, output: InspectOutput) -> None:
             write_text(output.html, make_page(record, shlex.join(["cvxrl", *sys.argv[1:]])))
     for written in (file, *figures.values(), output.html):
         if written is not None:
-            typer.echo(f"wrote {written}", err=True)
+            complain(f"wrote {written}")
 
 
 def _figures(output: InspectOutput) -> dict[str, Path | None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET, USER_ERROR
+from cvxrl.commands import GATE_NOT_MET, USER_ERROR, complain
 from cvxrl.commands.study_options import StudyOptions
 from cvxrl.commands.study_output import Shown, report, show, show_choices, take
 from cvxrl.commands.training import Training, train_plan
@@ -137,7 +137,7 @@ def _chosen(work: _Work) -> dict[str, Choice]:
     if work.trains("tuning"):
         chosen = _tune(work)
         write_choices(work.kept, study, chosen)
-        typer.echo(f"wrote {work.kept}", err=True)
+        complain(f"wrote {work.kept}")
         return chosen
     if work.stage == "confirmation" or any(grid.multiples for grid in study.grids.values()):
         what = "nothing is chosen yet"
@@ -168,7 +168,7 @@ def _train(work: _Work, stage: of.Stage, cells: Sequence[Cell]) -> Found:
     if not work.trains(stage) or not cells:
         return read_cells(planned)
     done = len(whole.runs) - len(whole.jobs)
-    typer.echo(f"{work.study.name}, {stage}: {len(whole.runs)} runs, {done} of them finished", err=True)
+    complain(f"{work.study.name}, {stage}: {len(whole.runs)} runs, {done} of them finished")
     problems = []
     if whole.jobs and not work.training.is_over:
         wrong = missing_parts(whole.planned, whole.jobs)
@@ -176,7 +176,7 @@ def _train(work: _Work, stage: of.Stage, cells: Sequence[Cell]) -> Found:
             raise UserError(*wrong)
         problems = train_plan(whole, work.training)
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        complain(f"error: {problem}")
     if problems:
         raise typer.Exit(USER_ERROR)
     return read_cells(planned)
@@ -187,9 +187,9 @@ def _leave_unfinished(work: _Work, chosen: dict[str, Choice] | None, so: str) ->
     rows = [row for row in forecast(work.study, work.file, work.training.out, chosen) if work.trains(row.stage)]
     left = runs_left(rows)
     if not left:  # of the stage that was asked for
-        typer.echo(f"{work.stage} is finished; other stages are not, {so}", err=True)
+        complain(f"{work.stage} is finished; other stages are not, {so}")
         raise typer.Exit
     few = f"{left} runs have" if left > 1 else "1 run has"
     time = time_left(rows, work.training.jobs)
-    typer.echo(f"unfinished: {few} not ended, {so}; the same command goes on, {time}", err=True)
+    complain(f"unfinished: {few} not ended, {so}; the same command goes on, {time}")
     raise typer.Exit(GATE_NOT_MET)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cvxrl.commands import GATE_NOT_MET
+from cvxrl.commands import GATE_NOT_MET, complain
 from cvxrl.comparison.tex import to_tex
 from cvxrl.errors import Problem, UserError
 from cvxrl.report.document import Table, print_report
+from cvxrl.report.stream import write_out
 from cvxrl.runs.files import json_line, write_bytes
 from cvxrl.study.choices import Choice, read_choices
 from cvxrl.study.collected import Collected, Finder, choose_from, collect, missing
@@ -66,9 +67,7 @@ def take(study: Study, find: Finder, kept: Path | None, partial: bool) -> tuple[
         if not partial:
             what = "runs of the tuning stage are missing, so nothing is chosen"
             raise UserError(Problem(what, remedy="give the choices with --choices, or add --partial"))
-        typer.echo(
-            "warning: runs of the tuning stage are missing; the values are chosen from those there are", err=True
-        )
+        complain("warning: runs of the tuning stage are missing; the values are chosen from those there are")
     collected = collect(study, chosen, find)
     left = missing([*collected.confirmed, *collected.in_grids])
     if left and not partial:
@@ -82,7 +81,7 @@ def show(shown: Shown, output: Output) -> None:
     study, chosen, collected = shown.study, shown.chosen, shown.collected
     if not any(runs for _, runs in [*collected.confirmed, *collected.in_grids]):
         show_choices(shown, output)
-        typer.echo("unfinished: no run has ended that the rules could be held against", err=True)
+        complain("unfinished: no run has ended that the rules could be held against")
         raise typer.Exit(GATE_NOT_MET)
     judged = judge_study(study, chosen, collected)
     command = shlex.join(["cvxrl", *sys.argv[1:]])
@@ -103,11 +102,11 @@ def show(shown: Shown, output: Output) -> None:
     for file, content in files.items():
         write_bytes(file, content)
     if output.as_json:
-        typer.echo(json_line(to_document(study, chosen, collected, judged)))
+        write_out(json_line(to_document(study, chosen, collected, judged)) + "\n", sys.stdout)
     else:
         print_report([study.question], study_tables(study, chosen, collected, judged), [], sys.stdout)
     for file in files:
-        typer.echo(f"wrote {file}", err=True)
+        complain(f"wrote {file}")
 
 
 def show_choices(shown: Shown, output: Output) -> None:
@@ -117,7 +116,7 @@ def show_choices(shown: Shown, output: Output) -> None:
     if output.csv:
         rows = to_csv(shown.study, shown.collected.every, shown.out / shown.study.name)
         write_bytes(output.csv, rows.encode())
-        typer.echo(f"wrote {output.csv}", err=True)
+        complain(f"wrote {output.csv}")
 
 
 def report(tables: Sequence[Table], output: Output) -> None:
@@ -133,4 +132,4 @@ def _warn_of_others(told: dict[str, Choice], chosen: dict[str, Choice], whole: b
         mine = chosen.get(label)
         if mine is not None and (mine.value, mine.settings) != (choice.value, choice.settings):
             text = f"{label}: {choice.value:g} was chosen, these runs would choose {mine.value:g}"
-            typer.echo(f"warning: {text}", err=True)
+            complain(f"warning: {text}")

@@ -7,14 +7,13 @@ unary      := "-" unary | number | "(" sum ")" | ("low" | "high") "(" measured "
 measured   := "P" "(" name ">" name ")" | function "(" name ("," name)? ")"
 
 A name is that of a method, with a varied key that of a method at a value; in `headroom`, `most` and `least` that of a
-method over all values.
+method over all values. In quotes it may hold any character (`cvxrl/comparison/gate_text.py`).
 """
 
 from __future__ import annotations
 
 import math
 import operator
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ from cvxrl.comparison.gate_functions import (
     room_of,
     room_range,
 )
+from cvxrl.comparison.gate_text import MalformedError, Scanner
 from cvxrl.comparison.result import Comparison
 from cvxrl.errors import Problem, UserError, suggest
 from cvxrl.stats.bootstrap import Interval
@@ -41,9 +41,6 @@ Term = Callable[[Comparison], float]
 _LONGEST = 500  # characters
 _DEEPEST = 20  # parentheses and signs inside one another
 _TOLERANCE = 1e-9  # relative; the mean of 0.7, 0.8 and 0.9 is to count as 0.8
-_NUMBER = re.compile(r"\d+\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*(\[[^\]]*\])?")
-_WORD = re.compile(r"[A-Za-z_]+")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -105,8 +102,10 @@ def parse_gate(text: str) -> Gate:
     """
     try:
         return _Parser(text).gate()
-    except _MalformedError as error:
-        remedy = f'write e.g. "low(diff(a, b)) > 0" or "failures(a) == 0"; there are {", ".join(FUNCTIONS)}'
+    except MalformedError as error:
+        examples = 'write e.g. "low(diff(a, b)) > 0" or "failures(a) == 0"'
+        quoted = "a name with other characters than letters, digits and ._@- stands in quotes"
+        remedy = f"{examples}; {quoted}; there are {', '.join(FUNCTIONS)}"
         raise UserError(Problem(f"`{text}`: {error}", "--require", remedy=remedy)) from None
 
 
@@ -138,58 +137,54 @@ def judge(gate: Gate, comparison: Comparison) -> Verdict:
     return Verdict(gate.text, met, left, right, gate.sign, unfinished)
 
 
-class _MalformedError(Exception):
-    """The text does not follow the grammar."""
-
-
 class _Parser:
     def __init__(self, text: str) -> None:
         if len(text) > _LONGEST:
-            raise _MalformedError(f"longer than {_LONGEST} characters")
-        self._text, self._at, self._names, self._swept = text, 0, list[str](), list[str]()
+            raise MalformedError(f"longer than {_LONGEST} characters")
+        self._text, self._names, self._swept = Scanner(text), list[str](), list[str]()
         self._depth = 0
 
     def gate(self) -> Gate:
         left = self._sum()
-        sign = self._one_of(tuple(_COMPARE))
+        sign = self._text.one_of(tuple(_COMPARE))
         if sign is None:
-            raise self._expected("one of < <= > >= == !=")
+            raise self._text.expected("one of < <= > >= == !=")
         right = self._sum()
-        if self._rest():
-            raise self._expected("the end")
+        if self._text.rest():
+            raise self._text.expected("the end")
         names, swept = (tuple(dict.fromkeys(found)) for found in (self._names, self._swept))
-        return Gate(self._text, left, right, sign, names, swept)
+        return Gate(self._text.text, left, right, sign, names, swept)
 
     def _sum(self) -> Term:
         term = self._product()
-        while sign := self._one_of(("+", "-")):
+        while sign := self._text.one_of(("+", "-")):
             term = _apply(operator.add if sign == "+" else operator.sub, term, self._product())
         return term
 
     def _product(self) -> Term:
         term = self._unary()
-        while sign := self._one_of(("*", "/")):
+        while sign := self._text.one_of(("*", "/")):
             term = _apply(operator.mul if sign == "*" else _divide, term, self._unary())
         return term
 
     def _unary(self) -> Term:
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _MalformedError("nested too deeply")
+            raise MalformedError("nested too deeply")
         try:
             return self._signed_or_inside()
         finally:
             self._depth -= 1
 
     def _signed_or_inside(self) -> Term:
-        if self._one_of(("-",)):
+        if self._text.one_of(("-",)):
             inner = self._unary()
             return lambda c: -inner(c)
-        if self._one_of(("(",)):
+        if self._text.one_of(("(",)):
             inside = self._sum()
-            self._must(")")
+            self._text.must(")")
             return inside
-        number = self._match(_NUMBER)
+        number = self._text.number()
         if number is not None:
             value = float(number)
             return lambda c: value
@@ -197,11 +192,11 @@ class _Parser:
 
     def _function(self) -> Term:
         word = self._word(("low", "high", *OF_TWO, *OF_ONE, *OF_SWEEP, ROOM))
-        self._must("(")
+        self._text.must("(")
         end = ENDS.get(word)
         if end is not None:
             term = self._end_of(end)
-            self._must(")")
+            self._text.must(")")
             return term
         first, second = self._names_of(word)
         if word == ROOM:
@@ -216,16 +211,16 @@ class _Parser:
 
     def _end_of(self, end: Callable[[Interval], float]) -> Term:
         """An end of the interval of what stands inside; of a method's name, of its IQM."""
-        start = self._at
-        word = self._match(_WORD)
-        if word is None or self._one_of(("(",)) is None:
-            self._at = start
+        start = self._text.at
+        word = self._text.word()
+        if word is None or self._text.one_of(("(",)) is None:
+            self._text.at = start
             name = self._name(self._names)
             return lambda c: end_or_nan(end, INTERVAL_OF_ONE["iqm"](c.summary(name)))
         known = (*INTERVAL_OF_TWO, *INTERVAL_OF_ONE, ROOM)
         if word not in known:
-            self._at = start
-            raise _MalformedError(f"`{word}` has no interval, {', '.join(known)} have")
+            self._text.at = start
+            raise MalformedError(f"`{word}` has no interval, {', '.join(known)} have")
         first, second = self._names_of(word)
         if word == ROOM:
             return lambda c: end_or_nan(
@@ -241,55 +236,29 @@ class _Parser:
         """The name or names that a function takes, and its closing parenthesis."""
         named = self._swept if word in (ROOM, *OF_SWEEP) else self._names
         first, second = self._name(named), None
-        if word == ROOM and self._one_of((",",)):
+        if word == ROOM and self._text.one_of((",",)):
             second = self._name(named)
         elif word in OF_TWO:
-            self._must(">" if word == "P" else ",")
+            self._text.must(">" if word == "P" else ",")
             second = self._name(named)
-        self._must(")")
+        self._text.must(")")
         return first, second
 
     def _word(self, known: Sequence[str]) -> str:
-        start = self._at
-        word = self._match(_WORD)
+        start = self._text.at
+        word = self._text.word()
         if word is None:
-            raise self._expected("a number or a function")
+            raise self._text.expected("a number or a function")
         if word not in known:
-            self._at = start
+            self._text.at = start
             hint = suggest(word, known).strip()
-            raise _MalformedError(f"unknown function `{word}`" + (f", {hint}" if hint else ""))
+            raise MalformedError(f"unknown function `{word}`" + (f", {hint}" if hint else ""))
         return word
 
     def _name(self, named: list[str]) -> str:
-        name = self._match(_NAME)
-        if name is None:
-            raise self._expected("the name of a method")
+        name = self._text.name()
         named.append(name)
         return name
-
-    def _must(self, token: str) -> None:
-        if self._one_of((token,)) is None:
-            raise self._expected(f"`{token}`")
-
-    def _one_of(self, tokens: tuple[str, ...]) -> str | None:
-        rest = self._rest()
-        found = next((t for t in tokens if rest.startswith(t)), None)
-        self._at += len(found or "")
-        return found
-
-    def _match(self, pattern: re.Pattern[str]) -> str | None:
-        found = pattern.match(self._rest())
-        self._at += found.end() if found else 0
-        return found.group() if found else None
-
-    def _rest(self) -> str:
-        stripped = self._text[self._at :].lstrip()
-        self._at = len(self._text) - len(stripped)
-        return stripped
-
-    def _expected(self, what: str) -> _MalformedError:
-        rest = self._rest()
-        return _MalformedError(f"expected {what} " + (f"at `{rest[:20]}`" if rest else "at the end"))
 
 
 def _apply(of: Callable[[float, float], float], left: Term, right: Term) -> Term:

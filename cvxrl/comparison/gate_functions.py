@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cvxrl.comparison.headroom import Headroom, ratio_of, ratio_range
 from cvxrl.comparison.pair import difference_of, improvement, improvement_range, is_of_survivors
-from cvxrl.comparison.summary import GroupSummary
+from cvxrl.comparison.summary import GroupSummary, Reached
 from cvxrl.stats.bootstrap import Interval
 from cvxrl.stats.proportion import exact_p
 
@@ -29,8 +29,8 @@ OF_ONE: Mapping[str, Callable[[GroupSummary], float | None]] = {
     "collapsed": lambda s: s.failures,  # as in version 0.1, where it missed runs that diverged
     "unfinished": lambda s: s.unfinished,
     "reached": lambda s: s.reached.count,
-    "steps": lambda s: s.reached.steps if s.reached.steps is not None else math.inf,
-    "tokens": lambda s: s.reached.tokens if s.reached.steps is not None else math.inf,
+    "steps": lambda s: _or_never(s.reached, s.reached.steps),
+    "tokens": lambda s: _or_never(s.reached, s.reached.tokens),
     "seconds": lambda s: s.seconds,
 }
 # Of two methods: a number, and its interval at a confidence where it has one.
@@ -42,8 +42,8 @@ OF_TWO: Mapping[str, Callable[[GroupSummary, GroupSummary], float | None]] = {
 }
 # Of one method over all values of the varied key.
 OF_SWEEP: Mapping[str, Callable[[Sequence[GroupSummary]], float | None]] = {
-    "most": lambda values: max((s.mean for s in values if s.mean is not None), default=None),
-    "least": lambda values: min((s.mean for s in values if s.mean is not None), default=None),
+    "most": lambda values: max(_means(values), default=None),
+    "least": lambda values: min(_means(values), default=None),
 }
 INTERVAL_OF_ONE: Mapping[str, Callable[[GroupSummary], Interval | None]] = {
     "mean": lambda s: s.intervals.get("mean"),
@@ -59,6 +59,18 @@ INTERVAL_OF_TWO: Mapping[str, Callable[[GroupSummary, GroupSummary, float], Inte
 }
 # Of one method over all values of the varied key, or of two.
 ROOM = "headroom"
+
+
+def _or_never(reached: Reached, taken: float | None) -> float | None:
+    """What it took; infinite where the median run never got there, and None without a score to reach."""
+    return math.inf if reached.count is not None and reached.steps is None else taken
+
+
+def _means(values: Sequence[GroupSummary]) -> list[float]:
+    """Of all values that were run, or none of them where a value has lost runs without a score: the rest survived."""
+    if any(len(s.scores) < len(s.rows) for s in values):
+        return []
+    return [s.mean for s in values if s.mean is not None]
 
 
 def room_of(one: Headroom, other: Headroom | None) -> float | None:

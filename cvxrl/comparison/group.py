@@ -22,8 +22,8 @@ class Group:
     Attributes:
         label: the method, with the varied value where there is one.
         method: name of what was trained.
-        value: value of the varied key; None where nothing is varied, or the recipe has no such key or is not known.
-            With two varied keys, both of their values.
+        value: value of the varied key, of a list its text; None where nothing is varied, or the recipe has no such key
+            or is not known. With two varied keys, both of their values.
         runs: ended runs by increasing seed; they have scores, those that failed too.
         unfinished: running and interrupted ones; they have none.
     """
@@ -84,8 +84,11 @@ def settings(value: Any) -> tuple[Any, ...]:
 
 
 def show_value(value: Any) -> str:
-    """A recipe value in few characters."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A recipe value in few characters; a number in six digits, or in all where it has more."""
+    if not isinstance(value, float):
+        return str(value)
+    few = f"{value:g}"
+    return few if float(few) == value else str(float(value))
 
 
 def name_value(value: Any) -> str:
@@ -95,8 +98,15 @@ def name_value(value: Any) -> str:
 
 def value_at(run: Run, vary: Sequence[str]) -> Any:
     """Value of a group (`Group.value`): of dotted recipe keys, each None where the recipe lacks it or is not known."""
-    found = [setting(run.recipe, key) for key in vary]
+    found = [_as_key(setting(run.recipe, key)) for key in vary]
     return tuple(found) if len(found) > 1 else found[0] if found else None
+
+
+def _as_key(value: Any) -> Any:
+    """What stands for a value where runs are looked up by it; a tuple there would be the values of two keys."""
+    if isinstance(value, list | tuple):
+        return show_value(list(value))
+    return show_value(value) if isinstance(value, Mapping) else value
 
 
 def check_vary(runs: Sequence[Run], vary: Sequence[str]) -> list[Problem]:

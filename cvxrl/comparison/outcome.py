@@ -91,13 +91,12 @@ def _fell(quality: Series, error_T: Array, limit: float, share: float) -> float 
         (float(quality.value_T[-third:].mean()), float(np.sqrt((error_T[-third:] ** 2).sum())) / third),
         (float(level_T[-1]), float(spread_T[-1])),
     )
-    far = any(
-        end < share * level_T[top] and level_T[top] - end > limit * float(np.hypot(spread_T[top], error))
-        for end, error in ends
-    )
+    best = float(level_T[top])
+    floor = best * (share if best > 0 else 2 - share)  # as far below a best that is negative
+    far = any(end < floor and level_T[top] - end > limit * float(np.hypot(spread_T[top], error)) for end, error in ends)
     if not far:
         return None
-    high = np.flatnonzero(quality.value_T >= share * level_T[top])
+    high = np.flatnonzero(quality.value_T >= floor)
     return float(quality.step_T[min(int(high[-1]) + 1, len(level_T) - 1)])
 
 

@@ -6,6 +6,7 @@ where the interval lies above 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -127,7 +128,7 @@ def _verdict(
     """What the interval says, where every run that was begun is in it."""
     if one.unfinished or base.unfinished:
         return "unfinished"
-    if is_of_survivors(one, base) or interval is None:
+    if is_of_survivors(one, base) or interval is None or not math.isfinite(interval.high - interval.low):
         return "no verdict"
     if interval.low <= 0 <= interval.high:
         return "not resolved"

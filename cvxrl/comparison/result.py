@@ -99,7 +99,7 @@ def build(
         summaries=summaries,
         pairs=pairs,
         factors=factors,
-        sensitivities=sensitivities(summaries) if options.vary else [],
+        sensitivities=sensitivities(summaries, options) if options.vary else [],
         headrooms=rooms,
         headroom_pairs=compare_headrooms(rooms, _baseline_method(summaries, options), options),
         maps=factor_maps(summaries, options.vary),

@@ -140,8 +140,10 @@ class LoggedRun:
         column = self._columns.columns.get(key)
         if column is None:
             return Series(np.zeros(0), np.zeros(0))
-        step_T = self._columns.columns["step"].value_K[column.rows_K]
-        return Series(step_T.astype(float), column.value_K.astype(float))
+        step_T = self._columns.columns["step"].value_K[column.rows_K].astype(float)
+        value_T = column.value_K.astype(float)
+        kept_T = np.isfinite(value_T)
+        return Series(step_T[kept_T], value_T[kept_T])
 
     @cached_property
     def _columns(self) -> Records:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cvxrl.comparison.options import Options
 from cvxrl.comparison.summary import GroupSummary
 from cvxrl.stats.bootstrap import Interval
 
@@ -55,8 +56,13 @@ class Sensitivity:
     open_high: bool
 
 
-def sensitivities(summaries: Sequence[GroupSummary]) -> list[Sensitivity]:
-    """Every method with at least two numeric values of the varied key, in the order of the summaries."""
+def sensitivities(summaries: Sequence[GroupSummary], options: Options) -> list[Sensitivity]:
+    """Every method with at least two numeric values of the varied key, in the order of the summaries.
+
+    None of a metric that is not known to be better where it is higher: nothing is best there.
+    """
+    if not options.higher_is_better:
+        return []
     points: dict[str, list[Point]] = {}
     for s in summaries:
         if isinstance(s.value, int | float) and not isinstance(s.value, bool) and s.mean is not None:

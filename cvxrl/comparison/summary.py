@@ -51,12 +51,12 @@ class Reached:
     """How long a method took to a threshold.
 
     Attributes:
-        count: runs that reached it.
+        count: runs that reached it; None without a threshold.
         steps, tokens: median over all runs, those that never did counting as longer than any; None where the median
             run never did, or tokens were not counted.
     """
 
-    count: int
+    count: int | None
     steps: float | None
     tokens: float | None
 
@@ -170,7 +170,7 @@ def summarise(group: Group, options: Options, threshold: float | None) -> GroupS
         worst=float(scores.min()) if len(scores) else None,
         best=float(scores.max()) if len(scores) else None,
         area=over(rows, lambda r: r.score.area, np.mean),
-        reached=_reached(rows),
+        reached=_reached(rows) if threshold is not None else Reached(None, None, None),
         seconds=over(rows, lambda r: r.score.seconds, np.median),
         tokens=over(rows, lambda r: r.score.tokens, np.median),
         intervals=_intervals(ends, point, least, options),

@@ -27,7 +27,7 @@ def all_tables(c: Comparison) -> list[Table]:
 
 def scores_table(c: Comparison) -> Table:
     """Mean with interval, interquartile mean, worst seed, and failures with theirs."""
-    percent = f"{100 * c.options.confidence:g}%"
+    percent, worst = f"{100 * c.options.confidence:g}%", "worst" if c.options.higher_is_better else "lowest"
     rows = [
         [
             *_name(c, s),
@@ -43,7 +43,7 @@ def scores_table(c: Comparison) -> Table:
     ]
     return Table(
         f"Final {c.options.metric}, over training seeds",
-        [*_name_columns(c), "seeds", "mean", f"<{percent}\nof mean", "IQM", "worst", "failed", f"<{percent}\nof share"],
+        [*_name_columns(c), "seeds", "mean", f"<{percent}\nof mean", "IQM", worst, "failed", f"<{percent}\nof share"],
         rows,
         "IQM: mean of the middle half, which hides failures. Intervals: of the mean, bootstrap over seeds stretched "
         "for their small number; of the share of runs that fail, Clopper and Pearson's.",

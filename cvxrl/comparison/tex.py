@@ -49,7 +49,8 @@ def main_table(c: Comparison, heading: str = "") -> str:
     """One method a row; intervals behind their numbers, `--` where there is none."""
     pairs = {pair.label: pair for pair in c.pairs}
     names = ["Method", *(escape(key) for key in c.options.vary)]
-    columns = [*names, "Seeds", "Mean", "IQM", "Worst", "Failed", *(["Difference", "$p$"] if pairs else [])]
+    worst = "Worst" if c.options.higher_is_better else "Lowest"
+    columns = [*names, "Seeds", "Mean", "IQM", worst, "Failed", *(["Difference", "$p$"] if pairs else [])]
     lines = [
         r"\begin{table}",
         r"\centering",

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from cvxrl.report.document import WIDTH, write_out
+from cvxrl.report.document import WIDTH
 from cvxrl.report.format import NO_ERROR, fixed, scientific, short, whole, with_error
+from cvxrl.report.stream import write_out
 from cvxrl.runs.sink import Row
 
 _END_WIDTH = 22  # a wider end value, such as a path, goes below the table where it can be copied whole

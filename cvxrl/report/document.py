@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -13,6 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
+
+from cvxrl.report.stream import write_out
 
 if TYPE_CHECKING:
     from cvxrl.report.figure import Shown
@@ -168,20 +169,6 @@ def print_report(before: Sequence[str], tables: Sequence[Table], after: Sequence
         for line in after:
             console.print(Text(line), soft_wrap=True)
     write_out("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n", stream)
-
-
-def write_out(text: str, stream: TextIO) -> None:
-    """Write at once; when the reader has left (`... | head`), this and all that follows goes nowhere.
-
-    Files, warnings and the exit code still count, so it is no error.
-    """
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 def to_markdown(table: Table) -> str:

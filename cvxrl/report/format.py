@@ -15,6 +15,8 @@ def number(value: float | None) -> str:
     """Three decimals for ordinary sizes, scientific or whole otherwise; `-` where there is none."""
     if value is None:
         return NOTHING
+    if not math.isfinite(value):
+        return f"{value}"
     size = abs(value)
     if value == int(value) and size >= 10:
         return f"{value:,.0f}"
@@ -72,6 +74,8 @@ def with_error(value: float, error: float | None, missing: str = "", decimals: i
 
 def to_error(value: float, error: float) -> str:
     """`32.34103 ± 6e-05`: as many digits as the error leaves certain and one more, two to eight of them."""
+    if not math.isfinite(value) or not math.isfinite(error):
+        return f"{value:g} ± {error:g}"
     certain = math.floor(math.log10(abs(value) / error)) if value and error else 7 if not error else 0
     digits = min(max(certain + 2, 2), 8)
     return f"{f'{value:#.{digits}g}'.removesuffix('.')} ± {error:.1g}"
@@ -94,6 +98,8 @@ def count(value: float | None) -> str:
     """Large counts with a unit: 481838 is 482k."""
     if value is None:
         return NOTHING
+    if not math.isfinite(value):
+        return f"{value}"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -111,5 +117,7 @@ def size(count: float) -> str:
 
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds: 3725 is `1:02:05`."""
+    if not math.isfinite(seconds):
+        return f"{seconds}"
     rounded = int(seconds + 0.5)
     return f"{rounded // 3600}:{rounded // 60 % 60:02d}:{rounded % 60:02d}"

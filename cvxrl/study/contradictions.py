@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import isclose
 
 from cvxrl.comparison.gate import Gate, parse_gate
 from cvxrl.comparison.options import parse_seeds
@@ -16,6 +17,7 @@ def contradictions(study: Study) -> Iterator[str]:
     """Lines of the form `key: what is wrong; remedy`."""
     yield from _stages(study)
     yield from _seeds(study)
+    yield from _long_values(study)
     for name, method in study.methods.items():
         for key, named in (("regimes", method.regimes or ()), ("values", method.values)):
             yield from _unknown(f"methods.{name}.{key}", named, study.regimes, "regime")
@@ -37,6 +39,20 @@ def _stages(study: Study) -> Iterator[str]:
         yield "tuning: nothing is run; write tuning and confirmation, or grids"
     elif study.tuning is not None and not study.tuned:
         yield "methods: none is tuned in any regime; leave the stages out, or name regimes"
+
+
+def _long_values(study: Study) -> Iterator[str]:
+    """Values that the names of runs and cells, of six digits, would round."""
+    given = {f"regimes.{name}.values": regime.values or () for name, regime in study.regimes.items()}
+    given |= {f"grids.{name}.values": grid.values for name, grid in study.grids.items()}
+    for name, method in study.methods.items():
+        given |= {f"methods.{name}.values.{regime}": values for regime, values in method.values.items()}
+    if study.tuning is not None:
+        given["tuning.values"] = study.tuning.values
+    for key, values in given.items():
+        for value in values:
+            if not isclose(float(f"{value:.6g}"), value, rel_tol=1e-9):
+                yield f"{key}: {value!r} has more than six digits; write {value:.6g}"
 
 
 def _seeds(study: Study) -> Iterator[str]:

@@ -105,7 +105,7 @@ class CsvRuns:
 def _rows(file: Path) -> list[dict[str, str]]:
     csv.field_size_limit(2**31 - 1)  # curves of long runs pass the module's own limit
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             lacking = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
             if lacking:

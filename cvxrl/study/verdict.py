@@ -67,7 +67,7 @@ def judge_study(study: Study, chosen: Mapping[str, Choice], collected: Collected
     swept = replace(plain, vary=(study.vary,))
     at_best = [(cell, runs) for cell, runs in collected.confirmed if cell.multiple == 1]
     best = _each(study.regimes, lambda regime: [one for one in at_best if one[0].regime == regime], plain)
-    sweep = _compared(_runs(collected.confirmed), swept, values)
+    sweep = _compared(_side_by_side(_runs(collected.confirmed)), swept, values)
     grids = _each(study.grids, lambda name: [one for one in collected.in_grids if one[0].grid == name], swept)
     judged = Judged(study.otherwise, [], best, sweep, grids)
     if not judged.comparisons:
@@ -78,7 +78,7 @@ def judge_study(study: Study, chosen: Mapping[str, Choice], collected: Collected
 
 def _held(study: Study, judged: Judged, found: Found, options: Options) -> list[tuple[str, list[Verdict]]]:
     """Every requirement against a context that holds the summaries and headrooms of all comparisons."""
-    named = _compared([run for cell, runs in found for run in _named(cell, runs)], options)
+    named = _compared(_side_by_side([run for cell, runs in found for run in _named(cell, runs)]), options)
     every = [*([named] if named else []), *judged.comparisons]
     context = replace(
         judged.comparisons[0],
@@ -120,6 +120,13 @@ def _each(names: Iterable[str], members: Callable[[str], Found], options: Option
 
 def _runs(found: Found) -> list[Run]:
     return [run for _, runs in found for run in runs]
+
+
+def _side_by_side(runs: Sequence[Run]) -> Sequence[Run]:
+    """Runs of all regimes for rules to find by name, which may have a task each; within a regime there is one."""
+    if len({run.task for run in runs}) < 2:
+        return runs
+    return [replace(run, task=None) if isinstance(run, LoggedRun) else run for run in runs]
 
 
 def _compared(runs: Sequence[Run], options: Options, best: Mapping[str, float] | None = None) -> Comparison | None:

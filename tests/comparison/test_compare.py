@@ -10,6 +10,8 @@ import pytest
 from helpers import ROOT
 from made_runs import PROVENANCE, make_run, make_seeds
 
+from cvxrl.comparison.gate import judge, parse_gate
+from cvxrl.comparison.group import show_value
 from cvxrl.comparison.options import Options
 from cvxrl.comparison.pair import compare_pairs
 from cvxrl.comparison.plan import plan_runs
@@ -337,6 +339,48 @@ def test_verdicts_err_no_more_often_than_promised() -> None:
         found += compare_pairs([(better, base)], Options(resamples=20))[0].verdict == "better"
     assert alarms / trials <= 0.07  # 5% and two standard errors
     assert found / trials > 0.95  # and what is far apart is told apart
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_is_not_finite_has_no_verdict(value: float) -> None:
+    base = scored("a", [0.1, 0.2, 0.3])
+    (pair,) = compare_pairs([(scored("b", [0.8, 0.9, value]), base)], Options(resamples=20))
+    assert pair.verdict == "no verdict"
+
+
+def test_a_varied_list_is_a_value_like_any_other(tmp_path: Path) -> None:
+    for terms in ("[3, 5]", "[3, 6]"):
+        for name in (GRPO, LCO):
+            for seed in (0, 1):
+                folder, last = tmp_path / terms / name, 0.8 + 0.01 * seed
+                make_run(folder, name, seed, (0.4, 0.6, last), overrides=[f"task.source.terms={terms}"])
+    key = "task.source.terms"
+    comparison = compare(tmp_path, vary=(key,))
+    assert [s.label for s in comparison.summaries] == [
+        f"{name}[{key}={terms}]" for name in (GRPO, LCO) for terms in ("[3, 5]", "[3, 6]")
+    ]
+    assert [pair.baseline for pair in comparison.pairs] == [f"{GRPO}[{key}=[3, 5]]", f"{GRPO}[{key}=[3, 6]]"]
+    assert judge(parse_gate(f"mean({GRPO}[{key}=[3, 5]]) > 0.8"), comparison).met
+    (first, _) = compare(tmp_path, vary=(key, "seed")).maps
+    assert first.rows == ["[3, 5]", "[3, 6]"] and first.columns == [0, 1]
+
+
+def test_values_alike_to_six_digits_are_told_apart(tmp_path: Path) -> None:
+    for index, rate in enumerate((1.2345671e-4, 1.2345672e-4)):
+        for seed in (0, 1):
+            make_run(tmp_path / str(index), GRPO, seed, (0.4, 0.6, 0.8), overrides=[f"optim.lr={rate}"])
+    labels = [s.label for s in compare(tmp_path, vary=("optim.lr",)).summaries]
+    assert labels == [f"{GRPO}[optim.lr=0.00012345671]", f"{GRPO}[optim.lr=0.00012345672]"]
+    with pytest.raises(UserError, match=r"differ: 0\.00012345671 in .*, 0\.00012345672 here"):
+        compare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1e-3, "0.001"), (1e6, "1e+06"), (0.5, "0.5"), (2.0, "2"), (1234567.0, "1234567.0"), (7, "7")]
+)
+def test_values_are_shown_in_few_characters_and_whole(value: float, shown: str) -> None:
+    assert show_value(value) == shown
 
 
 def test_json_is_whole_and_finite(tmp_path: Path) -> None:

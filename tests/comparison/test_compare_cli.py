@@ -278,3 +278,17 @@ def test_runs_beside_each_other_train_as_alone(tmp_path: Path) -> None:
         assert weights[0] == weights[1]
         records = [[without_times(r) for r in read_records(run.metrics)] for run in (alone, beside)]
         assert records[0] == records[1] and len(records[0]) == 3
+
+
+@pytest.mark.parametrize("streams", [(1,), (2,), (1, 2)])
+@pytest.mark.usefixtures("forked")
+def test_the_exit_code_counts_where_nobody_reads(streams: tuple[int, ...], outputs: Path) -> None:
+    """What `2>&1 | head -1` leaves: a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    required = ["--require", "mean(math_grpo) > 2", "--csv", str(outputs / "all.csv")]
+    with open(os.devnull, "wb") as nowhere, open(writer, "wb") as closed:
+        out, err = (closed if number in streams else nowhere for number in (1, 2))
+        command = [sys.executable, "-m", "cvxrl", "compare", str(outputs / "outputs"), *required]
+        assert Forked(command, stdout=out, stderr=err, env=ENVIRONMENT).wait() == 3
+        assert Forked([*command[:4], "nowhere"], stdout=out, stderr=err, env=ENVIRONMENT).wait() == 2

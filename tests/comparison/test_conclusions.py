@@ -100,6 +100,55 @@ def test_runs_that_broke_before_their_first_value_are_not_passed_over() -> None:
     assert judge(parse_gate("diff(new, base) > 0"), c).met, "a number that claims nothing beyond these runs"
 
 
+def test_the_least_of_a_sweep_is_not_that_of_the_values_that_survived() -> None:
+    def at(lr: float, final: float | None, seed: int) -> LoggedRun:
+        recipe = RECIPE | {"optim": {"warmup_steps": 0, "lr": lr}}
+        curve = (0.1,) if final is None else (0.1, 0.5, final)
+        return run("a", seed, curve, status="failed" if final is None else "finished", recipe=recipe)
+
+    runs = [at(1e-3, 0.9 + 0.01 * seed, seed) for seed in range(3)] + [at(1e-2, None, seed) for seed in range(3)]
+    for text in ("least(a) >= 0.8", "most(a) - least(a) <= 0.03", "most(a) > 0"):
+        assert not judge(parse_gate(text), compare(*runs, vary=("optim.lr",), diverged_as="omit")).met, text
+    assert judge(parse_gate("most(a) > 0.8"), compare(*runs, vary=("optim.lr",))).met
+
+
+def test_what_no_score_was_to_reach_was_neither_reached_nor_missed() -> None:
+    runs = [
+        replace(r, records=[{"step": x["step"], "loss": x["eval/accuracy"]} for x in r.records])
+        for r in method("a", [0.5, 0.6])
+    ]
+    c = compare(*runs, metric="loss")
+    for text in ("steps(a) > 100", "tokens(a) > 5", "reached(a) == 0"):
+        assert not judge(parse_gate(text), c).met, text
+    assert judge(parse_gate("steps(a) > 100"), compare(*runs, metric="loss", threshold=2.0)).met
+
+
+@pytest.mark.parametrize("level", [1.0, -1.0])
+def test_a_fall_is_as_far_below_a_negative_best(level: float) -> None:
+    """`task.reward.incorrect: -1` makes rewards negative: -1 to -1.1 is no fall, -1 to -5 is."""
+
+    def ends(final: float) -> bool:
+        metric = "reward/mean"
+        curve = [level - 0.5, level, level, level, level, final, final, final]
+        made = run("a", 0, ())
+        made = replace(made, records=[{"step": t, metric: v} for t, v in enumerate(curve)], steps=len(curve) - 1)
+        return "fell" in outcome_of(made, metric, Options(metric=metric)).failures
+
+    assert not ends(level - 0.1)
+    assert ends(level - 4.0)
+
+
+def test_nothing_is_best_of_a_metric_that_is_not_known_to_be_better() -> None:
+    runs = []
+    for lr in (0.01, 0.03):
+        for made in method("a", [lr, lr + 0.01]):
+            records = [{"step": r["step"], "loss": r["eval/accuracy"]} for r in made.records]
+            runs.append(replace(made, records=records, recipe=RECIPE | {"optim": {"warmup_steps": 0, "lr": lr}}))
+    c = compare(*runs, metric="loss", vary=("optim.lr",))
+    assert c.sensitivities == []
+    assert "lowest" in scores_table(c).columns and "worst" not in scores_table(c).columns
+
+
 def test_tied_scores_of_unknown_error_are_no_proof() -> None:
     for low, high in ((0.1, 0.3), (0.125, 0.375)):  # whose means are rounded, and are not
         runs = [*method("base", [low] * 3), *method("new", [high] * 3)]

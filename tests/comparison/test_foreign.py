@@ -63,6 +63,54 @@ def test_a_trl_run_that_stopped_before_its_last_step_has_not_ended(tmp_path: Pat
     assert (run.status, run.steps, run.last_step) == ("interrupted", 10, 2)
 
 
+@pytest.mark.parametrize(("reached", "status"), [(100, "finished"), (95, "interrupted")])
+@pytest.mark.parametrize("is_summed_up", [True, False])
+def test_a_trl_run_came_as_far_as_its_state_says(reached: int, status: str, is_summed_up: bool, tmp_path: Path) -> None:
+    history: list[dict[str, Any]] = [{"step": step, "reward": 0.5} for step in (30, 60, 90)]
+    history += [{"step": reached, "train_runtime": 9.0}] if is_summed_up else []
+    state = {"global_step": reached, "max_steps": 100, "log_history": history}
+    folder = tmp_path / "grpo-seed0"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    run = read_run(folder)
+    assert (run.status, run.steps, run.last_step) == (status, 100, reached)
+    assert list(run.series("reward/mean").step_T) == [30, 60, 90]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a-seed0.jsonl", '{"step": 0, "data": {"x": 1}}\n{"step": 1, "data": {"x": 2}}\n{"step": 3, "data": {}}\n'),
+        ("a-seed0.jsonl", '{"step": 0, "x": 1}\n{"step": 1, "x": 2}\n{"step": 3, "time": 5.0}\n'),
+    ],
+)
+def test_a_row_without_a_number_says_how_far_a_run_came(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    run = read_run(discover([str(tmp_path / name)]).runs[0])
+    assert (run.status, run.steps, run.last_step) == ("finished", 3, 3)
+    assert list(run.series("x").step_T) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Step,a-seed0 - x,a-seed1 - x\n0,1,1\n1,1,\n2,,1\n3,,1\n",
+        "method,seed,step,x\na,0,0,1\na,0,1,2\na,0,3,\na,1,3,1\n",
+    ],
+)
+def test_empty_cells_of_a_table_may_be_other_runs_steps(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    file.write_text(text)
+    assert [run.last_step for run in read_runs(discover([str(file)]).runs)[0]] == [1, 3]
+
+
+def test_a_row_without_a_number_may_be_written_again() -> None:
+    table = Table(Path("x"))
+    for step, values in ((0, {"x": 1}), (1, {"x": 1}), (9, {}), (0, {"x": 2}), (1, {"x": 2})):
+        table.add(step, values)
+    assert table.reached == 1
+
+
 def test_completions_alone_are_rewards_by_step(tmp_path: Path) -> None:
     parquet, table = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow").table
     folder = tmp_path / "grpo-seed1" / "completions"
@@ -130,6 +178,42 @@ def test_a_plain_table_may_name_its_runs_in_columns(tmp_path: Path) -> None:
         ("a", 1, "all.csv#a-seed1"),
         ("b", 0, "all.csv#b-seed0"),
     ]
+
+
+def test_a_file_may_have_the_mark_of_its_runs_in_its_own_name(tmp_path: Path) -> None:
+    file = tmp_path / "a#b.csv"
+    file.write_text("method,seed,step,x\ng#2,0,1,0.5\nb,0,1,0.2\n")
+    runs, problems = read_runs(discover([str(tmp_path)]).runs)
+    assert [run.method for run in runs] == ["g#2", "b"] and not problems
+    assert read_run(discover([f"{file}#g#2-seed0"]).runs[0]).method == "g#2"
+    database = write_trackio_table(tmp_path / "c#d.db", {"a-seed0": CURVE})
+    assert read_run(discover([str(database)]).runs[0]).method == "a"
+
+
+def test_the_folder_of_a_file_is_no_method_of_the_runs_in_it(tmp_path: Path) -> None:
+    table, database = tmp_path / "all.csv", write_trackio_table(tmp_path / "sums.db", {"seed0": CURVE})
+    table.write_text("method,seed,step,x\n,0,1,0.5\nb,0,1,0.2\n")
+    runs, problems = read_runs(discover([str(table), str(database)]).runs)
+    assert [run.method for run in runs] == ["b"]
+    assert ["does not say which method" in str(problem) for problem in problems] == [True, True]
+    found, stated = discover_stated([(f"{table}#-seed0", Label("a", 0))], {})
+    assert [run.method for run in read_runs(found.runs, stated)[0]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a-seed0.jsonl", "a-seed0/metrics.jsonl", "a-seed0/trainer_state.json", "a-seed0.csv"]
+)
+def test_byte_order_marks_are_passed_over(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    state = {"global_step": 1, "max_steps": 1, "log_history": [{"step": 1, "x": 0.5}]}
+    text = {".csv": "step,x\n1,0.5\n", ".json": json.dumps(state), ".jsonl": '{"step": 1, "x": 0.5}\n'}
+    file.write_text(text[file.suffix], encoding="utf-8-sig")
+    if file.name == "metrics.jsonl":
+        (file.parent / "config.json").write_text('{"seed": 0}', encoding="utf-8-sig")
+    (path,) = discover([str(tmp_path)]).runs
+    run = read_run(path)
+    assert (run.method, run.seed, list(run.series("x").value_T)) == ("a", 0, [0.5])
 
 
 def test_our_own_damaged_directories_stay_ours(tmp_path: Path) -> None:
@@ -259,6 +343,8 @@ def test_as_refuses_what_is_no_single_foreign_run(tmp_path: Path) -> None:
         ("a-seed0.csv", "step,x,y\n0,1,1\n1,high,low\n2,1,2\n", "`x` in line 3 is no number; `y` in line 3"),
         ("a-seed0.csv", "step,x\n0,1,5\n", "more cells than the header"),
         ("a-seed0.csv", "step,Step,x\n0,1,5\n", "two columns of one name"),
+        ("a-seed0.csv", "step,x\n0,1\nnan,1\n", "has a row at step nan"),
+        ("a-seed0.jsonl", '{"step": Infinity, "x": 1}\n', "has a row at step inf"),
         ("a-seed0.db", "SQLite format 3\0 torn", "is damaged"),
         ("trainer_state.json", "{", "cannot be read"),
         ("trainer_state.json", '{"global_step": 1}', "no `log_history`"),

@@ -101,13 +101,16 @@ def test_it_says_which_side_failed(comparison: Comparison) -> None:
         ("(" * 400 + "1", "nested too deeply"),
         ("-" * 400 + "1", "nested too deeply"),
         ("é > 1", "expected a number or a function"),
+        ("mean(my method) > 1", r"expected `\)` at `method"),
+        ('mean("my method) > 1', "the quote before `my method"),
+        ("mean('') > 1", "name of a method"),
     ],
 )
 def test_malformed(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         parse_gate(text)
     (problem,) = caught.value.problems
-    assert problem.key == "--require" and "low(diff(a, b))" in problem.remedy
+    assert problem.key == "--require" and "low(diff(a, b))" in problem.remedy and "in quotes" in problem.remedy
 
 
 def test_unknown_methods_are_named(comparison: Comparison) -> None:
@@ -118,3 +121,29 @@ def test_unknown_methods_are_named(comparison: Comparison) -> None:
 
 def test_names_may_hold_dots_dashes_and_values() -> None:
     assert parse_gate("P(lco-kld_v1.2 > a[optim.lr=0.001]) > 0.9").names == ("lco-kld_v1.2", "a[optim.lr=0.001]")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("P(méthode > \u65b9\u6cd5) > 0.9", ("méthode", "\u65b9\u6cd5")),
+        ('mean("my method") > 0', ("my method",)),
+        ("low('my method') > 0", ("my method",)),
+        ("low(méthode) > 0", ("méthode",)),
+        ("low(diff(\"100% 'b' [x]\", 'say \"a\"')) > 0", ("100% 'b' [x]", 'say "a"')),
+        ('diff("a, b)", a[k=[3, 5]]) > 0', ("a, b)", "a[k=[3, 5]]")),
+        ('P("my method[optim.lr=0.1]" > "a") > 0', ("my method[optim.lr=0.1]", "a")),
+    ],
+)
+def test_names_of_any_characters(text: str, names: tuple[str, ...]) -> None:
+    assert parse_gate(text).names == names
+
+
+def test_a_name_in_quotes_may_stand_for_all_values() -> None:
+    assert parse_gate('headroom("my method", \'b c\') + most("d e") > 0').swept == ("my method", "b c", "d e")
+
+
+def test_quotes_change_no_number(comparison: Comparison) -> None:
+    gates = [parse_gate(f"low(diff({name}, math_lco_kld)) > 0") for name in (A, f'"{A}"', f"'{A}'")]
+    assert len({judge(gate, comparison).left for gate in gates}) == 1
+    assert check_names(parse_gate('mean("my method") > 0'), comparison)[0].message.endswith("no method `my method`")

@@ -72,6 +72,26 @@ def compare(*paths: Path, **options: object) -> Comparison:
     return build(runs, Options(resamples=200, **options), [*found.problems, *problems])  # type: ignore[arg-type]
 
 
+def logged(method: str, seed: int, curve: Sequence[float]) -> LoggedRun:
+    records = [{"step": step, "eval/accuracy": value} for step, value in enumerate(curve)]
+    return LoggedRun(Path(f"{method}-seed{seed}"), method, seed, len(curve) - 1, records)
+
+
+def test_values_that_are_not_finite_are_none() -> None:
+    runs = [logged(GRPO, seed, (0.4, 0.5 + seed / 10, float("inf"), 0.8 + seed / 100)) for seed in range(3)]
+    runs += [logged("other", seed, (0.4, 0.5, float("nan") if seed == 1 else 0.6)) for seed in range(3)]
+    assert list(runs[0].series("eval/accuracy").step_T) == [0, 1, 3]
+    comparison = build(runs, Options(resamples=100))
+    assert [summary.scores for summary in comparison.summaries] == [[0.8, 0.81, pytest.approx(0.82)], [0.6, 0.5, 0.6]]
+    assert all(to_markdown(table) for table in all_tables(comparison))
+
+
+def test_a_run_without_a_finite_value_is_named() -> None:
+    runs = [logged(GRPO, 0, (0.4, 0.5)), logged(GRPO, 1, (float("nan"), float("-inf")))]
+    problem = build(runs, Options(resamples=100)).problems[0]
+    assert "has no value of `eval/accuracy`" in problem.message and problem.file.endswith("seed1")
+
+
 def test_foreign_runs_are_found_below_a_folder_and_never_inside_a_run(outputs: Path) -> None:
     log(outputs / GRPO / "seed-0" / "report", FOREIGN, 9, (0.1, 0.2))
     log(outputs / ".hidden", FOREIGN, 9, (0.1, 0.2))

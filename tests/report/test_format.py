@@ -71,6 +71,15 @@ def test_written(written: str, expected: str) -> None:
     assert written == expected
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_written_as_it_is(value: float) -> None:
+    for write in (number, fixed, short, count, clock):
+        assert write(value) == str(value)
+    assert to_error(value, 0.1).startswith(str(value)) and to_error(0.5, abs(value)).startswith("0.5")
+    assert signed(value).lstrip("+") == str(value) and percent(value).startswith(str(value))
+    assert str(value) in (whole(value), scientific(value), p_value(value)) and size(value)
+
+
 def test_a_missing_number_is_a_dash_and_a_missing_interval_nothing() -> None:
     writers = (number, fixed, short, signed, scientific, whole, percent, share, p_value, count)
     assert {write(None) for write in writers} == {"-"}

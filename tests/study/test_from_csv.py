@@ -155,6 +155,13 @@ def test_what_is_no_csv_of_a_study_and_rows_told_twice(whole: Path, study: Any, 
     assert study("--from", "nowhere.csv").code == 2
 
 
+def test_a_byte_order_mark_is_passed_over(whole: Path, study: Any, tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    done = study("--from", "runs.csv")
+    assert done.code == 0, done.err
+
+
 def test_missing_rows_are_no_verdict_unless_asked_for(whole: Path, study: Any, tmp_path: Path) -> None:
     found = rows(tmp_path)
     kept = [r for r in found if not (r["stage"] == "confirmation" and r["method"] == "lco" and r["seed"] in "13")]

@@ -47,6 +47,25 @@ def test_tables_fit_and_name_the_verdict(study: Any) -> None:
     assert "Which one?" in done.out and "Verdict: lco is better" in done.out and "alternative 1: " in done.out
 
 
+def test_regimes_may_have_a_task_each(study: Any, tmp_path: Path) -> None:
+    """Rules compare within a regime; what differs between regimes is looked up side by side."""
+    tasks = "  once: {set: {task.source.terms: [3, 4]}}\n  twice: {set: {task.source.terms: [5, 6]}}"
+    (tmp_path / "plan.yaml").write_text(
+        PLAN.replace("  once: {}\n  twice: {set: {train.inner_epochs: 2}, values: [1.0e-3]}", tasks)
+    )
+    done = study("--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["study"]["verdict"] == "lco is better"
+    assert {m["method"] for m in document["sweep"]["methods"]} == {
+        f"{m}@{r}" for m in ("grpo", "lco") for r in ("once", "twice")
+    }
+    own = tmp_path / "outputs/mine/confirmation/once/optim.lr=0.001/lco/seed-3/run.json"
+    own.write_text(own.read_text().replace("task [3, 4]", "task [9, 9]").replace("task (3, 4)", "task (9, 9)"))
+    refused = study()
+    assert refused.code == 2 and "another task than" in refused.err, "within a regime there is one"
+
+
 def test_nothing_is_judged_before_every_run_has_ended(study: Any, tmp_path: Path) -> None:
     stopped = study(status="interrupted")
     assert stopped.code == 3 and "unfinished: 40 runs have not ended, so nothing is chosen yet" in stopped.err
@@ -90,6 +109,8 @@ def test_what_the_plan_decides_cannot_be_given_beside_it(study: Any) -> None:
         ("recipe: math_grpo", "recipe: math_grp", "did you mean `math_grpo`"),
         ("question: Which one?", "qestion: Which one?", "did you mean `question`"),
         ("objective.beta: 0.5", "objective.betta: 0.5", "objective.betta"),
+        ("{values: [1.0e-4, 1.0e-3], s", "{values: [1.234567e-4], s", "tuning.values: 0.0001234567 has more than six"),
+        ("values: [1.0e-3]}", "values: [1234567]}", "regimes.twice.values: 1234567.0 has more than six digits"),
     ],
 )
 def test_a_wrong_plan_is_refused_before_anything_is_trained(

@@ -39,8 +39,8 @@ def read(path: Path) -> Log:
         for step, tag, value in _values(file):
             if tag == _ARGUMENTS:
                 config = config or _arguments(value)
-            elif isinstance(value, float):
-                rows.append((float(step), {tag: value}))
+            else:
+                rows.append((float(step), {tag: value} if isinstance(value, float) else {}))
     return Log(
         path, folder.absolute().name, "TensorBoard", rows, (*TRL, *VERL, *PRIME_RL, *TINKER), seed=seed_of(config)
     )

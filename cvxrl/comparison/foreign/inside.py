@@ -14,11 +14,19 @@ def inner_path(file: Path, name: str) -> Path:
 
 def file_of(path: Path) -> Path:
     """The file that a path names, or that the run it names is in."""
-    return path if path.exists() or _MARK not in path.name else path.with_name(path.name.partition(_MARK)[0])
+    return _parts(path)[0]
 
 
 def inner_name(path: Path) -> str | None:
     """Name of the run in its file; None of a file."""
+    return _parts(path)[1]
+
+
+def _parts(path: Path) -> tuple[Path, str | None]:
+    """File and run: both may have the mark in their names, so it is the longest file that exists."""
     if path.exists() or _MARK not in path.name:
-        return None
-    return path.name.partition(_MARK)[2].replace("∕", "/")
+        return path, None
+    ways = [(path.name[:at], path.name[at + 1 :]) for at, letter in enumerate(path.name) if letter == _MARK]
+    there = [way for way in ways if way[0] and path.with_name(way[0]).is_file()]
+    file, name = there[-1] if there else ways[0]
+    return path.with_name(file) if file else path, name.replace("∕", "/")

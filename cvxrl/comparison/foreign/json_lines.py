@@ -84,7 +84,7 @@ def _first(file: Path) -> Any:
 def _rows(file: Path, *, nested: bool) -> Iterator[Row]:
     """Rows of a file; a torn last line is left out, as of a program that was killed."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         refuse(file, f"cannot be read: {error}")
     for number, line in enumerate(lines, start=1):
@@ -106,7 +106,7 @@ def _rows(file: Path, *, nested: bool) -> Iterator[Row]:
 
 def _config(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

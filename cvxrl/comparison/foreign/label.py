@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cvxrl.comparison.foreign.inside import inner_name
 from cvxrl.errors import Problem, UserError
 
 # `grpo-seed0`, `grpo_seed_0`, `grpo.seed=0`, with digits (a date) behind it or not; `grpo/seed-0` of a folder.
@@ -74,7 +75,9 @@ def find_label(path: Path, name: str, seed: int | None) -> Label:
         UserError: the two cannot be told, or name and configuration contradict one another.
     """
     found = _NAME.fullmatch(_UNSPLIT.sub("-", name))
-    method = None if found is None else found["method"].strip("-_. ") or path.absolute().parent.name
+    # What is around a file says nothing of the runs in it.
+    around = path.absolute().parent.name if inner_name(path) is None else ""
+    method = None if found is None else found["method"].strip("-_. ") or around
     if found is None or not method:
         what = "does not say which method it is a run of" + ("" if seed is not None else ", nor its seed")
         raise UserError(_problem(path, what, f"METHOD:{'SEED' if seed is None else seed}"))

@@ -13,7 +13,8 @@ from cvxrl.comparison.foreign.names import Alias, match_names
 from cvxrl.comparison.run import LoggedRun
 from cvxrl.errors import Problem, UserError
 
-# A step and what was logged at it; a value that is no number is left out.
+# A step and what was logged at it. A value that is no number is left out; a row of nothing else says that the run came
+# as far as its step.
 Row = tuple[float, Mapping[str, Any]]
 _WATCHED = ("loss", "grad/norm")
 _NO_ERROR = "its log has no error of an evaluation, so its intervals rest on the spread of the seeds alone"
@@ -32,6 +33,7 @@ class Log:
         aliases: other names that the program has for metrics of ours.
         seed: as its configuration says; None where it does not.
         steps: how many it was to take; None where nothing says so.
+        reached: how many it took, as its program counts them; None where only the rows say so.
         settings: of its configuration, what can change a result; None where it is not known.
         doubts: see `Run.doubts`.
     """
@@ -43,6 +45,7 @@ class Log:
     aliases: Sequence[Alias] = ()
     seed: int | None = None
     steps: int | None = None
+    reached: int | None = None
     settings: Mapping[str, Any] | None = None
     doubts: Sequence[str] = field(default_factory=list)
 
@@ -56,12 +59,19 @@ class ForeignRun(LoggedRun):
         settings: see `Log.settings`; of runs of one method they are held against each other, and against nothing else.
         ends_itself: whether the log says how many steps there were to be, so that it says whether it ended.
         names: what the log calls its metrics.
+        reached: step that the run came to; programs that log every so many steps do not log their last one.
     """
 
     program: str = ""
     settings: Mapping[str, Any] | None = None
     ends_itself: bool = False
     names: frozenset[str] = frozenset()
+    reached: int = 0
+
+    @property
+    def last_step(self) -> int:
+        """Step that it came to, with metrics or without."""
+        return max(super().last_step, self.reached)
 
 
 def to_run(log: Log, stated: Stated) -> ForeignRun:
@@ -83,7 +93,7 @@ def to_run(log: Log, stated: Stated) -> ForeignRun:
     assert isinstance(label, Label)
     named = match_names(table.names, log.aliases, stated.aliases)
     records = list(_with_total_time(table.records(named.ours)))
-    last = int(records[-1]["step"] or 0)
+    last = max(int(table.reached), log.reached or 0)
     steps = last if log.steps is None else log.steps
     unknown = [_NO_END] if "eval/stderr" in named.ours.values() else [_NO_ERROR, _NO_END]
     return ForeignRun(
@@ -98,6 +108,7 @@ def to_run(log: Log, stated: Stated) -> ForeignRun:
         settings=log.settings,
         ends_itself=log.steps is not None,
         names=frozenset(table.names),
+        reached=last,
     )
 
 
@@ -112,6 +123,7 @@ class Table:
         """Nothing is known yet."""
         self.path = path
         self._values: dict[float, dict[str, float]] = {}
+        self._empty: set[float] = set()  # steps of rows without a number
         self._conflicts: list[str] = []
         self._resumed: list[float] = []
 
@@ -120,8 +132,19 @@ class Table:
         """All names that have a value."""
         return {name for values in self._values.values() for name in values}
 
+    @property
+    def reached(self) -> float:
+        """Largest step of any row; 0 without any."""
+        return max([0.0, *self._values, *self._empty])
+
     def add(self, step: float, values: Mapping[str, Any]) -> None:
-        """Take one row."""
+        """Take one row.
+
+        Raises:
+            UserError: its step is not finite.
+        """
+        if not math.isfinite(step):
+            refuse(self.path, f"has a row at step {step:g}")
         numbers = {name: number for name, value in values.items() if (number := as_number(value)) is not None}
         known = self._values.get(step, {})
         unlike = [n for n, v in numbers.items() if n in known and known[n] != v and not _both_nan(known[n], v)]
@@ -129,6 +152,7 @@ class Table:
         if repeated and step < max(self._values):
             self._resumed.append(step)
             self._values = {s: v for s, v in self._values.items() if s < step}
+            self._empty = {s for s in self._empty if s < step}
         elif unlike:
             first = unlike[0]
             self._conflicts.append(
@@ -137,6 +161,8 @@ class Table:
             return
         if numbers:
             self._values.setdefault(step, {}).update(numbers)
+        else:
+            self._empty.add(step)
 
     def problems(self) -> list[Problem]:
         """Why it is no log of one run."""

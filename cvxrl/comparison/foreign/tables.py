@@ -52,7 +52,8 @@ def read(path: Path) -> Log:
         columns = {c: c for c in header if c not in (step, *_STEPS, *_LABELS, "epoch") and not c.startswith("_")}
         if name is not None:
             lines = [row for row in lines if f"{row.get('method')}-seed{row.get('seed')}" == name]
-    rows = _rows(file, lines, step, columns)
+    # A row of empty cells may be of the others' steps, and does not say that this run came as far.
+    rows = [row for row in _rows(file, lines, step, columns) if row[1]]
     known = "W&B" if _charted(header) or step == "_step" else "CSV"
     return Log(path, name or file.stem, known, rows, (*TRL, *VERL, *PRIME_RL, *TINKER))
 

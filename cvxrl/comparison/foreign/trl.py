@@ -39,7 +39,7 @@ def read(path: Path) -> Log:
         return _from_completions(folder)
     file = max(states, key=lambda state: _of(state, "global_step"))
     history, given = _of(file, "log_history"), _arguments(folder, file.parent)
-    planned = _of(file, "max_steps")
+    planned, reached = _of(file, "max_steps"), _of(file, "global_step")
     return Log(
         path=path,
         name=folder.absolute().parent.name if folder.name.startswith("checkpoint-") else folder.absolute().name,
@@ -48,6 +48,7 @@ def read(path: Path) -> Log:
         aliases=TRL,
         seed=given.get("seed"),
         steps=planned if planned > 0 else None,
+        reached=reached,
         settings={key: given[key] for key in _SETTINGS if key in given} or None,
         doubts=() if given else (f"has no readable {_ARGUMENTS}, so that its seed and settings are not known",),
     )
@@ -65,7 +66,7 @@ def _of(file: Path, key: str) -> Any:
     """One entry of a state, of its own kind."""
     kind = list if key == "log_history" else int
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         refuse(file, f"cannot be read: {error}")
     if not isinstance(state, Mapping) or not isinstance(state.get(key), kind):
