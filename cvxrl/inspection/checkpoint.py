@@ -76,6 +76,16 @@ class MeasuredObjective:
         """The rollouts, weighed, while the policy is the one that sampled: its logits come with each pass."""
         return self.loss.weigh(self.loss.remember(self.sequences, off_policy=False))
 
+    def first(self, sequences: Sequences) -> Sequences:
+        """The rollouts as training takes its first step on them; ``sequences`` are the remembered ones.
+
+        Where a rollout pays for one step, the pass that is trained on tells the probabilities of the policy that
+        sampled. With dropout that is another pass than one that looks; without, they are the same numbers.
+        """
+        train, model = self.recipe.train, self.recipe.model
+        drops = model.dropout or (model.lora is not None and model.lora.dropout > 0)
+        return self.on_policy if drops and train.inner_epochs * train.minibatches == 1 else sequences
+
     def passes(self, sequences: Sequences) -> Iterator[Sequences]:
         """Parts of the sequences for one forward pass each."""
         return sequences.split(self.loss.reader.limit, self.recipe.objective.coupling)

@@ -82,7 +82,7 @@ def _updates(objective: MeasuredObjective, frozen: Sequences, walk: Walk, step: 
     """What training says of each optimizer step of outer step ``step`` + 1, as it takes them."""
     updater = objective.updater()
     index = next_index(objective.recipe, step, walk.updates)
-    for count, part in enumerate(islice(_parts(updater, frozen, step, walk.epochs), walk.updates)):
+    for count, part in enumerate(islice(_parts(updater, objective.first(frozen), step, walk.epochs), walk.updates)):
         with training_mode(updater.loss.policy.model, dropout=objective.recipe.model.dropout):
             found = updater.step(part, index + count)
         yield found

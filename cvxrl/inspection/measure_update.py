@@ -87,9 +87,10 @@ def take_steps(
     """Move the policy by ``count`` optimizer steps on the frozen rollouts; returns what training logs of the last."""
     updater = objective.updater()
     found: dict[str, float] = {}
-    for _ in range(count):
+    for number in range(count):
+        part = sequences if number else objective.first(sequences)
         with training_mode(objective.loss.policy.model, dropout=objective.recipe.model.dropout):
-            found = updater.step(sequences, next_index(objective.recipe, step))
+            found = updater.step(part, next_index(objective.recipe, step))
         tick(len(sequences))
     updater.optimizer.zero_grad(set_to_none=True)
     return found

@@ -360,6 +360,22 @@ def test_a_step_drops_what_training_drops(loaded: LoadedCheckpoint, monkeypatch:
     assert seen == [False, False, True, True]
 
 
+@pytest.mark.parametrize(
+    ("dropout", "uses", "expected"), [(True, 1, [False, True]), (True, 2, [True] * 2), (False, 1, [True] * 2)]
+)
+def test_with_dropout_the_trained_pass_tells_the_probabilities_of_a_rollout_that_is_used_once(
+    loaded: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch, dropout: bool, uses: int, expected: list[bool]
+) -> None:
+    recipe = loaded.objectives[0].recipe
+    model = recipe.model.model_copy(update={"dropout": dropout})
+    train = recipe.train.model_copy(update={"inner_epochs": uses, "minibatches": 1})
+    objective = loaded.objectives[0].under(recipe.model_copy(update={"model": model, "train": train}))
+    seen = list[bool]()
+    monkeypatch.setattr(Updater, "step", lambda _, sequences, __: seen.append(sequences.old_logits is not None) or {})
+    take_steps(objective, loaded.remembered(objective), 2, 1, lambda _: None)
+    assert seen == expected
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
