@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+_INSTRUCTIONS = 1000  # within which the interpreter raises what another thread has set
+
 
 @contextmanager
 def beside(job: Callable[[], None], device: torch.device) -> Iterator[None]:
@@ -74,7 +76,10 @@ class _Job(threading.Thread):
     def _end(self) -> None:
         with self._lock:
             self._over = True
-            self._set_exception(None)  # an interrupt that is still on its way
+        # One that is still on its way arrives here at the latest. It must: taken back, it would leave CPython 3.11
+        # looking for it at every instruction for ever, and not get on at all under a profiler.
+        for _ in range(_INSTRUCTIONS):
+            pass
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in it, as Ctrl-C does in the main thread; call it once.
@@ -85,8 +90,6 @@ class _Job(threading.Thread):
         self._began.wait()
         with self._lock:
             if not self._over:
-                self._set_exception(ctypes.py_object(KeyboardInterrupt))
-
-    def _set_exception(self, kind: ctypes.py_object[type[BaseException]] | None) -> None:
-        assert self.ident is not None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), kind)
+                assert self.ident is not None
+                kind = ctypes.py_object(KeyboardInterrupt)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -52,12 +53,14 @@ def test_an_error_of_the_block_reaches_no_thread_that_has_the_ident_of_a_job_tha
 def test_an_interrupt_that_misses_the_job_is_silent(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives in the thread's own lines, before the job has begun or when its error is being kept."""
     said: list[Any] = []
+    unreached: list[str] = []
     within_run = threading.Event()
 
     def lingers(*_: Any) -> None:
         within_run.set()
-        for _i in range(200):
+        for _i in range(2000):
             time.sleep(0.005)
+        unreached.append(when)
 
     class Lingering(module._Job):
         if when == "before":
@@ -73,23 +76,43 @@ def test_an_interrupt_that_misses_the_job_is_silent(when: str, monkeypatch: pyte
 
     monkeypatch.setattr(module, "_Job", Lingering)
     monkeypatch.setattr(threading, "excepthook", said.append)
-    began = time.monotonic()
     with pytest.raises(RuntimeError, match="sampling failed"), beside(fails, CPU):
         assert within_run.wait(30)
         raise RuntimeError("sampling failed")
-    assert not said and time.monotonic() - began < 0.9
+    assert not said and not unreached
+
+
+def test_a_profiler_gets_on_after_jobs_that_were_interrupted_at_any_moment() -> None:
+    """An interrupt that is taken back leaves CPython 3.11 in a loop at the next call that is profiled."""
+    for jobs in range(60):
+        with pytest.raises(RuntimeError), beside(lambda: None, CPU):
+            for _ in range(100 * jobs):
+                pass
+            raise RuntimeError
+
+    def called() -> None:
+        pass
+
+    calls: list[str] = []
+    sys.setprofile(lambda _frame, event, _: calls.append(event))
+    try:
+        called()
+    finally:
+        sys.setprofile(None)
+    assert "call" in calls
 
 
 def test_an_interrupt_does_not_wait_for_a_server() -> None:
-    waiting = threading.Event()
+    waiting, answer = threading.Event(), threading.Event()
+    answered: list[bool] = []
 
     def asks() -> None:
         waiting.set()
-        within(3.0, lambda: time.sleep(3.0))
+        within(60.0, lambda: answered.append(answer.wait(60.0)))
 
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), beside(asks, CPU):
         assert waiting.wait(30)
         time.sleep(0.05)
         raise KeyboardInterrupt
-    assert time.monotonic() - began < 1.5
+    assert not answered
+    answer.set()
